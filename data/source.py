@@ -1,0 +1,57 @@
+"""What every image source offers, and the registry of sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from degradations import Degradation
+from utils.fields import Positive
+from utils.registry import Registry, Spec
+
+
+class UnreadableImageError(OSError):
+    """An image that exists in a list but cannot be used. The message names the file and the reason."""
+
+
+class Source:
+    """An indexed set of ground-truth images, with or without given low-quality partners.
+
+    Attributes:
+        paired: `read_lq` gives a low-quality partner of the same index.
+    """
+
+    paired: ClassVar[bool] = False
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} has no length")
+
+    def name(self, index: int) -> str:
+        """Where image `index` comes from: a path or a key, for messages and result tables."""
+        raise NotImplementedError(f"{type(self).__name__} names nothing")
+
+    def read(self, index: int) -> np.ndarray:
+        """Ground truth (H, W, 3), RGB, uint8 or uint16. Raises UnreadableImageError naming the file and the reason."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def read_lq(self, index: int) -> np.ndarray:
+        """The low-quality partner of `read(index)`; only where `paired`."""
+        raise NotImplementedError(f"{type(self).__name__} has no low-quality images")
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """A source as it stands in an option file.
+
+    `weight` is its share of the samples (default: its share of the images); `degradation` replaces the
+    experiment's for this source.
+    """
+
+    source: Source
+    weight: Positive | None = None
+    degradation: Spec[Degradation] | None = None
+
+
+DATASETS: Registry[Source] = Registry("data set", "data", protocol=Source, entry=SourceEntry, skip=("prepare", "source"))

@@ -1,0 +1,46 @@
+"""Degradations: how low-quality images are made from good ones. Each is a pipeline of named steps."""
+
+from degradations.plan import (
+    Batch,
+    Degradation,
+    DegradationSettings,
+    Degraded,
+    Drawn,
+    Plan,
+    State,
+    Step,
+    StepEntry,
+    paired_crop,
+    run_steps,
+)
+from degradations.ragged import Ragged, Size
+from utils.registry import Registry
+
+STEPS: Registry[Step] = Registry("step", "degradations.steps", protocol=Step, entry=StepEntry, probe=True)
+DEGRADATIONS: Registry[Degradation] = Registry(
+    "degradation",
+    "degradations",
+    protocol=Degradation,
+    entry=DegradationSettings,
+    context=("scale",),
+    skip=("preview", "plan", "ragged", "kernels"),
+    probe=True,
+)
+
+__all__ = [
+    "DEGRADATIONS",
+    "STEPS",
+    "Batch",
+    "Degradation",
+    "DegradationSettings",
+    "Degraded",
+    "Drawn",
+    "Plan",
+    "Ragged",
+    "Size",
+    "State",
+    "Step",
+    "StepEntry",
+    "paired_crop",
+    "run_steps",
+]

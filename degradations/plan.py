@@ -1,0 +1,255 @@
+"""Draw first, then apply: what a sample's degradation is, before any pixel is touched.
+
+All randomness of a sample is drawn into a `Plan` of plain values. Applying plans is a pure function of images and
+plans, so a plan can be printed, compared, stored as JSON and replayed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from degradations.ragged import Ragged, Size
+from utils.fields import Prob
+from utils.seeding import generator
+
+Drawn = dict[str, Any]
+"""What one step drew: JSON values only. A noise seed is always called `seed`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything random about the degradation of one sample.
+
+    Attributes:
+        size: (height, width) of the ground truth that the plan was drawn for.
+        scale: how many times smaller the low-quality image is.
+        steps: (step name, what it drew) in the order of application.
+        crop: (top, left, size) of the final paired crop in low-quality pixels, or None for the whole image.
+    """
+
+    size: Size
+    scale: int
+    steps: tuple[tuple[str, Drawn], ...] = ()
+    crop: tuple[int, int, int] | None = None
+
+    def views(self, count: int) -> list[Plan]:
+        """`count` plans with the same drawn values but their own noise seeds; the first is this plan."""
+        return [self._reseeded(i) if i else self for i in range(count)]
+
+    def _reseeded(self, view: int) -> Plan:
+        def fresh(drawn: Drawn) -> Drawn:
+            if "seed" not in drawn:
+                return drawn
+            return {**drawn, "seed": int(generator(drawn["seed"], "view", view).integers(2**62))}
+
+        return replace(self, steps=tuple((name, fresh(drawn)) for name, drawn in self.steps))
+
+    def with_crop(self, rng: np.random.Generator, gt_size: int | None) -> Plan:
+        """The plan with a final paired crop of `gt_size` ground-truth pixels at a random place."""
+        if gt_size is None:
+            return self
+        size = gt_size // self.scale
+        room = [side // self.scale - size for side in self.size]
+        if min(room) < 0:
+            raise ValueError(f"a ground truth of {self.size} is smaller than the final crop of {gt_size}")
+        top, left = (int(rng.integers(r + 1)) for r in room)
+        return replace(self, crop=(top, left, size))
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back to an equal plan."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads a plan written by `to_json`. Raises ValueError for anything else."""
+        try:
+            raw = json.loads(text)
+            steps = tuple((str(name), dict(drawn)) for name, drawn in raw["steps"])
+            crop = None if raw["crop"] is None else tuple(int(v) for v in raw["crop"])
+            height, width = raw["size"]
+            return cls((int(height), int(width)), int(raw["scale"]), steps, crop)  # type: ignore[arg-type]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is no plan: {error}") from error
+
+    def __str__(self) -> str:
+        lines = [f"{self.size[0]}x{self.size[1]} /{self.scale}"]
+        lines += [f"  {name}: {', '.join(f'{k}={_short(v)}' for k, v in drawn.items())}" for name, drawn in self.steps]
+        return "\n".join(lines)
+
+
+def _short(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "[" + " ".join(_short(v) for v in value) + "]"
+    return str(value)
+
+
+@dataclass
+class State:
+    """What a step may know while it draws, kept up to date as the steps follow one another.
+
+    Attributes:
+        size: (height, width) of the image at this point.
+        gt_size: (height, width) of the ground truth.
+        scale: the pipeline's scale.
+        factor: the scale still to go through by downsampling; BSRGAN's halving turns 4 into 2.
+        iteration: the optimizer step that the sample belongs to, for ranges that follow a schedule.
+        shared: draws made once per optimizer step, equal for the whole batch.
+    """
+
+    size: Size
+    gt_size: Size
+    scale: int
+    factor: int
+    iteration: int = 0
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lq_size(self) -> Size:
+        """The size at which every pipeline must end."""
+        return self.gt_size[0] // self.scale, self.gt_size[1] // self.scale
+
+
+class Step:
+    """One operation of a degradation: it draws, then it applies what was drawn.
+
+    `sample` draws everything random into plain values and moves `state.size` on when it changes the size; None
+    means that it does nothing this time. `apply` is a pure function of images and drawn values.
+    """
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn | None:
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        raise NotImplementedError(f"{type(self).__name__} does nothing")
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """A step as it stands in an option file, with the probability that it happens at all."""
+
+    step: Step
+    prob: Prob = 1.0
+
+
+@dataclass(frozen=True)
+class DegradationSettings:
+    """Where a degradation runs: on the training device, batched, or sample by sample in the loader's workers."""
+
+    where: Literal["device", "worker"] = "device"
+
+
+@dataclass
+class Degraded:
+    """The result of applying plans: low-quality images and what they are to be compared with.
+
+    `lq` (B, C, h, w); `targets` by name (`plain`, `usm`), each (B, C, h·scale, w·scale); the blur kernel
+    (B, k, k) and noise level (B,) in [0, 1] units where the degradation has them.
+    """
+
+    lq: Tensor
+    targets: dict[str, Tensor]
+    kernel: Tensor | None = None
+    sigma: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """What a stage learns from: degraded images with where they came from. `views` copies of each sample follow
+    one another on the batch axis (1 except for contrastive learning)."""
+
+    lq: Tensor
+    targets: dict[str, Tensor]
+    kernel: Tensor | None = None
+    sigma: Tensor | None = None
+    plans: list[Plan] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    views: int = 1
+
+    def conditions(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The further inputs that a network asks for by name."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class Degradation:
+    """Makes low-quality images: draws plans, applies plans.
+
+    Attributes:
+        scale: how many times smaller the low-quality image is.
+        targets: names of the ground truths that `apply` gives.
+        conditions: names of what it knows besides the image: `kernel`, `sigma`.
+    """
+
+    scale: int
+    targets: ClassVar[tuple[str, ...]] = ("plain",)
+    conditions: ClassVar[tuple[str, ...]] = ()
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        size: Size,
+        iteration: int = 0,
+        shared: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """Draws the plan of one sample whose ground truth has this size (both sides multiples of the scale)."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
+        """Applies one plan per image to ground truths (B, C, H, W) in [0, 1]. The input is not changed."""
+        raise NotImplementedError(f"{type(self).__name__} does nothing")
+
+
+def run_steps(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> Ragged:
+    """Applies the steps of one plan per image to (B, C, H, W), samples grouped by step at each position.
+
+    On the CPU the images go through one by one, so that no result depends, even in the last bit, on which other
+    images share the batch; on a device all that have the same step at the same position go through together.
+    """
+    if gt.device.type == "cpu" and len(plans) > 1:
+        singles = [run_steps(gt[i : i + 1], [plan], steps) for i, plan in enumerate(plans)]
+        return Ragged.pack([single.images()[0] for single in singles])
+    images = Ragged.of(gt)
+    for position in range(max((len(plan.steps) for plan in plans), default=0)):
+        groups: dict[str | None, list[int]] = {}
+        for i, plan in enumerate(plans):
+            groups.setdefault(plan.steps[position][0] if position < len(plan.steps) else None, []).append(i)
+        parts = []
+        for name, indices in groups.items():
+            part = images.select(indices)
+            if name is not None:
+                part = _step(steps, name).apply(part, [plans[i].steps[position][1] for i in indices])
+            parts.append((indices, part))
+        images = Ragged.join(parts)
+    return images
+
+
+def _step(steps: Mapping[str, Step], name: str) -> Step:
+    if name not in steps:
+        raise ValueError(f"the plan names a step {name!r} that this degradation has not; it has {', '.join(steps)}")
+    return steps[name]
+
+
+def paired_crop(degraded: Degraded, plans: Sequence[Plan]) -> Degraded:
+    """Cuts the final crops of the plans out of low-quality images and, `scale` times larger, out of targets."""
+    if any(plan.crop is None for plan in plans):
+        return degraded
+
+    def cut(images: Tensor, factor: int) -> Tensor:
+        windows = []
+        for image, plan in zip(images, plans, strict=True):
+            assert plan.crop is not None
+            top, left, size = (v * factor for v in plan.crop)
+            windows.append(image[:, top : top + size, left : left + size])
+        return torch.stack(windows)
+
+    scale = plans[0].scale
+    targets = {name: cut(image, scale) for name, image in degraded.targets.items()}
+    return Degraded(cut(degraded.lq, 1), targets, degraded.kernel, degraded.sigma)

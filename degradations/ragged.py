@@ -1,0 +1,94 @@
+"""A batch of images of different sizes in one padded tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Images of different sizes in one tensor.
+
+    Attributes:
+        data: (B, C, H, W); image i stands in `data[i, :, :h, :w]` with (h, w) = sizes[i]. What lies outside is
+            undefined: a step treats borders at its image's own size and never reads beyond.
+        sizes: B pairs (height, width). They are known from the plans on the host, so no step waits for the device.
+    """
+
+    data: Tensor
+    sizes: tuple[Size, ...]
+
+    def __post_init__(self) -> None:
+        if self.data.dim() != 4 or len(self.sizes) != self.data.shape[0]:
+            raise ValueError(f"found data {tuple(self.data.shape)} with {len(self.sizes)} sizes, expected (B, C, H, W)")
+
+    @classmethod
+    def of(cls, batch: Tensor) -> Ragged:
+        """A batch (B, C, H, W) whose images all fill the tensor."""
+        return cls(batch, ((batch.shape[-2], batch.shape[-1]),) * batch.shape[0])
+
+    @classmethod
+    def pack(cls, images: Sequence[Tensor]) -> Ragged:
+        """From images (C, h, w) of any sizes."""
+        sizes = tuple((image.shape[-2], image.shape[-1]) for image in images)
+        if len(set(sizes)) == 1:
+            return cls(torch.stack(list(images)), sizes)
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        data = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        for row, image, (h, w) in zip(data, images, sizes, strict=True):
+            row[:, :h, :w] = image
+        return cls(data, sizes)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every image fills the tensor."""
+        return all(size == tuple(self.data.shape[-2:]) for size in self.sizes)
+
+    def images(self) -> list[Tensor]:
+        """Views (C, h, w) of the images."""
+        return [row[:, :h, :w] for row, (h, w) in zip(self.data, self.sizes, strict=True)]
+
+    def select(self, indices: Sequence[int]) -> Ragged:
+        """The images with these indices, in this order, padded no further than they need."""
+        sizes = tuple(self.sizes[i] for i in indices)
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        if list(indices) == list(range(len(self.sizes))):
+            return Ragged(self.data[:, :, :height, :width], sizes)
+        chosen = torch.as_tensor(list(indices), device=self.data.device)
+        return Ragged(self.data[:, :, :height, :width].index_select(0, chosen), sizes)
+
+    @staticmethod
+    def join(parts: Sequence[tuple[Sequence[int], Ragged]]) -> Ragged:
+        """Undoes `select`: parts with the indices at which their images belong."""
+        if len(parts) == 1 and list(parts[0][0]) == sorted(parts[0][0]):
+            return parts[0][1]
+        count = sum(len(indices) for indices, _ in parts)
+        height = max(part.data.shape[-2] for _, part in parts)
+        width = max(part.data.shape[-1] for _, part in parts)
+        first = parts[0][1].data
+        data = first.new_zeros(count, first.shape[1], height, width)
+        sizes: list[Size] = [(0, 0)] * count
+        for indices, part in parts:
+            where = torch.as_tensor(list(indices), device=first.device)
+            data[where, :, : part.data.shape[-2], : part.data.shape[-1]] = part.data
+            for i, size in zip(indices, part.sizes, strict=True):
+                sizes[i] = size
+        return Ragged(data, tuple(sizes))
+
+    def per_image(self, function: Callable[[Tensor, int], Tensor]) -> Ragged:
+        """Applies a function to each image (C, h, w) alone, with its index."""
+        return Ragged.pack([function(image, i) for i, image in enumerate(self.images())])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Ragged:
+        """Applies a pointwise function to the whole tensor."""
+        return Ragged(function(self.data), self.sizes)
+
+    def clip(self) -> Ragged:
+        """Clips to [0, 1]."""
+        return self.map(lambda data: data.clamp(0, 1))

@@ -1,0 +1,39 @@
+"""Training losses, each chosen by name from an option file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from utils.fields import NonNegative, PositiveInt
+from utils.registry import Registry
+
+
+class Loss(nn.Module):
+    """A scalar to minimise.
+
+    `forward(sr, target, **extras)` takes images (B, C, H, W) in [0, 1] and returns a scalar without its weight.
+
+    Attributes:
+        needs: names of further inputs that the stage must supply as keywords: `sr_ema`, `lq`, logits.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} does not compute a loss")
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A loss as it stands in an option file: its weight, the target it sees, and in which iterations it counts."""
+
+    loss: Loss
+    weight: NonNegative = 1.0
+    target: Literal["plain", "usm"] = "plain"
+    every: PositiveInt = 1
+
+
+LOSSES: Registry[Loss] = Registry("loss", "losses", protocol=Loss, entry=LossTerm)

@@ -1,0 +1,31 @@
+"""What every network offers, and the registry of networks."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from utils.registry import Registry
+
+
+class Network(nn.Module):
+    """A network chosen from an option file; the constructor's parameters are its options.
+
+    A generator maps `lq` (B, C, h, w) in [0, 1] to `sr` (B, C, h·scale, w·scale), not clipped, and may take
+    named `conditions` as further arguments. A discriminator maps an image to logits of any shape.
+
+    Attributes:
+        role: generator or discriminator.
+        scale: the factor by which the output is larger than the input (1 for discriminators).
+        size_multiple: both input sides must be multiples of this; who restores images pads to it.
+        conditions: names of further inputs, such as ("kernel", "sigma").
+    """
+
+    role: ClassVar[Literal["generator", "discriminator"]] = "generator"
+    conditions: ClassVar[tuple[str, ...]] = ()
+    scale: int = 1
+    size_multiple: int = 1
+
+
+NETWORKS: Registry[Network] = Registry("network", "models.networks", protocol=Network, context=("scale",))

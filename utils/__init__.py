@@ -1,0 +1,1 @@
+"""What every other package stands on: options, images, seeds, processes, checkpoints. Knows none of the others."""

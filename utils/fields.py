@@ -1,0 +1,110 @@
+"""Types of option values. Each alias carries its allowed range, so a constructor's signature is its option schema."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+
+
+class OptionError(ValueError):
+    """An option file (or a file it names) is wrong. The message says where, what was found and what was expected."""
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the low end {pair[0]} is above the high end {pair[1]}")
+    return pair
+
+
+def _sums_to_one(weights: dict[str, float]) -> dict[str, float]:
+    total = sum(weights.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"the probabilities sum to {total:g}, expected 1")
+    return weights
+
+
+def _is_odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"{value} is even, expected an odd number")
+    return value
+
+
+Prob = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Odd = Annotated[int, Field(ge=1), AfterValidator(_is_odd)]
+Pair = Annotated[tuple[float, float], AfterValidator(_ordered)]
+IntRange = Annotated[tuple[int, int], AfterValidator(_ordered)]
+Weights = Annotated[dict[str, Prob], AfterValidator(_sums_to_one)]
+
+
+class RangeSchedule:
+    """A range [low, high] that may move with the iteration: piecewise linear between given points.
+
+    Written `[2, 25]`, or as points by iteration `[[0, [2, 10]], [100000, [2, 25]]]`.
+    """
+
+    def __init__(self, points: Sequence[tuple[int, tuple[float, float]]]) -> None:
+        self.points = [(int(step), _ordered((float(low), float(high)))) for step, (low, high) in points]
+        steps = [step for step, _ in self.points]
+        if steps != sorted(set(steps)) or not steps:
+            raise ValueError(f"the iterations of a scheduled range must increase, found {steps}")
+
+    @classmethod
+    def parse(cls, value: Any) -> RangeSchedule:  # noqa: ANN401
+        if isinstance(value, RangeSchedule):
+            return value
+        try:
+            if len(value) == 2 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+                return cls([(0, (value[0], value[1]))])
+            return cls([(step, (pair[0], pair[1])) for step, pair in value])
+        except (TypeError, IndexError, ValueError) as error:
+            hint = "expected [low, high], or points by iteration [[0, [low, high]], [10000, [low, high]]]"
+            raise ValueError(f"{hint} ({error})") from None
+
+    def at(self, iteration: int) -> tuple[float, float]:
+        """The range in force at an iteration."""
+        steps = [step for step, _ in self.points]
+        right = bisect_right(steps, iteration)
+        if right == 0:
+            return self.points[0][1]
+        if right == len(steps):
+            return self.points[-1][1]
+        (s0, a), (s1, b) = self.points[right - 1], self.points[right]
+        t = (iteration - s0) / (s1 - s0)
+        return a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])
+
+    def within(self, low: float, high: float) -> RangeSchedule:
+        """Raises ValueError unless every point lies in [low, high]."""
+        for _, (a, b) in self.points:
+            if a < low or b > high:
+                raise ValueError(f"[{a:g}, {b:g}] leaves the allowed [{low:g}, {high:g}]")
+        return self
+
+    def __repr__(self) -> str:
+        return str(list(self.points[0][1]) if len(self.points) == 1 else [[s, list(r)] for s, r in self.points])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RangeSchedule) and self.points == other.points
+
+
+def _bounded(low: float, high: float) -> PlainValidator:
+    return PlainValidator(lambda value: RangeSchedule.parse(value).within(low, high))
+
+
+_RANGE_SCHEMA = WithJsonSchema(
+    {
+        "type": "array",
+        "description": "[low, high] inclusive, or points by iteration: [[0, [low, high]], [10000, [low, high]]]",
+        "minItems": 1,
+    }
+)
+Range = Annotated[RangeSchedule, PlainValidator(RangeSchedule.parse), _RANGE_SCHEMA]
+PositiveRange = Annotated[RangeSchedule, _bounded(1e-12, float("inf")), _RANGE_SCHEMA]
+NonNegativeRange = Annotated[RangeSchedule, _bounded(0, float("inf")), _RANGE_SCHEMA]
+QualityRange = Annotated[RangeSchedule, _bounded(1, 100), _RANGE_SCHEMA]
