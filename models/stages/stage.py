@@ -1,0 +1,139 @@
+"""What a training stage is: networks, optimizers, and phases that give losses. The loop itself is in train.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from degradations import Batch
+from losses import LossTerm
+from utils.fields import Count, Positive, PositiveInt, Prob
+from utils.optim import Schedule, default_schedule
+from utils.registry import Registry
+
+Memo = dict[str, Tensor]
+"""What the phases of one micro-batch hand to each other, such as the generator's output."""
+
+Nets = Mapping[str, nn.Module]
+"""Networks by name as a phase must call them: those it updates through DDP, the others bare."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """Where a stage starts from: an earlier stage of this file by name, or a checkpoint (ours or published).
+
+    `weights` chooses the averaged or the raw ones; `carry` names what is taken over. Iteration, schedule and moving
+    average start anew.
+    """
+
+    stage: str | None = None
+    checkpoint: str | None = None
+    weights: Literal["ema", "raw"] = "ema"
+    carry: tuple[Literal["network_g", "network_d", "contrastive", "optimizer"], ...] = ("network_g",)
+
+    def __post_init__(self) -> None:
+        if (self.stage is None) == (self.checkpoint is None):
+            raise ValueError("expected either `stage: NAME` or `checkpoint: PATH`, found both or neither")
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What every stage has, whatever it learns.
+
+    `batch_size` (samples per optimizer step over all ranks) defaults to the one under `data`; `accumulate` splits
+    each rank's share into that many micro-batches. `precision` auto is bf16 on GPUs that have it, else fp32; losses
+    are always computed in fp32. An `ema_decay` of 0 makes the average equal to the network.
+    """
+
+    iterations: PositiveInt
+    init_from: Handover | None = None
+    batch_size: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    schedule: Schedule | None = None
+    ema_decay: Prob = 0.999
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    clip_grad_norm: Positive | None = None
+
+    def rate_factor(self, completed: int) -> float:
+        """The learning-rate factor of the step after `completed` ones."""
+        return (self.schedule or default_schedule()).factor(completed, self.iterations)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """In which iterations a phase is due: every `every`-th, and only after the first `start` ones."""
+
+    every: PositiveInt = 1
+    start: Count = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the phase runs in the step with this number (from 1)."""
+        return step % self.every == 0 and step > self.start
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step within an iteration.
+
+    `loss(batch, memo, nets)` gives named, weighted losses whose sum is minimised; names starting with `_` are
+    only logged.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    optimizer: Optimizer
+    loss: Callable[[Batch, Memo, Nets], dict[str, Tensor]]
+    turn: Turn = Turn()
+
+
+class Stage:
+    """A way of learning. Subclasses fill `networks` and give `phases`.
+
+    Attributes:
+        networks: by name; `network_g` is the one that is validated and exported.
+        averaged: the moving average of `network_g`, set by the trainer before the first step.
+        single_process_only: whether state in the forward pass forbids DataParallel.
+    """
+
+    single_process_only: ClassVar[bool] = False
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self.networks = dict(networks)
+        self.averaged: nn.Module = self.networks["network_g"]
+
+    def phases(self) -> list[Phase]:
+        """The phases of an iteration, in order."""
+        raise NotImplementedError(f"{type(self).__name__} has no phases")
+
+    def after_step(self) -> None:
+        """Called once after each iteration's phases."""
+
+    def infer(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The super-resolved images (B, C, H, W) of a network with the generator's interface."""
+        return network(batch.lq, **batch.conditions(getattr(network, "conditions", ())))
+
+    def state_dict(self) -> dict[str, Any]:
+        """State besides networks and optimizers, such as a queue."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+
+
+STAGES: Registry[Stage] = Registry("stage", "models.stages", protocol=Stage, entry=StageSettings, context=("network_g", "scale"))
+
+
+def weighted(losses: Mapping[str, LossTerm], sr: Tensor, targets: Mapping[str, Tensor], step: int, **extras: Tensor) -> dict[str, Tensor]:
+    """The weighted losses of an output under their option names, in float32 whatever autocast chose."""
+    result = {}
+    with torch.autocast(sr.device.type, enabled=False):
+        for name, term in losses.items():
+            if step % term.every == 0:
+                needed = {key: extras[key].float() for key in term.loss.needs}
+                result[name] = term.weight * term.loss(sr.float(), targets[term.target].float(), **needed)
+    return result

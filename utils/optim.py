@@ -1,0 +1,181 @@
+"""Optimizers, learning-rate schedules as pure functions of completed steps, and the moving average of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from utils.fields import Count, NonNegative, Positive, PositiveInt, Prob
+from utils.registry import Registry
+
+
+@dataclass(frozen=True)
+class Optim:
+    """An optimizer: Adam or AdamW with a base learning rate."""
+
+    type: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 1e-4
+    betas: tuple[Prob, Prob] = (0.9, 0.99)
+    weight_decay: NonNegative = 0.0
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimizer of these parameters. Its `initial_lr` is what schedules multiply."""
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.type]
+        groups = [{"params": [p for p in parameters if p.requires_grad], "initial_lr": self.lr}]
+        return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+
+class Schedule:
+    """A factor on the base learning rate, a function of the number of completed optimizer steps alone.
+
+    "Milestone m" means that step m + 1 is the first at the new rate.
+    """
+
+    def factor(self, completed: int, iterations: int) -> float:
+        """The factor for the step after `completed` ones, of a stage of `iterations` steps."""
+        raise NotImplementedError(f"{type(self).__name__} has no factor")
+
+
+SCHEDULES: Registry[Schedule] = Registry("schedule", "utils.optim", protocol=Schedule, probe=True)
+
+
+def _warm(factor: float, completed: int, warmup: int) -> float:
+    """Linear warm-up: step i of the first `warmup` runs at i / warmup of the rate."""
+    return factor * min(1.0, (completed + 1) / warmup) if warmup else factor
+
+
+@SCHEDULES.register("constant")
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The base rate throughout, after a linear warm-up over `warmup` steps."""
+
+    warmup: Count = 0
+
+    def factor(self, completed: int, iterations: int) -> float:
+        return _warm(1.0, completed, self.warmup)
+
+
+@SCHEDULES.register("multistep")
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """Multiplied by `gamma` after each milestone; a repeated milestone counts each time."""
+
+    milestones: tuple[PositiveInt, ...]
+    gamma: Positive = 0.5
+    warmup: Count = 0
+
+    def factor(self, completed: int, iterations: int) -> float:
+        passed = sum(milestone <= completed for milestone in self.milestones)
+        return _warm(self.gamma**passed, completed, self.warmup)
+
+
+@SCHEDULES.register("cosine")
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half cosines from the base rate to `floor` times it, one per period; default one over the whole stage.
+
+    `restart_weights` scale the start of each period. The rate stays at the floor after the last one.
+    """
+
+    periods: tuple[PositiveInt, ...] = ()
+    restart_weights: tuple[Positive, ...] = ()
+    floor: Prob = 0.0
+    warmup: Count = 0
+
+    def __post_init__(self) -> None:
+        if self.restart_weights and len(self.restart_weights) != len(self.periods):
+            raise ValueError(
+                f"found {len(self.restart_weights)} restart_weights for {len(self.periods)} periods, expected as many"
+            )
+
+    def factor(self, completed: int, iterations: int) -> float:
+        start = 0
+        weights = self.restart_weights or (1.0,) * max(1, len(self.periods))
+        for period, weight in zip(self.periods or (iterations,), weights, strict=True):
+            if completed < start + period:
+                t = (completed - start) / period
+                value = self.floor + weight * 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * t))
+                return _warm(value, completed, self.warmup)
+            start += period
+        return self.floor
+
+
+@dataclass(frozen=True)
+class Init:
+    """How convolutions and linear layers are filled before training, after KAIR's `init_type`; biases become 0.
+
+    `default` leaves what the constructor made, `orthogonal` and the others follow torch.nn.init times `gain`.
+    """
+
+    type: Literal["default", "orthogonal", "normal", "uniform", "xavier_normal", "kaiming_normal"] = "default"
+    gain: Positive = 1.0
+
+    def apply(self, network: nn.Module) -> None:
+        """Fills every convolution (transposed ones too), linear and affine normalisation layer in place."""
+        if self.type == "default":
+            return
+        for module in network.modules():
+            name = type(module).__name__
+            if name.startswith(("Conv", "Linear")):
+                # Under spectral norm the parameter is called weight_orig and `weight` is derived from it.
+                weight = getattr(module, "weight_orig", None)
+                self._fill(weight if weight is not None else module.weight)  # type: ignore[arg-type]
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            elif isinstance(module, nn.BatchNorm2d) and module.affine:
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def _fill(self, weight: torch.Tensor) -> None:
+        match self.type:
+            case "orthogonal":
+                nn.init.orthogonal_(weight, gain=self.gain)
+            case "normal":
+                nn.init.normal_(weight, 0, 0.1).clamp_(-1, 1).mul_(self.gain)
+            case "uniform":
+                nn.init.uniform_(weight, -0.2, 0.2).mul_(self.gain)
+            case "xavier_normal":
+                nn.init.xavier_normal_(weight, gain=self.gain)
+            case _:
+                nn.init.kaiming_normal_(weight, a=0, mode="fan_in").clamp_(-1, 1).mul_(self.gain)
+
+
+class Ema:
+    """An exponential moving average of a network's parameters; buffers are copied.
+
+    A decay of 0 keeps the average equal to the network.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """e = d·e + (1 − d)·p after an optimizer step."""
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - self.decay)
+        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
+    """Sets every group's rate to its base rate times a factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+
+def default_schedule() -> Schedule:
+    """The base rate throughout."""
+    return Constant()
+
+
+__all__ = ["SCHEDULES", "Ema", "Init", "Optim", "Schedule", "default_schedule", "set_rate"]
