@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from degradations import Degradation
-from utils.fields import Positive
+from utils.fields import Positive, PositiveInt
 from utils.registry import Registry, Spec
 
 
@@ -45,13 +45,14 @@ class Source:
 class SourceEntry:
     """A source as it stands in an option file.
 
-    `weight` is its share of the samples (default: its share of the images); `degradation` replaces the
-    experiment's for this source.
+    `weight` is its share of the training samples (default: its share of the images); `degradation` replaces the
+    experiment's for this source; `crop` keeps only a central part of each validation image.
     """
 
     source: Source
     weight: Positive | None = None
     degradation: Spec[Degradation] | None = None
+    crop: PositiveInt | None = None
 
 
 DATASETS: Registry[Source] = Registry("data set", "data", protocol=Source, entry=SourceEntry, skip=("prepare", "source"))

@@ -23,7 +23,7 @@ DEGRADATIONS: Registry[Degradation] = Registry(
     protocol=Degradation,
     entry=DegradationSettings,
     context=("scale",),
-    skip=("preview", "plan", "ragged", "kernels"),
+    skip=("preview",),
     probe=True,
 )
 

@@ -186,9 +186,11 @@ class Degradation:
         scale: how many times smaller the low-quality image is.
         targets: names of the ground truths that `apply` gives.
         conditions: names of what it knows besides the image: `kernel`, `sigma`.
+        starts_from_lq: whether `apply` works on given low-quality images, as paired data have them.
     """
 
     scale: int
+    starts_from_lq: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("plain",)
     conditions: ClassVar[tuple[str, ...]] = ()
 
@@ -201,6 +203,10 @@ class Degradation:
     ) -> Plan:
         """Draws the plan of one sample whose ground truth has this size (both sides multiples of the scale)."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:
+        """What is drawn once per optimizer step for the whole batch; handed to `sample` as `shared`."""
+        return {}
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
         """Applies one plan per image to ground truths (B, C, H, W) in [0, 1]. The input is not changed."""

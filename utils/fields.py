@@ -56,6 +56,11 @@ class RangeSchedule:
             raise ValueError(f"the iterations of a scheduled range must increase, found {steps}")
 
     @classmethod
+    def fixed(cls, low: float, high: float) -> RangeSchedule:
+        """The same range at every iteration."""
+        return cls([(0, (low, high))])
+
+    @classmethod
     def parse(cls, value: Any) -> RangeSchedule:  # noqa: ANN401
         if isinstance(value, RangeSchedule):
             return value

@@ -41,24 +41,44 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: it quotes a string such as '2e-4', which would come back as a number."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise OptionError(f"{key!r} is given twice in one mapping")
+        found[key] = value
+    return found
+
+
 def parse(text: str, source: str, json_syntax: bool = False) -> Any:  # noqa: ANN401
     """Parses YAML, or JSON with // comments. Raises OptionError naming the source."""
     try:
         if json_syntax:
-            value = json.loads(_STRING_OR_COMMENT.sub(lambda m: m[0] if m[0][0] == '"' else "", text))
+            value = json.loads(_without_comments(text), object_pairs_hook=_once)
         else:
             # Aliases are refused: a few lines of them can unfold into gigabytes. `base:` is the way to share.
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
                 raise OptionError(f"{source}: YAML aliases (*name) are not read; use `base:` to share options")
             value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise OptionError(f"{source}: cannot be parsed: {error}") from error
     except RecursionError:
         raise OptionError(f"{source}: nested deeper than {MAX_DEPTH} levels") from None
     except OptionError as error:
         raise error if str(error).startswith(source) else OptionError(f"{source}: {error}") from None
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:  # the latter from tags, as in `!!int x`
+        raise OptionError(f"{source}: cannot be parsed: {error}") from error
     _check_depth(value, source)
     return value
+
+
+def _without_comments(text: str) -> str:
+    return _STRING_OR_COMMENT.sub(lambda m: m[0] if m[0][0] == '"' else "", text)
 
 
 def _check_depth(value: Any, source: str, depth: int = 0) -> None:  # noqa: ANN401
@@ -86,29 +106,36 @@ def _load_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         who = f" (named by `base:` in {below[-1]})" if below else ""
         raise OptionError(f"{path}: no such option file{who}")
-    own = parse(path.read_text(encoding="utf-8"), str(path), json_syntax=path.suffix == ".json")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    own = parse(text, str(path), json_syntax=path.suffix == ".json")
     if not isinstance(own, dict):
         raise OptionError(f"{path}: found {type(own).__name__} at the top level, expected a mapping")
-    bases = own.pop("base", [])
+    bases = own.pop("base", None) or []
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) for base in bases):
+        raise OptionError(f"{path}: base: found {bases!r}, expected a file name or a list of them")
     result: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         result = merge(result, _load_file(path.parent / base, (*below, path)))
     return merge(result, own)
 
 
 def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
+    if not equals or not all(part.strip() for part in key.split(".")):
         raise OptionError(f"--set {text}: expected path=value, such as degradation.steps.jpeg.prob=0")
     tree: Any = parse(value, f"--set {text}")
-    for part in reversed(key.strip().split(".")):
-        tree = {part: tree}
+    for part in reversed(key.split(".")):
+        tree = {part.strip(): tree}
     return tree
 
 
 def dump(options: Mapping[str, Any]) -> str:
     """YAML text that `load` reads back to an equal tree."""
-    return yaml.safe_dump(json.loads(json.dumps(options)), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(json.loads(json.dumps(options)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:  # noqa: ANN401

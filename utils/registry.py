@@ -75,6 +75,9 @@ class Spec(Generic[T]):
         """The bare component."""
         accepted = _parameters(self.factory)
         extra = {k: v for k, v in context.items() if k in accepted and k not in self.values}
+        for name, parameter in accepted.items():
+            if parameter.default is _MISSING and name not in self.values and name not in extra:
+                raise OptionError(f"{self.where or self.name}: {name} is missing and has no default")
         try:
             return self.factory(**_built(self.values, context), **extra)
         except OptionError:
@@ -135,6 +138,7 @@ class Registry(Generic[T]):
         self.kind, self.package, self.entry, self.context, self.skip = kind, package, entry, context, skip
         self.probe = probe
         self._factories: dict[str, Callable[..., T]] = {}
+        self._presets: dict[str, Mapping[str, Any]] = {}
         self._filled = False
         self.component_field: str | None = None
         if entry is not None:
@@ -143,13 +147,17 @@ class Registry(Generic[T]):
             setattr(entry, "__registry__", self)
         setattr(protocol, "__registry__", self)
 
-    def register(self, name: str) -> Callable[[Callable[..., T]], Any]:
-        """Decorator: enters a class or function under `name`. Raises ValueError if the name is taken."""
+    def register(self, name: str, presets: Mapping[str, Any] | None = None) -> Callable[[Callable[..., T]], Any]:
+        """Decorator: enters a class or function under `name`. Raises ValueError if the name is taken.
+
+        `presets` is an option tree that a file's options merge over.
+        """
 
         def enter(factory: Callable[..., T]) -> Callable[..., T]:
             if name in self._factories:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {self._factories[name]} and {factory}")
             self._factories[name] = factory
+            self._presets[name] = presets or {}
             return factory
 
         return enter
@@ -198,20 +206,18 @@ class Registry(Generic[T]):
         name = options.get("type")
         if name not in self.names():
             found = "no `type:` is given" if name is None else f"no {self.kind} is called {name!r}"
-            problems.append(Problem(f"{where}.type" if where else "type", found + _nearest(str(name), self.names())))
+            nearest = _nearest("" if name is None else str(name), self.names())
+            problems.append(Problem(f"{where}.type" if where else "type", found + nearest))
             return None
         factory = self._factories[name]
-        presets = getattr(factory, "presets", None)
-        if presets is not None:
-            options = merge(presets, options)
+        options = merge(self._presets[name], options)
         given = {key: value for key, value in options.items() if key != "type"}
         before = len(problems)
-        wrapper: dict[str, Any] = {}
-        if self.entry is not None:
-            fields = {k: p for k, p in _parameters(self.entry).items() if k != self.component_field}
-            wrapper = check_fields(fields, {k: given.pop(k) for k in list(given) if k in fields}, where, problems, {})
+        wrapper_fields = {k: p for k, p in _parameters(self.entry).items() if k != self.component_field}
+        wrapper_given = {k: given.pop(k) for k in list(given) if k in wrapper_fields}
+        wrapper = check_fields(wrapper_fields, wrapper_given, where, problems, {})
         values = check_fields(
-            _parameters(factory), given, where, problems, context, self.context, known=list(_keys(self.entry))
+            _parameters(factory), given, where, problems, context, self.context, known=list(wrapper_fields)
         )
         if len(problems) > before:
             return None
@@ -230,9 +236,8 @@ class Registry(Generic[T]):
                 factory = self._factories[name]
                 shape = fields_schema({**_parameters(factory), **wrapper}, definitions)
                 shape["properties"] = {"type": {"const": name}, **shape["properties"]}
-                has_presets = getattr(factory, "presets", None) is not None
-                shape["required"] = ["type"] if has_presets else ["type", *shape.get("required", [])]
-                shape["required"] = [key for key in shape["required"] if key not in self.context]
+                supplied = (*self.context, *self._presets[name])
+                shape["required"] = ["type", *(key for key in shape.get("required", []) if key not in supplied)]
                 if summary := inspect.getdoc(factory):
                     shape["description"] = summary.split("\n\n")[0].replace("\n", " ")
                 variants.append(shape)
@@ -277,10 +282,6 @@ class Parameter:
 
     annotation: Any
     default: Any = _MISSING
-
-
-def _keys(factory: Any) -> tuple[str, ...]:  # noqa: ANN401
-    return () if factory is None else tuple(_parameters(factory))
 
 
 @lru_cache(maxsize=None)

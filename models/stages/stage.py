@@ -80,14 +80,14 @@ class Turn:
 class Phase:
     """One optimizer step within an iteration.
 
-    `loss(batch, memo, nets)` gives named, weighted losses whose sum is minimised; names starting with `_` are
+    `loss(batch, memo, nets, step)` gives named, weighted losses whose sum is minimised; names starting with `_` are
     only logged.
     """
 
     name: str
     networks: tuple[str, ...]
     optimizer: Optimizer
-    loss: Callable[[Batch, Memo, Nets], dict[str, Tensor]]
+    loss: Callable[[Batch, Memo, Nets, int], dict[str, Tensor]]
     turn: Turn = Turn()
 
 
@@ -96,15 +96,25 @@ class Stage:
 
     Attributes:
         networks: by name; `network_g` is the one that is validated and exported.
-        averaged: the moving average of `network_g`, set by the trainer before the first step.
+        losses: the loss terms by option name.
         single_process_only: whether state in the forward pass forbids DataParallel.
     """
 
     single_process_only: ClassVar[bool] = False
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        self.networks = dict(networks)
-        self.averaged: nn.Module = self.networks["network_g"]
+    def __init__(self, networks: Mapping[str, nn.Module], losses: Mapping[str, LossTerm]) -> None:
+        self.networks, self.losses = dict(networks), dict(losses)
+
+    def to(self, device: torch.device) -> None:
+        """Moves networks and losses to a device."""
+        for module in [*self.networks.values(), *(term.loss for term in self.losses.values())]:
+            module.to(device)
+
+    def refuse_needs(self, supplied: set[str]) -> None:
+        """Raises ValueError for a loss that needs something which this stage does not supply."""
+        for name, term in self.losses.items():
+            if missing := set(term.loss.needs) - supplied:
+                raise ValueError(f"losses.{name}: needs {', '.join(sorted(missing))}, which this stage does not have")
 
     def phases(self) -> list[Phase]:
         """The phases of an iteration, in order."""
@@ -125,10 +135,14 @@ class Stage:
         """Restores what `state_dict` gave."""
 
 
-STAGES: Registry[Stage] = Registry("stage", "models.stages", protocol=Stage, entry=StageSettings, context=("network_g", "scale"))
+STAGES: Registry[Stage] = Registry(
+    "stage", "models.stages", protocol=Stage, entry=StageSettings, context=("network_g", "scale")
+)
 
 
-def weighted(losses: Mapping[str, LossTerm], sr: Tensor, targets: Mapping[str, Tensor], step: int, **extras: Tensor) -> dict[str, Tensor]:
+def weighted(
+    losses: Mapping[str, LossTerm], sr: Tensor, targets: Mapping[str, Tensor], step: int, **extras: Tensor
+) -> dict[str, Tensor]:
     """The weighted losses of an output under their option names, in float32 whatever autocast chose."""
     result = {}
     with torch.autocast(sr.device.type, enabled=False):

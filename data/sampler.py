@@ -1,0 +1,190 @@
+"""Which image a sample number stands for, and which numbers a rank takes in a step. Pure functions, no state.
+
+Samples are numbered from 0 without end. Number -> image depends on (seed, stage, number) alone, so workers, ranks,
+accumulation and resume change nothing. It is computed, not looked up: a keyed permutation of any length takes no
+memory and a few microseconds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate as running_sum
+
+from torch.utils.data import Sampler
+
+from utils.seeding import generator
+
+_ROUNDS = 8
+_BLOCK = 1000  # samples in which weighted sources have their exact share
+_MIXED = 0  # stream of the order over all sources; source i has the stream i + 1
+
+
+def index_of(
+    number: int,
+    seed: int,
+    stage: str,
+    counts: Sequence[int],
+    weights: Sequence[float | None],
+) -> tuple[int, int]:
+    """The image of a sample.
+
+    Without weights every image comes once per epoch, in a new order each time. With weights, each block of (at
+    least) 1000 samples has every source's exact share, and each source runs through its own epochs from block to
+    block.
+
+    Args:
+        number: sample number, from 0.
+        seed, stage: key of the order.
+        counts: images of each source, all at least 1.
+        weights: of each source, relative to one another. None is its share of the images; all None is no weighting.
+
+    Returns:
+        (source, index within it).
+
+    Raises:
+        ValueError: a source is empty, a weight is not positive, or the lengths differ.
+    """
+    if number < 0:
+        raise ValueError(f"found sample number {number}, expected 0 or more")
+    quotas = _quotas(tuple(counts), tuple(weights))
+    ends = _ends(quotas)
+    block, position = divmod(number, ends[-1])
+    drawn = _permuted(position, ends[-1], _keys(seed, stage, _MIXED, block))
+    source = bisect_right(ends, drawn)
+    offset = drawn - (ends[source] - quotas[source])
+    if quotas == tuple(counts):  # the block is an epoch
+        return source, offset
+    epoch, within = divmod(block * quotas[source] + offset, counts[source])
+    return source, _permuted(within, counts[source], _keys(seed, stage, source + 1, epoch))
+
+
+@lru_cache(maxsize=64)
+def _quotas(counts: tuple[int, ...], weights: tuple[float | None, ...]) -> tuple[int, ...]:
+    """How many samples of a block each source gives. Without weights the block is one epoch of everything."""
+    if len(counts) != len(weights) or not counts:
+        raise ValueError(f"found {len(counts)} sources and {len(weights)} weights, expected equally many, at least one")
+    if min(counts) < 1:
+        raise ValueError(f"source {counts.index(min(counts))} has no images (images per source: {list(counts)})")
+    if any(weight is not None and not weight > 0 for weight in weights):
+        raise ValueError(f"found the weights {list(weights)}, expected numbers above 0")
+    if all(weight is None for weight in weights):
+        return counts
+    given = [count / sum(counts) if weight is None else weight for count, weight in zip(counts, weights, strict=True)]
+    shares = [weight / sum(given) for weight in given]
+    # Long enough that the rarest source comes at least once.
+    return _apportioned(shares, max(_BLOCK, int(1 / min(shares)) + 1))
+
+
+def _apportioned(shares: Sequence[float], block: int) -> tuple[int, ...]:
+    """Whole numbers that sum to `block`, by largest remainder."""
+    exact = [share * block for share in shares]
+    quotas = [int(value) for value in exact]
+    order = sorted(range(len(shares)), key=lambda i: quotas[i] - exact[i])
+    for i in order[: block - sum(quotas)]:
+        quotas[i] += 1
+    return tuple(quotas)
+
+
+@lru_cache(maxsize=64)
+def _ends(quotas: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(running_sum(quotas))
+
+
+@lru_cache(maxsize=1024)
+def _keys(seed: int, stage: str, stream: int, epoch: int) -> tuple[int, ...]:
+    """The round keys of one permutation."""
+    return tuple(int(key) for key in generator(4, seed, stage, stream, epoch).integers(2**63, size=_ROUNDS))
+
+
+def _permuted(position: int, length: int, keys: tuple[int, ...]) -> int:
+    """Where `position` goes in a pseudo-random permutation of 0 … length - 1.
+
+    A Feistel network permutes the next power of 4; a value outside the range is sent through again until it falls
+    inside (cycle walking, Black and Rogaway 2002), which keeps it a permutation and takes under 4 passes on average.
+    """
+    if length == 1:
+        return 0
+    # With halves of 1 or 2 bits some orders come up 1.1 times as often as others; from 3 bits on they are even.
+    half = max(3, ((length - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    value = position
+    while True:
+        left, right = value >> half, value & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        value = left << half | right
+        if value < length:
+            return value
+
+
+def _mixed(value: int) -> int:
+    """A 64-bit hash in which every input bit moves every output bit (the finaliser of splitmix64)."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return value ^ value >> 31
+
+
+def numbers_of_step(
+    step: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    micro: int = 0,
+    accumulate: int = 1,
+) -> range:
+    """The sample numbers of one micro-batch of one rank.
+
+    Step t (from 1) takes the numbers (t - 1)·B … t·B - 1 for the global batch size B. Each rank has a contiguous
+    share of them, and each of its `accumulate` micro-batches a contiguous share of that.
+
+    Raises ValueError if the batch does not divide evenly, or an argument is out of range.
+    """
+    parts = world_size * accumulate
+    if parts < 1 or batch_size < 1 or batch_size % parts:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide among {world_size} processes with {accumulate} micro-batches "
+            f"each; choose a batch size that is a multiple of {parts}"
+        )
+    if step < 1 or not 0 <= rank < world_size or not 0 <= micro < accumulate:
+        raise ValueError(
+            f"found step {step}, rank {rank} of {world_size}, micro-batch {micro} of {accumulate}; "
+            "steps count from 1, ranks and micro-batches from 0"
+        )
+    share = batch_size // parts
+    first = (step - 1) * batch_size + (rank * accumulate + micro) * share
+    return range(first, first + share)
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of sample numbers for one rank, `accumulate` lists for each step, for a DataLoader's `batch_sampler`.
+
+    Args:
+        batch_size: of the whole step, over all ranks and micro-batches.
+        first_step: from 1; after a resume, the step after the last one done.
+        last_step: inclusive.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        first_step: int,
+        last_step: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        numbers_of_step(first_step, batch_size, rank, world_size, 0, accumulate)  # refuses what does not divide
+        self.batch_size, self.accumulate = batch_size, accumulate
+        self.rank, self.world_size = rank, world_size
+        self.steps = range(first_step, last_step + 1)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            for micro in range(self.accumulate):
+                numbers = numbers_of_step(step, self.batch_size, self.rank, self.world_size, micro, self.accumulate)
+                yield list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulate

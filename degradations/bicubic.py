@@ -1,0 +1,14 @@
+"""The classical benchmark's degradation: MATLAB's bicubic and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from degradations import DEGRADATIONS, StepEntry
+from degradations.pipeline import Pipeline
+
+
+@DEGRADATIONS.register("bicubic", presets={"steps": {"bicubic": {"type": "matlab_bicubic"}}})
+def bicubic(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
+    """MATLAB's antialiased bicubic downscaling, rounded to 8 bits."""
+    return Pipeline(steps, scale)

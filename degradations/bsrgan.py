@@ -1,0 +1,30 @@
+"""BSRGAN's degradation: shuffled blur, downsampling, noise and JPEG (Zhang et al., ICCV 2021, Sec. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from degradations import DEGRADATIONS, StepEntry
+from degradations.pipeline import Order, Pipeline
+
+STEPS = {
+    "halve": {"type": "halve", "prob": 0.25},
+    "blur": {"type": "gaussian_blur"},
+    "second_blur": {"type": "gaussian_blur"},
+    "downsample": {"type": "random_downsample"},
+    "fit": {"type": "resize_to_lq"},
+    "noise": {"type": "gaussian_noise"},
+    "jpeg": {"type": "jpeg", "prob": 0.9},
+    "final_jpeg": {"type": "jpeg"},
+}
+
+
+@DEGRADATIONS.register("bsrgan", presets={"steps": STEPS})
+def bsrgan(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
+    """BSRGAN: an optional halving, then blur, blur, downsample, fit, noise and jpeg in random order, then JPEG.
+
+    `fit` (the resize to the final size) comes after `downsample` always. Steps may be re-ranged, removed (null) or
+    added; added ones join the shuffle.
+    """
+    order = Order("shuffle", first=("halve",), last=("final_jpeg",), in_order=("downsample", "fit"))
+    return Pipeline(steps, scale, order)

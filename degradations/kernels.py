@@ -1,0 +1,55 @@
+"""Blur kernel families, as NumPy float64 arrays (k, k) that sum to 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SMALLEST = 1e-8
+"""Widths below this give the same kernel: a single pixel."""
+
+
+def isotropic_gaussian(size: int, sigma: float) -> np.ndarray:
+    """MATLAB's fspecial('gaussian', size, sigma); sigma in pixels. The outer product of `gaussian_row`."""
+    row = gaussian_row(size, sigma)
+    return np.outer(row, row)
+
+
+def gaussian_row(size: int, sigma: float) -> np.ndarray:
+    """The 1-D factor (size,) of `isotropic_gaussian`, centred at (size - 1) / 2, sum 1."""
+    x = np.arange(size) - (size - 1) / 2
+    row = np.exp(-0.5 * (x / max(sigma, _SMALLEST)) ** 2)
+    row[row < np.finfo(float).eps * row.max()] = 0
+    return row / row.sum()
+
+
+def anisotropic_gaussian(size: int, theta: float, variance_1: float, variance_2: float) -> np.ndarray:
+    """A bivariate normal density sampled at pixel centres (BSRGAN, Sec. 3.1).
+
+    `variance_1` lies along (cos θ, sin θ) in (x right, y down) coordinates, `variance_2` across; in square pixels.
+    """
+    x = np.arange(size) - (size - 1) / 2
+    along = np.cos(theta) * x[None, :] + np.sin(theta) * x[:, None]
+    across = np.sin(theta) * x[None, :] - np.cos(theta) * x[:, None]
+    exponent = along**2 / max(variance_1, _SMALLEST) + across**2 / max(variance_2, _SMALLEST)
+    kernel = np.exp(-0.5 * exponent)
+    return kernel / kernel.sum()
+
+
+def shift_to_upper_left(kernel: np.ndarray, scale: int) -> np.ndarray:
+    """Moves a kernel's content by (scale - 1) / 2 pixels to the upper left, bilinearly, edges replicated.
+
+    Blurring with it and keeping every `scale`-th pixel from the first leaves the image centred. The result is
+    normalised to sum 1.
+    """
+    shift = (scale - 1) / 2
+
+    def moved(values: np.ndarray) -> np.ndarray:
+        n = values.shape[0]
+        at = np.clip(np.arange(n) + shift, 0, n - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, n - 1)
+        t = (at - low)[:, None]
+        return (1 - t) * values[low] + t * values[high]
+
+    result = moved(moved(kernel).T).T
+    return result / result.sum()

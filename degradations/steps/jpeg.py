@@ -1,0 +1,227 @@
+"""JPEG compression as libjpeg does it (4:2:0), on batches of any sizes, bit for bit the same on every device.
+
+libjpeg computes in integers. All integers here are held in floating point wide enough to be exact: sums of the
+colour conversion stay below 2^24 (float32), those of the cosine transform below 2^53 (float64, which neither TF32 nor
+autocast touches). So neither the device nor the other images of a batch change a result.
+
+Sources: ITU-T T.81 annex K (tables); the documented integer behaviour of libjpeg and libjpeg-turbo ("islow"
+transform, after Loeffler, Ligtenberg and Moschytz 1989, with 13-bit constants; "fancy" upsampling).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from utils.fields import QualityRange, RangeSchedule
+
+_LUMA = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+_CHROMA_CORNER = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))  # 99 elsewhere
+
+# Rows of the 8-point cosine transform times 2^13 (and times sqrt 8), left halves; odd rows are antisymmetric.
+_TRANSFORM = (
+    (8192, 8192, 8192, 8192),
+    (11363, 9633, 6437, 2260),
+    (10703, 4433, -4433, -10703),
+    (9633, -2259, -11362, -6436),
+    (8192, -8192, -8192, 8192),
+    (6437, -11362, 2261, 9633),
+    (4433, -10704, 10704, -4433),
+    (2260, -6436, 9633, -11363),
+)
+
+
+@STEPS.register("jpeg")
+class Jpeg(Step):
+    """JPEG compression with a whole-number quality drawn uniformly (both ends included).
+
+    Args:
+        quality_range: [low, high] within 1…100, or a schedule of ranges over iterations.
+    """
+
+    def __init__(self, quality_range: QualityRange = RangeSchedule([(0, (30, 95))])) -> None:  # noqa: B008
+        self.quality_range = quality_range
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        low, high = (round(end) for end in self.quality_range.at(state.iteration))
+        return {"quality": int(rng.integers(low, high + 1))}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        return jpeg(images, [values["quality"] for values in drawn])
+
+
+def jpeg(images: Ragged, quality: Sequence[float]) -> Ragged:
+    """Compresses and decompresses each image at its own quality.
+
+    Args:
+        images: RGB or gray, in [0, 1] (clipped and rounded to 8 bit first), each at least 1x1.
+        quality: one per image, 1…100; whole numbers give libjpeg's tables.
+
+    Returns:
+        Images of the same sizes whose values are whole 8-bit levels divided by 255.
+
+    Raises:
+        ValueError: for a wrong number of qualities or channels, or a quality outside 1…100.
+    """
+    data, sizes = images.data, images.sizes
+    if len(quality) != len(sizes) or not all(1 <= q <= 100 for q in quality):
+        raise ValueError(f"found qualities {list(quality)} for {len(sizes)} images, expected one of 1…100 for each")
+    if data.shape[1] not in (1, 3):
+        raise ValueError(f"found {data.shape[1]} channels, expected RGB or gray")
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    grid = (16 * math.ceil(height / 16), 16 * math.ceil(width / 16))
+    levels = _extend(data.float(), sizes, grid).mul(255).round_().clamp_(0, 255)
+    if data.shape[1] == 1:
+        result = _codec(levels, _tables(quality, _luma_table(), data.device))
+    else:
+        luma, chroma = _to_ycc(levels)
+        luma = _codec(luma, _tables(quality, _luma_table(), data.device))
+        chroma = _codec(_halve(chroma, sizes), _tables(quality, _chroma_table(), data.device))
+        result = _to_rgb(luma, _double(chroma, sizes, grid))
+    return Ragged(result[..., :height, :width].div(255).to(data.dtype), sizes)
+
+
+# --- cosine transform and quantisation ----------------------------------------------------------------------------
+
+
+def _codec(planes: Tensor, tables: Tensor) -> Tensor:
+    """What coding leaves of planes (B, C, H, W) of levels 0…255; sides are multiples of 8, tables (B, 8, 8)."""
+    batch, channels, height, width = planes.shape
+    pass1, pass2, undo1, undo2 = _transforms(planes.device)
+    half = pass1.new_full((), 0.5)  # each pass divides by a power of two and rounds halves up
+    stacks = (8 * batch * channels * height // 8, 8, width // 8)
+    # Eight neighbours in a row become the first axis, so that both passes are products over long contiguous axes:
+    # x is (8 horizontal frequencies, B, C, H/8, 8 rows or vertical frequencies, W/8).
+    x = torch.addmm(half, pass1, planes.double().sub_(128).reshape(-1, 8).T).floor_()
+    x = torch.baddbmm(half, pass2.expand(stacks[0], 8, 8), x.view(stacks)).floor_()
+    x = x.view(8, batch, channels, height // 8, 8, width // 8)
+    step = tables.permute(2, 0, 1)[:, :, None, None, :, None]
+    # The transform's result is eight times the coefficient. libjpeg rounds halves away from zero, `round` to even
+    # numbers: the factor above 1 lifts halves off the tie and can move nothing else, all quotients being whole
+    # multiples of 1/2040 below 2^13.
+    x = x.mul_((1 + 1e-9) / (8 * step)).round_().mul_(step)
+    x = torch.baddbmm(half, undo1.expand(stacks[0], 8, 8), x.view(stacks)).floor_()
+    x = torch.addmm(half, undo2, x.view(8, -1)).floor_()
+    return x.T.to(planes.dtype, memory_format=torch.contiguous_format).view(planes.shape).add_(128).clamp_(0, 255)
+
+
+@lru_cache(maxsize=8)
+def _transforms(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The matrices (8, 8) of coding along rows, along columns, and of decoding along columns, along rows, each with
+    the shift that ends its pass."""
+    # A tensor born under inference mode could not take part in training, and these are kept.
+    with torch.inference_mode(False):
+        half = torch.tensor(_TRANSFORM, dtype=torch.float64)
+        sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(4)[:, None]
+        forward = torch.cat([half, sign * half.flip(1)], 1).to(device)
+        inverse = forward.T.contiguous()
+        return forward / 2**11, forward / 2**15, inverse / 2**11, inverse / 2**18
+
+
+def _luma_table() -> np.ndarray:
+    return np.array(_LUMA)
+
+
+def _chroma_table() -> np.ndarray:
+    return np.pad(np.array(_CHROMA_CORNER), (0, 4), constant_values=99)
+
+
+def _tables(quality: Sequence[float], base: np.ndarray, device: torch.device) -> Tensor:
+    """Quantisation tables (B, 8, 8) by libjpeg's rule, limited to a byte as in baseline files."""
+    percent = np.array([math.floor(5000 / q) if q < 50 else 200 - 2 * q for q in quality])
+    tables = np.floor((base * percent[:, None, None] + 50) / 100).clip(1, 255)
+    return torch.from_numpy(tables).to(device)
+
+
+# --- colour and chroma sampling -----------------------------------------------------------------------------------
+
+
+def _mix(red: Tensor, green: Tensor, blue: Tensor, weights: tuple[int, int, int], offset: int) -> Tensor:
+    """floor((weights · rgb + offset) / 2^16)."""
+    r, g, b = (weight / 2**16 for weight in weights)
+    return (red * r).add_(green, alpha=g).add_(blue, alpha=b).add_(offset / 2**16).floor_()
+
+
+def _to_ycc(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Full-range BT.601: luma (B, 1, H, W) and both chroma planes (B, 2, H, W), whole levels 0…255."""
+    red, green, blue = levels.unbind(1)
+    luma = _mix(red, green, blue, (19595, 38470, 7471), 2**15)
+    centre = 128 * 2**16 + 2**15 - 1
+    cb = _mix(red, green, blue, (-11059, -21709, 32768), centre)
+    cr = _mix(red, green, blue, (32768, -27439, -5329), centre)
+    return luma[:, None], torch.stack([cb, cr], 1)
+
+
+def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
+    """RGB levels (B, 3, H, W), clipped."""
+    y, (cb, cr) = luma[:, 0], (chroma - 128).unbind(1)
+    rgb = luma.new_empty(luma.shape[0], 3, *luma.shape[2:])
+    zero_point = 0.5  # half a level, so that floor rounds
+    torch.add(y, (cr * (91881 / 2**16)).add_(zero_point).floor_(), out=rgb[:, 0])
+    green = (cb * (-22554 / 2**16)).add_(cr, alpha=-46802 / 2**16).add_(zero_point).floor_()
+    torch.add(y, green, out=rgb[:, 1])
+    torch.add(y, (cb * (116130 / 2**16)).add_(zero_point).floor_(), out=rgb[:, 2])
+    return rgb.clamp_(0, 255)
+
+
+def _halve(chroma: Tensor, sizes: Sequence[Size]) -> Tensor:
+    """Means of 2x2 pixels. Their halves round up and down by turns along the width, so that no level drifts."""
+    mean = chroma[..., 0::2, :] + chroma[..., 1::2, :]
+    mean = (mean[..., 0::2] + mean[..., 1::2]).div_(4)
+    mean[..., 0::2] += 0.25
+    mean[..., 1::2] += 0.5
+    # Below the image libjpeg repeats the last row of means, while to its right it repeats pixels before the mean.
+    grid = (mean.shape[-2], mean.shape[-1])
+    return _extend(mean.floor_(), [((h + 1) // 2, grid[1]) for h, _ in sizes], grid)
+
+
+def _double(chroma: Tensor, sizes: Sequence[Size], grid: Size) -> Tensor:
+    """Twice the size by a triangle filter (3:1 weights towards the nearer neighbours), edges repeated."""
+    own = [((h + 1) // 2, (w + 1) // 2) for h, w in sizes]
+    x = _extend(chroma, own, (grid[0] // 2 + 1, grid[1] // 2 + 1))
+    x = torch.cat([x[..., :1, :], x], -2)
+    x = torch.cat([x[..., :1], x], -1)
+    near = x[..., 1:-1, :] * 3
+    rows = torch.stack([near + x[..., :-2, :], near + x[..., 2:, :]], -2).flatten(-3, -2)
+    near = rows[..., 1:-1] * 3
+    result = chroma.new_empty(*chroma.shape[:2], *grid)
+    torch.add(near, rows[..., :-2], out=result[..., 0::2]).add_(8)
+    torch.add(near, rows[..., 2:], out=result[..., 1::2]).add_(7)
+    result = result.div_(16).floor_()
+    narrow = [w <= 2 for _, w in own]
+    if any(narrow):  # libjpeg repeats pixels where there are too few for the filter
+        plain = x[..., 1:-1, 1:-1].repeat_interleave(2, -2).repeat_interleave(2, -1)
+        chosen = torch.tensor(narrow, device=x.device)[:, None, None, None]
+        result = torch.where(chosen, plain, result)
+    return result
+
+
+def _extend(planes: Tensor, sizes: Sequence[Size], grid: Size) -> Tensor:
+    """Planes (B, C, …, …) of which `sizes` counts, as (B, C, *grid) with each plane's edges repeated."""
+    if len(set(sizes)) == 1:
+        height, width = sizes[0]
+        inner = planes[..., :height, :width]
+        missing = (0, grid[1] - width, 0, grid[0] - height)
+        return F.pad(inner, missing, mode="replicate") if any(missing) else inner
+    batch, channels = planes.shape[:2]
+    last = torch.tensor(sizes, device=planes.device) - 1
+    rows = torch.minimum(torch.arange(grid[0], device=planes.device), last[:, :1])
+    columns = torch.minimum(torch.arange(grid[1], device=planes.device), last[:, 1:])
+    planes = planes.gather(2, rows[:, None, :, None].expand(batch, channels, grid[0], planes.shape[3]))
+    return planes.gather(3, columns[:, None, None, :].expand(batch, channels, *grid))

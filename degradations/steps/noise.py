@@ -1,0 +1,74 @@
+"""Random noise. A plan holds the seed of each noise field, so that a sample can be made again anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from degradations import STEPS, Drawn, Ragged, State, Step
+from utils.fields import NonNegativeRange, RangeSchedule, Weights
+from utils.seeding import draw_seed, torch_generator
+
+
+def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> list[Tensor]:
+    """A standard normal field (planes, h, w) for each image, each from its own seed."""
+    device = images.data.device
+    return [
+        torch.randn((n, h, w), generator=torch_generator(seed, device), device=device)
+        for (h, w), seed, n in zip(images.sizes, seeds, planes, strict=True)
+    ]
+
+
+@STEPS.register("gaussian_noise")
+class GaussianNoise(Step):
+    """Additive Gaussian noise: independent per channel, one gray plane for all, or correlated (BSRGAN, Sec. 3.3).
+
+    `level_range` is the standard deviation in 8-bit units, drawn as a whole number. Clipped.
+
+    Quirk: correlated noise does not use the drawn level; its covariance is |L² MᵀDM| with L the top of the range,
+    D random in [0, 1] and M a random orthogonal matrix, as released.
+    """
+
+    def __init__(
+        self,
+        level_range: NonNegativeRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
+        kinds: Weights = {"color": 0.4, "gray": 0.4, "correlated": 0.2},  # noqa: B006 - never written to
+    ) -> None:
+        unknown = set(kinds) - {"color", "gray", "correlated"}
+        if unknown:
+            raise ValueError(f"kinds: found {sorted(unknown)}, expected color, gray, correlated")
+        self.level_range, self.kinds = level_range, kinds
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        low, high = self.level_range.at(state.iteration)
+        level = int(rng.integers(int(low), int(high) + 1))
+        kind = str(rng.choice(list(self.kinds), p=list(self.kinds.values())))
+        drawn: Drawn = {"kind": kind, "seed": draw_seed(rng)}
+        if kind == "correlated":
+            return {**drawn, "covariance": random_covariance(rng, high / 255).tolist()}
+        return {**drawn, "level": level}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        planes = [1 if d["kind"] == "gray" else images.data.shape[1] for d in drawn]
+        fields = normal_fields(images, [d["seed"] for d in drawn], planes)
+        return images.per_image(lambda image, i: (image + shaped_noise(fields[i], drawn[i])).clamp_(0, 1))
+
+
+def random_covariance(rng: np.random.Generator, level: float) -> np.ndarray:
+    """A random 3×3 channel covariance of the given strength."""
+    # QR of a random matrix spans the same columns as KAIR's scipy.linalg.orth; the sign does not matter to MᵀDM.
+    eigenvalues = rng.random(3)
+    matrix = np.linalg.svd(rng.random((3, 3)))[0]
+    return np.abs(level**2 * matrix.T @ np.diag(eigenvalues) @ matrix)
+
+
+def shaped_noise(field: Tensor, drawn: Drawn) -> Tensor:
+    """Turns a standard normal field into the noise that was drawn: (3 or 1, h, w) in [0, 1] units."""
+    if drawn["kind"] != "correlated":
+        return field * (drawn["level"] / 255)
+    values, vectors = np.linalg.eigh(np.asarray(drawn["covariance"]))
+    root = torch.as_tensor(vectors * np.sqrt(np.clip(values, 0, None)), dtype=field.dtype, device=field.device)
+    return torch.einsum("ij,jhw->ihw", root, field)

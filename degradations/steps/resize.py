@@ -1,0 +1,141 @@
+"""Changes of size: BSRGAN's halving and downsampling, and the resize to the final low-quality size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from degradations.filters import Interpolation, convolve, resize
+from degradations.kernels import isotropic_gaussian, shift_to_upper_left
+from utils.fields import Odd, PositiveInt, PositiveRange, Prob
+from utils.resize import imresize
+
+MODES: tuple[Interpolation, ...] = ("linear", "cubic", "area")
+
+
+def draw_mode(rng: np.random.Generator, modes: Sequence[str]) -> str:
+    """One of the interpolations, all equally likely."""
+    return modes[int(rng.integers(len(modes)))]
+
+
+def resize_drawn(images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+    """Resizes each image to its drawn `size` in its drawn `mode`; `matlab` is antialiased bicubic. Clipped."""
+    ours = [i for i, d in enumerate(drawn) if d["mode"] != "matlab"]
+    matlab = [i for i, d in enumerate(drawn) if d["mode"] == "matlab"]
+    parts = []
+    if ours:
+        part = resize(images.select(ours), [_pair(drawn[i]) for i in ours], [drawn[i]["mode"] for i in ours])
+        parts.append((ours, part))
+    if matlab:
+        part = images.select(matlab)
+        parts.append((matlab, part.per_image(lambda image, k: imresize(image, size=_pair(drawn[matlab[k]])))))
+    return Ragged.join(parts).clip()
+
+
+def _pair(drawn: Drawn) -> Size:
+    height, width = drawn["size"]
+    return height, width
+
+
+@STEPS.register("halve")
+class Halve(Step):
+    """Halves the image first, so that everything after sees half the scale (BSRGAN, Sec. 3.2; released for x4 only).
+
+    One half of the time MATLAB's bicubic, otherwise one of OpenCV's three interpolations. Happens only where the
+    scale still to go is `when_factor`. Clipped.
+    """
+
+    def __init__(self, matlab_prob: Prob = 0.5, when_factor: PositiveInt = 4) -> None:
+        if when_factor % 2:
+            raise ValueError(f"when_factor is {when_factor}, expected an even number")
+        self.matlab_prob, self.when_factor = matlab_prob, when_factor
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn | None:
+        if state.factor != self.when_factor:
+            return None
+        mode = "matlab" if rng.random() < self.matlab_prob else draw_mode(rng, MODES)
+        state.factor //= 2
+        state.size = (state.size[0] // 2, state.size[1] // 2)
+        return {"size": list(state.size), "mode": mode}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        return resize_drawn(images, drawn)
+
+
+@STEPS.register("random_downsample")
+class RandomDownsample(Step):
+    """Downsamples by a random factor in [1, 2 s], or blurs and keeps every s-th pixel (BSRGAN, Sec. 3.2).
+
+    s is the scale still to go. With probability `resize_prob` a plain resize; otherwise a Gaussian of size
+    `kernel_size` and σ in [0.1, 0.6 s], moved to the upper left so that the result stays centred. Clipped.
+    """
+
+    def __init__(
+        self,
+        resize_prob: Prob = 0.75,
+        factor_range: PositiveRange | None = None,
+        sigma_range: PositiveRange | None = None,
+        kernel_size: Odd = 25,
+        modes: tuple[Interpolation, ...] = MODES,
+    ) -> None:
+        self.resize_prob, self.kernel_size, self.modes = resize_prob, kernel_size, modes
+        self.factor_range, self.sigma_range = factor_range, sigma_range
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        s, (height, width) = state.factor, state.size
+        if rng.random() < self.resize_prob:
+            low, high = (1, 2 * s) if self.factor_range is None else self.factor_range.at(state.iteration)
+            factor = rng.uniform(low, high)
+            state.size = (max(1, int(height / factor)), max(1, int(width / factor)))
+            return {"size": list(state.size), "mode": draw_mode(rng, self.modes)}
+        low, high = (0.1, 0.6 * s) if self.sigma_range is None else self.sigma_range.at(state.iteration)
+        state.size = (-(-height // s), -(-width // s))
+        return {"sigma": float(rng.uniform(low, high)), "stride": s}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        resized = [i for i, d in enumerate(drawn) if "mode" in d]
+        strided = [i for i, d in enumerate(drawn) if "mode" not in d]
+        parts = []
+        if resized:
+            parts.append((resized, resize_drawn(images.select(resized), [drawn[i] for i in resized])))
+        if strided:
+            chosen = [drawn[i] for i in strided]
+            kernels = [shift_to_upper_left(isotropic_gaussian(self.kernel_size, d["sigma"]), d["stride"]) for d in chosen]
+            blurred = convolve(images.select(strided), kernels).clip()
+            kept = blurred.per_image(lambda image, k: image[:, :: chosen[k]["stride"], :: chosen[k]["stride"]])
+            parts.append((strided, kept))
+        return Ragged.join(parts)
+
+
+@STEPS.register("resize_to_lq")
+class ResizeToLq(Step):
+    """Resizes to the low-quality size, whatever came before, with a random interpolation. Clipped."""
+
+    def __init__(self, modes: tuple[Interpolation, ...] = MODES) -> None:
+        self.modes = modes
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        state.size = state.lq_size
+        return {"size": list(state.size), "mode": draw_mode(rng, self.modes)}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        return resize_drawn(images, drawn)
+
+
+@STEPS.register("matlab_bicubic")
+class MatlabBicubic(Step):
+    """MATLAB's antialiased bicubic down to the low-quality size, clipped, and rounded to 8 bits as files are."""
+
+    def __init__(self, rounding: Literal["8bit", "none"] = "8bit") -> None:
+        self.rounding = rounding
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        state.size = state.lq_size
+        return {"size": list(state.size), "mode": "matlab"}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        result = resize_drawn(images, drawn)
+        return result.map(lambda data: (data * 255).round() / 255) if self.rounding == "8bit" else result

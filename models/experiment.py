@@ -1,0 +1,170 @@
+"""The option file as a whole: its schema, and the checks that need more than one part of it.
+
+The top of the import graph: everything else may be used here, and only the entry points use this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.training import DataOptions
+from degradations import Degradation
+from losses import LossTerm
+from models.network import Network
+from models.stages.stage import Stage, StageSettings
+from utils import options as option_files
+from utils.fields import Count, OptionError, PositiveInt
+from utils.optim import Init
+from utils.registry import OptionsError, Problem, Spec, check_tree, tree_schema
+
+SCHEMA_FILE = "schema.json"
+
+
+@dataclass(frozen=True)
+class Logger:
+    """When to print, validate and save, in iterations, and what to keep.
+
+    The newest `keep_last` checkpoints stay, and the `keep_best` by validation PSNR; the end of each stage always.
+    """
+
+    print_every: PositiveInt = 100
+    validate_every: PositiveInt = 5000
+    save_every: PositiveInt = 5000
+    keep_last: PositiveInt = 3
+    keep_best: Count = 1
+    tensorboard: bool = True
+    images: Count = 4
+    save_failures: PositiveInt = 3
+    nonfinite_in_a_row: PositiveInt = 10
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An option file, checked. Components are built by the trainer when their turn comes."""
+
+    name: str
+    scale: PositiveInt
+    network_g: Spec[Network]
+    degradation: Spec[Degradation]
+    data: DataOptions
+    stages: Mapping[str, Spec[Stage]]
+    seed: Count = 0
+    init_g: Init = Init()
+    logger: Logger = Logger()
+
+    def settings(self, stage: str) -> StageSettings:
+        """The settings of a stage that do not depend on its type."""
+        return self.stages[stage].settings
+
+    def batch_size(self, stage: str) -> int:
+        """Samples per optimizer step of a stage, over all ranks."""
+        return self.settings(stage).batch_size or self.data.batch_size
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Experiment, dict[str, Any]]:
+    """Reads and checks an option file. Returns the experiment and the resolved option tree.
+
+    Raises OptionsError with every problem, each with its dotted path.
+    """
+    tree = option_files.load(path, overrides)
+    return check_experiment(tree, str(path)), tree
+
+
+def check_experiment(tree: Mapping[str, Any], source: str = "") -> Experiment:
+    """Checks an option tree. Raises OptionsError with every problem."""
+    tree = {key: value for key, value in tree.items() if value is not None}
+    scale = tree.get("scale")
+    context = {"scale": scale} if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else {}
+    experiment = check_tree(Experiment, tree, source, **context)
+    if problems := _cross_check(experiment):
+        raise OptionsError(problems, source)
+    return experiment
+
+
+def _cross_check(experiment: Experiment) -> list[Problem]:
+    problems = _check_sizes(experiment)
+    if getattr(experiment.network_g.factory, "role", "generator") != "generator":
+        problems.append(Problem("network_g", f"`{experiment.network_g.name}` is a discriminator, expected a generator"))
+    if not experiment.data.train:
+        problems.append(Problem("data.train", "names no source of training images"))
+    if not experiment.stages:
+        problems.append(Problem("stages", "names no stage"))
+    earlier: list[str] = []
+    for name, spec in experiment.stages.items():
+        problems += _check_stage(experiment, name, spec, earlier)
+        earlier.append(name)
+    return problems
+
+
+def _check_sizes(experiment: Experiment) -> list[Problem]:
+    data, scale = experiment.data, experiment.scale
+    problems = []
+    for key, size in (("crop_size", data.crop_size), ("gt_size", data.gt_size)):
+        if size is not None and size % scale:
+            better = max(scale, round(size / scale) * scale)
+            problems.append(Problem(f"data.{key}", f"{size} is no multiple of the scale {scale}; {better} is"))
+    if data.gt_size is not None and data.gt_size > data.crop_size:
+        problems.append(Problem("data.gt_size", f"{data.gt_size} is larger than crop_size {data.crop_size}"))
+    return problems
+
+
+def _check_stage(experiment: Experiment, name: str, spec: Spec[Stage], earlier: list[str]) -> list[Problem]:
+    problems, where = [], f"stages.{name}"
+    if not name.replace("_", "").replace("-", "").isalnum():
+        problems.append(Problem(where, "the name of a stage becomes a folder; use letters, digits, - and _"))
+    settings = spec.settings
+    batch = experiment.batch_size(name)
+    if batch % settings.accumulate:
+        problems.append(Problem(f"{where}.accumulate", f"{settings.accumulate} does not divide the batch of {batch}"))
+    start = settings.init_from
+    if start is not None and start.stage is not None and start.stage not in earlier:
+        known = ", ".join(earlier) or "none"
+        problems.append(
+            Problem(f"{where}.init_from.stage", f"no earlier stage is called {start.stage!r}; there are: {known}")
+        )
+    available = set(experiment.degradation.component(scale=experiment.scale).targets)
+    for loss_name, eager in (spec.values.get("losses") or {}).items():
+        target = eager.spec.wrapper.get("target", _default_target())
+        if target not in available:
+            message = f"{target!r}, but `{experiment.degradation.name}` gives only: {', '.join(sorted(available))}"
+            problems.append(Problem(f"{where}.losses.{loss_name}.target", message))
+    return problems
+
+
+def _default_target() -> str:
+    return LossTerm.__dataclass_fields__["target"].default
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of option files, for editors. `base:` is the file's own business and stands beside the fields."""
+    result = tree_schema(Experiment, "blind super-resolution experiment")
+    result["properties"] = {"base": {"anyOf": [{"type": "string"}, {"type": "array"}]}, **result["properties"]}
+    # A file that inherits need not say everything, so nothing is required of a single file.
+    result.pop("required", None)
+    return result
+
+
+def write_schema(folder: Path) -> Path:
+    """Writes the schema next to the option files."""
+    path = folder / SCHEMA_FILE
+    path.write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def build_generator(experiment: Experiment) -> Network:
+    """The generator, freshly initialised. Raises OptionError if its scale is not the experiment's."""
+    network = experiment.network_g.build(scale=experiment.scale)
+    if network.scale != experiment.scale:
+        raise OptionError(f"network_g: `{experiment.network_g.name}` has scale {network.scale}, not {experiment.scale}")
+    experiment.init_g.apply(network)
+    return network
+
+
+def network_options(experiment: Experiment, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The option tree of the generator with its scale, as stored beside its weights."""
+    own = tree["network_g"]
+    return {"scale": experiment.scale, **({"type": own} if isinstance(own, str) else own)}

@@ -1,0 +1,190 @@
+"""The names under which published checkpoints keep their weights, as pure functions on state dicts.
+
+Every network has one canonical form of keys (see its file). A style recognises another published form by its keys
+and renames them by rule; nothing is ever matched by position or shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from utils.fields import OptionError
+
+State = dict[str, Tensor]
+Renames = dict[str, str]
+
+_ESRGAN_TOP = {"trunk_conv": "conv_body", "HRconv": "conv_hr", "upconv1": "conv_up1", "upconv2": "conv_up2"}
+
+
+def canonical_names(keys: Iterable[str]) -> Renames:
+    """Old name → canonical name of every key; names of no known other style stay as they are."""
+    keys = list(keys)
+    for style in (_rename_esrgan, _rename_sequential_rrdb, _rename_patchgan, _rename_vgg, _rename_vgg_spectral):
+        renames = style(keys)
+        if renames is not None:
+            return renames
+    return {key: key for key in keys}
+
+
+def canonical(state: Mapping[str, Tensor]) -> State:
+    """The state dict under canonical names."""
+    return {new: state[old] for old, new in canonical_names(state).items()}
+
+
+def _rename_esrgan(keys: list[str]) -> Renames | None:
+    """ESRGAN, BSRGAN, RealSR: `RRDB_trunk.0.RDB1.conv1`, `trunk_conv`, `upconv1`, `HRconv`."""
+    if not any(re.match(r"RRDB_trunk\.\d+\.RDB\d\.", key) for key in keys):
+        return None
+
+    def rename(key: str) -> str:
+        top, _, rest = key.partition(".")
+        if top == "RRDB_trunk":
+            return f"body.{rest.replace('RDB', 'rdb')}"
+        return f"{_ESRGAN_TOP.get(top, top)}.{rest}"
+
+    return {key: rename(key) for key in keys}
+
+
+def _rename_sequential_rrdb(keys: list[str]) -> Renames | None:
+    """The first ESRGAN and KAIR's RRDB: one Sequential, `model.0`, `model.1.sub.0.RDB1.conv1.0`, `model.3`, ….
+
+    Only the `upconv` form is RRDBNet; pixel-shuffle and transposed forms have other positions and stay as they are.
+    """
+    trunk = [int(m[1]) for key in keys if (m := re.match(r"model\.1\.sub\.(\d+)\.", key))]
+    tail = sorted({int(m[1]) for key in keys if (m := re.fullmatch(r"model\.(\d+)\.(?:weight|bias)", key))} - {0})
+    steps = len(tail) - 2
+    # A step is Upsample, convolution, activation; then come convolution, activation, last convolution.
+    expected = [3 * step for step in range(1, steps + 1)] + [3 * steps + 2, 3 * steps + 4]
+    if not trunk or tail != expected:
+        return None
+    names = {0: "conv_first", tail[-2]: "conv_hr", tail[-1]: "conv_last"}
+    names |= {position: f"conv_up{step}" for step, position in enumerate(tail[:-2], start=1)}
+
+    def rename(key: str) -> str:
+        if m := re.fullmatch(r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.(?:0\.)?(\w+)", key):
+            return f"body.{m[1]}.rdb{m[2]}.conv{m[3]}.{m[4]}"
+        if m := re.fullmatch(rf"model\.1\.sub\.{max(trunk)}\.(\w+)", key):
+            return f"conv_body.{m[1]}"
+        if m := re.fullmatch(r"model\.(\d+)\.(\w+)", key):
+            return f"{names[int(m[1])]}.{m[2]}"
+        return key
+
+    return {key: rename(key) for key in keys}
+
+
+def _rename_patchgan(keys: list[str]) -> Renames | None:
+    """KAIR's PatchGAN: `model.child2.1.weight`, a child per layer (convolution, norm, activation)."""
+
+    def rename(key: str) -> str:
+        m = re.fullmatch(r"model\.child(\d+)\.(\d+)\.(\w+)", key)
+        if m is None:
+            return key
+        child, part = int(m[1]), int(m[2])
+        # The first child has no norm, thus two entries instead of three.
+        return f"model.{part if child == 0 else 3 * child - 1 + part}.{m[3]}"
+
+    return {key: rename(key) for key in keys} if "model.child0.0.bias" in keys else None
+
+
+def _rename_vgg(keys: list[str]) -> Renames | None:
+    """KAIR's VGG discriminators: `features.N`, `classifier.0`, `classifier.2`."""
+    if not {"features.0.weight", "classifier.0.weight", "classifier.2.weight"} <= set(keys):
+        return None
+    classifier = {"0": "linear1", "2": "linear2"}
+
+    def rename(key: str) -> str:
+        if m := re.fullmatch(r"classifier\.([02])\.(\w+)", key):
+            return f"{classifier[m[1]]}.{m[2]}"
+        if m := re.fullmatch(r"features\.(\d+)\.(\w+)", key):
+            # Position 0 is the bare first convolution; then follow triples of convolution, norm, activation.
+            triple, part = divmod(int(m[1]) - 1, 3)
+            level, half = divmod(triple + 1, 2)
+            return f"{'bn' if part == 1 else 'conv'}{level}_{half}.{m[2]}"
+        return key
+
+    return {key: rename(key) for key in keys}
+
+
+def _rename_vgg_spectral(keys: list[str]) -> Renames | None:
+    """KAIR's VGG discriminator with spectral normalisation: `conv0` … `conv9`, `linear0`, `linear1`."""
+    if not {"conv0.weight_orig", "linear0.weight_orig"} <= set(keys):
+        return None
+
+    def rename(key: str) -> str:
+        m = re.fullmatch(r"(conv|linear)(\d+)\.(\w+)", key)
+        if m is None:
+            return key
+        number = int(m[2])
+        return f"conv{number // 2}_{number % 2}.{m[3]}" if m[1] == "conv" else f"linear{number + 1}.{m[3]}"
+
+    return {key: rename(key) for key in keys}
+
+
+def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The options of the generator that a published state dict (any key style) belongs to.
+
+    Knows rrdbnet and srvgg. One upsampling step without unshuffle is taken for scale 2, as in BSRGAN's x2 model: no
+    checkpoint is published in the x3 form, which has the same shapes.
+
+    Raises:
+        OptionError: if keys and shapes do not settle the options.
+    """
+    state = canonical(state)
+    if "body.0.rdb1.conv1.weight" in state and "conv_first.weight" in state and "conv_last.weight" in state:
+        return _guess_rrdbnet(state)
+    if "body.0.weight" in state and all(re.fullmatch(r"body\.\d+\.(weight|bias)", key) for key in state):
+        return _guess_srvgg(state)
+    some = ", ".join(list(state)[:5]) or "none"
+    raise OptionError(
+        f"these weights are of no network that can be told by its keys (known: rrdbnet, srvgg; first keys found: "
+        f"{some}); give the option file of the network"
+    )
+
+
+def _guess_rrdbnet(state: State) -> dict[str, Any]:
+    first, last = state["conv_first.weight"], state["conv_last.weight"]
+    inputs, outputs = first.shape[1], last.shape[0]
+    steps = sum(f"conv_up{number}.weight" in state for number in (1, 2, 3))
+    # Pixel unshuffle multiplies the input's channels by 4 at scale 2, by 16 at scale 1.
+    factor = {4 * outputs: 2, 16 * outputs: 4}.get(inputs, 1) if steps == 2 else 1
+    return {
+        "type": "rrdbnet",
+        "scale": 2**steps // factor,
+        "num_in_ch": inputs // factor**2,
+        "num_out_ch": outputs,
+        "num_feat": first.shape[0],
+        "num_block": 1 + max(int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key))),
+        "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
+        "upsampling": "unshuffle" if factor > 1 else "steps",
+    }
+
+
+def _guess_srvgg(state: State) -> dict[str, Any]:
+    first = state["body.0.weight"]
+    positions = sorted(int(key.split(".")[1]) for key in state if key.endswith("weight"))
+    if "body.1.weight" not in state:
+        raise OptionError(
+            "these weights look like srvgg without PReLU, so act_type may be relu or leakyrelu; give the option file "
+            "of the network"
+        )
+    channels = first.shape[1]
+    shuffled = state[f"body.{positions[-1]}.weight"].shape[0]
+    scale = round((shuffled / channels) ** 0.5)
+    if channels * scale**2 != shuffled:
+        raise OptionError(
+            f"these weights look like srvgg, but {shuffled} output channels are no square multiple of {channels} "
+            "input channels; give the option file of the network"
+        )
+    return {
+        "type": "srvgg",
+        "scale": scale,
+        "num_in_ch": channels,
+        "num_out_ch": channels,
+        "num_feat": first.shape[0],
+        "num_conv": positions[-1] // 2 - 1,
+        "act_type": "prelu",
+    }

@@ -1,0 +1,66 @@
+"""SRVGGNetCompact, the small generator of Real-ESRGAN (realesr-animevideov3, realesr-general-x4v3).
+
+A plain stack of convolutions at the input's size, a pixel shuffle at the end, and the nearest-neighbour upsampled
+input added. Keys are BasicSR's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.network import NETWORKS, Network
+from utils.fields import Count, PositiveInt
+
+
+@NETWORKS.register("srvgg")
+class SRVGGNetCompact(Network):
+    """SRVGGNetCompact: `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale).
+
+    Args:
+        scale: any factor; the released option is called `upscale`.
+        num_feat: channels. num_conv: convolutions between the first and the last: 16 in animevideov3, 32 in
+            general-x4v3.
+        act_type: activation; `prelu` has a slope per channel, `leakyrelu` the slope 0.1.
+
+    Raises:
+        ValueError: if the input cannot be added to the output.
+    """
+
+    def __init__(
+        self,
+        scale: PositiveInt,
+        num_in_ch: PositiveInt = 3,
+        num_out_ch: PositiveInt = 3,
+        num_feat: PositiveInt = 64,
+        num_conv: Count = 16,
+        act_type: Literal["relu", "prelu", "leakyrelu"] = "prelu",
+    ) -> None:
+        super().__init__()
+        if num_in_ch not in (1, num_out_ch):
+            raise ValueError(
+                f"found num_in_ch {num_in_ch} and num_out_ch {num_out_ch}, expected equal numbers (or one input "
+                "channel): the upsampled input is added to the output"
+            )
+        self.scale = scale
+        layers: list[nn.Module] = [nn.Conv2d(num_in_ch, num_feat, 3, padding=1), _activation(act_type, num_feat)]
+        for _ in range(num_conv):
+            layers += [nn.Conv2d(num_feat, num_feat, 3, padding=1), _activation(act_type, num_feat)]
+        layers.append(nn.Conv2d(num_feat, num_out_ch * scale**2, 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        residual = F.pixel_shuffle(self.body(lq), self.scale)
+        return residual + F.interpolate(lq, scale_factor=self.scale, mode="nearest")
+
+
+def _activation(kind: str, channels: int) -> nn.Module:
+    match kind:
+        case "prelu":
+            return nn.PReLU(channels)
+        case "leakyrelu":
+            return nn.LeakyReLU(0.1, inplace=True)
+        case _:
+            return nn.ReLU(inplace=True)

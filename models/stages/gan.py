@@ -1,0 +1,88 @@
+"""The GAN stage: a generator and a discriminator in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from degradations import Batch
+from losses import LossTerm
+from losses.gan import GanLoss
+from models.network import Network
+from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, weighted
+from utils.optim import Init, Optim
+from utils.registry import Spec
+
+
+@STAGES.register("gan")
+class GanStage(Stage):
+    """Adversarial training: phase `g` updates the generator against all losses, phase `d` the discriminator.
+
+    Exactly one of the losses must be of type `gan`; the discriminator sees the target that this entry names.
+    `turn_g` and `turn_d` say in which iterations each phase is due (KAIR's D_update_ratio and D_init_iters are
+    `turn_g: {every, start}`).
+    """
+
+    def __init__(
+        self,
+        network_g: nn.Module,
+        network_d: Spec[Network],
+        losses: Mapping[str, LossTerm],
+        optim_g: Optim = Optim(),  # noqa: B008 - frozen
+        optim_d: Optim = Optim(),  # noqa: B008 - frozen
+        init_d: Init = Init(),  # noqa: B008 - frozen
+        turn_g: Turn = Turn(),  # noqa: B008 - frozen
+        turn_d: Turn = Turn(),  # noqa: B008 - frozen
+    ) -> None:
+        if getattr(network_d.factory, "role", None) != "discriminator":
+            raise ValueError(f"network_d: `{network_d.name}` is not a discriminator")
+        discriminator = network_d.build()
+        init_d.apply(discriminator)
+        adversarial = {name: term for name, term in losses.items() if isinstance(term.loss, GanLoss)}
+        if len(adversarial) != 1:
+            raise ValueError(f"losses: found {len(adversarial)} of type `gan`, expected one")
+        super().__init__({"network_g": network_g, "network_d": discriminator}, losses)
+        (self.gan_name, self.gan_term), *_ = adversarial.items()
+        self.gan = self.gan_term.loss
+        assert isinstance(self.gan, GanLoss)
+        self.plain_losses = {name: term for name, term in losses.items() if name != self.gan_name}
+        self.refuse_needs({"fake_logits", "real_logits"})
+        self.optimizer_g = optim_g.build(network_g.parameters())
+        self.optimizer_d = optim_d.build(discriminator.parameters())
+        self.turn_g, self.turn_d = turn_g, turn_d
+
+    def phases(self) -> list[Phase]:
+        return [
+            Phase("g", ("network_g",), self.optimizer_g, self._loss_g, self.turn_g),
+            Phase("d", ("network_d",), self.optimizer_d, self._loss_d, self.turn_d),
+        ]
+
+    def _loss_g(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:
+        sr = self.infer(nets["network_g"], batch)
+        memo["sr"] = sr.detach()
+        losses = weighted(self.plain_losses, sr, batch.targets, step)
+        if step % self.gan_term.every == 0:
+            discriminator = nets["network_d"]
+            real = None
+            if self.gan.needs_real:
+                with torch.no_grad():
+                    real = discriminator(batch.targets[self.gan_term.target]).float()
+            fake = discriminator(sr).float()
+            losses[self.gan_name] = self.gan_term.weight * self.gan.generator(fake, real)
+        return losses
+
+    def _loss_d(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:
+        if "sr" not in memo:  # the generator's phase was not due
+            with torch.no_grad():
+                memo["sr"] = self.infer(nets["network_g"], batch)
+        discriminator, real_image = nets["network_d"], batch.targets[self.gan_term.target]
+        # Two passes, as published: batch statistics and spectral norms belong to one kind of image at a time.
+        real = discriminator(real_image).float()
+        fake = discriminator(memo["sr"]).float()
+        losses = {"d": self.gan.discriminator(real, fake)}
+        if self.gan.gradient_penalty:
+            losses["d_penalty"] = self.gan.penalty(discriminator, real_image, memo["sr"])
+        losses["_d_real"], losses["_d_fake"] = real.detach().mean(), fake.detach().mean()
+        return losses

@@ -1,0 +1,71 @@
+"""Scores of restored images, and the baselines that every table starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.image import from_tensor
+from utils.metrics import METRICS, Metric
+from utils.metrics.protocol import Protocol, prepare
+from utils.resize import imresize
+
+SMOOTHING_SIGMAS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8, 3.2)
+
+
+def default_metrics() -> dict[str, Metric]:
+    """PSNR and SSIM."""
+    return {"PSNR": METRICS.build("psnr"), "SSIM": METRICS.build("ssim")}
+
+
+def to_8bit(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3) uint8, rounded and clipped."""
+    flat = image[0] if image.dim() == 4 else image
+    return np.round(from_tensor(flat.detach().float().cpu().clamp(0, 1)) * 255).astype(np.uint8)
+
+
+def score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Metric], protocol: Protocol, scale: int) -> dict[str, float]:
+    """Metrics of one restored image (1, 3, H, W) against its ground truth, on 8-bit values."""
+    pair = [prepare(to_8bit(image), protocol, scale) for image in (sr, gt)]
+    return {name: metric(pair[0], pair[1] if metric.needs_gt else None) for name, metric in metrics.items()}
+
+
+def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over images."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
+
+
+def bicubic(lq: Tensor, scale: int) -> Tensor:
+    """MATLAB's bicubic upscaling, clipped."""
+    return imresize(lq, scale=scale).clamp(0, 1)
+
+
+def smoothed(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing with σ in pixels, mirrored borders."""
+    if sigma == 0:
+        return image
+    array = np.ascontiguousarray(from_tensor(image[0].float().cpu()))
+    blurred = cv2.GaussianBlur(array, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return torch.from_numpy(np.ascontiguousarray(blurred.transpose(2, 0, 1)))[None]
+
+
+def best_smoothing(pairs: Iterable[tuple[Tensor, Tensor]], protocol: Protocol, scale: int) -> float:
+    """The σ with which Gaussian smoothing of the bicubic images brings their mean PSNR to its maximum.
+
+    `pairs` gives (bicubic upscaled, ground truth). This is the honest baseline under noise: a network that does not
+    beat it has only learned to blur.
+    """
+    metric = {"PSNR": METRICS.build("psnr")}
+    totals = dict.fromkeys(SMOOTHING_SIGMAS, 0.0)
+    for upscaled, gt in pairs:
+        for sigma in SMOOTHING_SIGMAS:
+            totals[sigma] += score(smoothed(upscaled, sigma), gt, metric, protocol, scale)["PSNR"]
+    return max(totals, key=totals.__getitem__)
+
+
+Restore = Callable[[Tensor], Tensor]
+"""Maps low-quality images (1, 3, h, w) to restored ones."""

@@ -1,0 +1,28 @@
+"""How PyTorch's loader is set up here."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import cv2
+import torch
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C goes to every process of the terminal; the main process decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _as_is(value: Any) -> Any:  # noqa: ANN401
+    return value
+
+
+def loader_options(workers: int, device: torch.device) -> dict[str, Any]:
+    """Keyword arguments of a DataLoader whose data set collates for itself."""
+    common = {"collate_fn": _as_is, "num_workers": workers, "pin_memory": device.type == "cuda"}
+    return {**common, "worker_init_fn": _start_worker, "prefetch_factor": 4} if workers else common

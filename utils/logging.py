@@ -1,0 +1,243 @@
+"""What a run tells: the console, the progress line, metrics on disk, TensorBoard, status.json, memory in use."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.files import replace_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class Console:
+    """Lines for people: information to stdout, warnings and errors to stderr.
+
+    Only the main process speaks, except for errors, which may happen on any rank and then name it.
+    """
+
+    def __init__(self, rank: int = 0) -> None:
+        self.rank = rank
+        self.is_main = rank == 0
+        self._told: set[str] = set()
+
+    def info(self, text: str) -> None:
+        """Something worth reading."""
+        if self.is_main:
+            _print(text, sys.stdout)
+
+    def warn(self, text: str, once: str | None = None) -> None:
+        """Something to look at; with a key `once`, only the first time that key is used."""
+        if self.is_main and once not in self._told:
+            _print(f"warning: {text}", sys.stderr)
+        if once is not None:
+            self._told.add(once)
+
+    def error(self, text: str) -> None:
+        """Why the run ends."""
+        _print(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
+
+    def progress(self, total: int, initial: int = 0, desc: str = "", every_seconds: float = 30) -> Progress:
+        """A progress bar on a terminal, a line every so often elsewhere, nothing on other ranks."""
+        return Progress(total, initial, desc, every_seconds, visible=self.is_main)
+
+
+def _print(text: str, file: IO[str]) -> None:
+    with tqdm.external_write_mode(file=file):  # lifts a progress bar out of the way
+        print(text, file=file, flush=True)  # noqa: T201
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table with aligned columns; columns of numbers are right-aligned."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [headers, *rows]]
+    if any(len(row) != len(headers) for row in cells):
+        raise ValueError(f"found rows of {sorted({len(row) for row in cells})} cells, expected {len(headers)}")
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(headers))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
+    rule = ["-" * (width - 1) + ":" if flush else "-" * width for width, flush in zip(widths, right, strict=True)]
+    lines = [
+        " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)) for row in cells
+    ]
+    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join(rule), *lines[1:]])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text in ("", "-", "—")
+    return True
+
+
+class Progress:
+    """How far a loop is, how fast, and which share of its time it waits for data.
+
+    `speed` (iterations per second) and `wait_share` are of the time since the line was last shown.
+    """
+
+    def __init__(self, total: int, initial: int, desc: str, every_seconds: float, visible: bool) -> None:
+        self.total, self.done, self.desc = total, initial, desc
+        self.speed, self.wait_share = 0.0, 0.0
+        self._visible = visible
+        terminal = visible and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=initial, desc=desc, dynamic_ncols=True, unit="it") if terminal else None
+        self._every = 1.0 if terminal else every_seconds
+        self._waited, self._shown_at, self._shown_done = 0.0, time.monotonic(), initial
+        self._values: dict[str, object] = {}
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - start
+
+    def update(self, steps: int = 1, **values: object) -> None:
+        """Counts steps; `values` are shown beside the speed, floats with four digits."""
+        self.done += steps
+        self._values = values or self._values
+        if self._bar is not None:
+            self._bar.update(steps)
+        if time.monotonic() - self._shown_at >= self._every:
+            self._show()
+
+    def close(self) -> None:
+        """Shows the last state and ends the line."""
+        if self.done > self._shown_done:
+            self._show()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        elapsed = max(now - self._shown_at, 1e-9)
+        self.speed = (self.done - self._shown_done) / elapsed
+        self.wait_share = min(1.0, self._waited / elapsed)
+        self._waited, self._shown_at, self._shown_done = 0.0, now, self.done
+        shown = [f"data wait {self.wait_share:.0%}"]
+        shown += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._values.items()]
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(shown))
+        elif self._visible:
+            rate = f"{self.speed:.2f} it/s" if self.speed >= 1 else f"{1 / max(self.speed, 1e-9):.2f} s/it"
+            left = tqdm.format_interval((self.total - self.done) / max(self.speed, 1e-9))
+            share = f"{self.done}/{self.total} ({self.done / max(1, self.total):.0%})"
+            _print(", ".join([f"{self.desc}: {share}".removeprefix(": "), rate, f"{left} left", *shown]), sys.stdout)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class MetricsLog:
+    """Numbers over iterations: metrics.jsonl in the run folder, and TensorBoard where wanted.
+
+    A line of metrics.jsonl is a JSON object: stage, iteration, time (Unix seconds) and the values; a value that is
+    not finite is null. TensorBoard shows each stage as a run of its own (`tensorboard/<stage>`).
+    """
+
+    def __init__(self, folder: str | Path, tensorboard: bool = False) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "metrics.jsonl"
+        self.tensorboard = tensorboard
+        self._writers: dict[str, SummaryWriter] = {}
+        self._resumed_at: dict[str, int] = {}
+        self._end_last_line()
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def _end_last_line(self) -> None:
+        # A kill may have left half a line; the next one must not be glued to it.
+        if self.path.exists() and not (content := self.path.read_bytes()).endswith(b"\n"):
+            os.truncate(self.path, content.rfind(b"\n") + 1)
+
+    def resume(self, stage: str, iteration: int) -> None:
+        """Cuts what this stage logged beyond the iteration it resumes from, so that curves are continuous."""
+        self._resumed_at[stage] = iteration
+        if stage in self._writers:
+            self._writers.pop(stage).close()
+        self._file.close()
+        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _keep(line, stage, iteration)]
+        replace_text(self.path, "".join(f"{line}\n" for line in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def scalars(self, stage: str, iteration: int, values: Mapping[str, float]) -> None:
+        """Logs numbers by name."""
+        numbers = {name: float(value) for name, value in values.items()}
+        plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        line = {"stage": stage, "iteration": iteration, "time": round(time.time(), 3), **plain}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        if self.tensorboard:
+            for name, value in numbers.items():
+                self._writer(stage).add_scalar(name, value, iteration)
+
+    def images(self, stage: str, iteration: int, name: str, image: Tensor | np.ndarray) -> None:
+        """Shows an image in TensorBoard: a tensor (3, H, W) in [0, 1], or a uint8 array (H, W, 3)."""
+        if self.tensorboard:
+            layout = "CHW" if isinstance(image, Tensor) else "HWC"
+            pixels = image.detach().float().clamp(0, 1).cpu() if isinstance(image, Tensor) else image
+            self._writer(stage).add_image(name, pixels, iteration, dataformats=layout)
+
+    def _writer(self, stage: str) -> SummaryWriter:
+        if stage not in self._writers:
+            from torch.utils.tensorboard.writer import SummaryWriter  # takes a second, and not every run wants it
+
+            purge = self._resumed_at[stage] + 1 if stage in self._resumed_at else None
+            self._writers[stage] = SummaryWriter(str(self.folder / "tensorboard" / stage), purge_step=purge)
+        return self._writers[stage]
+
+    def close(self) -> None:
+        """Writes out everything."""
+        self._file.close()
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _keep(line: str, stage: str, iteration: int) -> bool:
+    try:
+        entry = json.loads(line)
+        return entry["stage"] != stage or entry["iteration"] <= iteration
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def write_status(folder: str | Path, state: str, reason: str = "", **more: Any) -> None:  # noqa: ANN401
+    """Replaces status.json of a run folder: state, reason, time, host, pid and whatever else is given."""
+    about = {"state": state, "reason": reason, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+    about |= {"host": socket.gethostname(), "pid": os.getpid()}
+    replace_text(Path(folder) / "status.json", json.dumps({**about, **more}, indent=1, default=str) + "\n")
+
+
+def memory_mb() -> dict[str, float]:
+    """Memory of this process in MiB: `ram`, `ram_peak`, and on CUDA `cuda_peak` (allocated by PyTorch)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
+    found = {"ram_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        found["ram"] = int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
