@@ -220,8 +220,13 @@ def run_steps(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> R
     images share the batch; on a device all that have the same step at the same position go through together.
     """
     if gt.device.type == "cpu" and len(plans) > 1:
-        singles = [run_steps(gt[i : i + 1], [plan], steps) for i, plan in enumerate(plans)]
+        singles = [run_batched(gt[i : i + 1], [plan], steps) for i, plan in enumerate(plans)]
         return Ragged.pack([single.images()[0] for single in singles])
+    return run_batched(gt, plans, steps)
+
+
+def run_batched(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> Ragged:
+    """`run_steps` for all images together on any device."""
     images = Ragged.of(gt)
     for position in range(max((len(plan.steps) for plan in plans), default=0)):
         groups: dict[str | None, list[int]] = {}

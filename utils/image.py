@@ -18,8 +18,8 @@ from torch import Tensor
 from utils.image_header import Header, parse_header
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_WRITE_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm")
-_DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".ppm")  # can hold 16 bits
+_WRITE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # can hold 16 bits
 _ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
 
 # What makes an image upright, by its EXIF orientation.
@@ -119,7 +119,15 @@ def _split(image: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray | 
         light = np.ascontiguousarray(image if image.ndim == 2 else image[..., 0])
         return cv2.cvtColor(light, cv2.COLOR_GRAY2RGB), alpha, True
     rgb = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGB)
+    if header.premultiplied and alpha is not None and rgb.dtype == np.uint8:
+        rgb = _divided(rgb, alpha)
     return rgb, alpha, header.gray
+
+
+def _divided(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours as they were before they were multiplied by alpha, as well as 8 bits tell; opaque ones are exact."""
+    colour = rgb.astype(np.float32) * (255 / np.maximum(alpha, 1).astype(np.float32))[..., None]
+    return np.rint(np.minimum(colour, 255)).astype(np.uint8)
 
 
 def image_files(root: str | Path) -> list[Path]:
@@ -171,8 +179,11 @@ def write_image(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
         order = cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
         array = cv2.cvtColor(np.ascontiguousarray(array), order)
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in (".jpg", ".jpeg") else []
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(array), flags)
-    if not done:
+    try:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(array), flags)
+    except cv2.error:
+        done, data = False, np.empty(0)
+    if not done:  # for example larger than the format allows
         raise ValueError(f"{path}: OpenCV cannot encode an array {array.shape} of {array.dtype} as {suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

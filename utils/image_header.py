@@ -15,7 +15,7 @@ from dataclasses import dataclass
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_WIDTH, _HEIGHT, _ORIENTATION = 0x100, 0x101, 0x112  # TIFF tags, also in EXIF
+_WIDTH, _HEIGHT, _ORIENTATION, _EXTRA_SAMPLES = 0x100, 0x101, 0x112, 0x152  # TIFF tags, also in EXIF
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Header:
         size: (height, width) as stored, before any rotation; None where the format is not parsed here.
         orientation: EXIF orientation 1 to 8 that the decoder leaves to us; 1 is upright.
         gray: the file stores one channel of light (PNG only; elsewhere the decoded shape tells).
+        premultiplied: OpenCV decodes 8-bit colours multiplied by alpha (TIFF that declares its alpha).
         damage: why the file cannot be whole, or None.
     """
 
     size: tuple[int, int] | None = None
     orientation: int = 1
     gray: bool = False
+    premultiplied: bool = False
     damage: str | None = None
 
 
@@ -45,9 +47,7 @@ def parse_header(data: bytes) -> Header:
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp(data)
         if data[:4] in (b"II*\0", b"MM\0*"):
-            tags = _tiff_tags(data)
-            # OpenCV turns TIFF images upright by itself.
-            return Header((tags[_HEIGHT], tags[_WIDTH]) if _HEIGHT in tags and _WIDTH in tags else None)
+            return _tiff(data)
     except struct.error:
         return Header(damage="its header is cut off")
     return Header()
@@ -106,6 +106,13 @@ def _webp(data: bytes) -> Header:
             orientation = _exif_orientation(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
     return Header(orientation=orientation)
+
+
+def _tiff(data: bytes) -> Header:
+    # OpenCV turns TIFF images upright by itself, so the orientation is left at 1.
+    tags = _tiff_tags(data)
+    size = (tags[_HEIGHT], tags[_WIDTH]) if _HEIGHT in tags and _WIDTH in tags else None
+    return Header(size, premultiplied=tags.get(_EXTRA_SAMPLES) in (1, 2))
 
 
 def _exif_orientation(block: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -222,8 +223,6 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     manifest = json.loads((folder / "manifest.json").read_text())
     torch.save({"x": _Evil()}, folder / "state.pt", pickle_module=pickle)
     content = (folder / "state.pt").read_bytes()
-    import hashlib
-
     manifest["files"]["state.pt"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert find_damage(folder) is None

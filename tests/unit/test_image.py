@@ -8,6 +8,7 @@ import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ def picture(height: int = 24, width: int = 40) -> np.ndarray:
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
 
 
-def encoded(array: np.ndarray, kind: str, mode: str | None = None, **options: object) -> bytes:
+def encoded(array: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
     """The bytes of an image written by Pillow, which shares no code with OpenCV."""
     image = Image.fromarray(array)
     buffer = BytesIO()
@@ -62,7 +63,7 @@ def test_lossless_formats_come_back_as_rgb(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {})])
-def test_lossy_formats_come_back_as_rgb(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
+def test_lossy_formats_come_back_as_rgb(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     image = read_image(saved(tmp_path, "x", encoded(picture(), kind, quality=98, **options)))
     assert np.abs(image.astype(int) - picture()).mean() < 4
 
@@ -96,14 +97,25 @@ def test_sixteen_bits_stay(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(image[..., 1], deep)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_alpha_is_dropped_or_given_apart(tmp_path: Path, kind: str) -> None:
     rgba = np.dstack([picture(), picture()[::-1, :, 0]])
-    path = saved(tmp_path, "x", encoded(rgba, kind))
+    path = saved(tmp_path, "x", encoded(rgba, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})))
     np.testing.assert_array_equal(read_image(path), picture())
     image, alpha, was_gray = read_image_alpha(path)
     assert alpha is not None and not was_gray
     np.testing.assert_array_equal(np.dstack([image, alpha]), rgba)
+
+
+def test_alpha_of_a_tiff_does_not_darken_the_colours(tmp_path: Path) -> None:
+    """OpenCV multiplies them by alpha; a set of TIFFs with soft edges would train on dark fringes."""
+    alpha = np.full((24, 40), 255, np.uint8)
+    alpha[:, :20], alpha[:4] = 128, 0
+    path = saved(tmp_path, "x.tif", encoded(np.dstack([picture(), alpha]), "TIFF"))
+    image, read_alpha, _ = read_image_alpha(path)
+    np.testing.assert_array_equal(read_alpha, alpha)
+    np.testing.assert_array_equal(image[alpha == 255], picture()[alpha == 255])
+    assert np.abs(image[alpha == 128].astype(int) - picture()[alpha == 128]).max() <= 2
 
 
 def test_palette_is_resolved(tmp_path: Path) -> None:
@@ -157,7 +169,7 @@ def test_jpeg_with_a_thumbnail_whose_end_is_not_the_end(tmp_path: Path) -> None:
     ("kind", "options"),
     [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("TIFF", {}), ("BMP", {})],
 )
-def test_truncated_files_are_refused(tmp_path: Path, kind: str, options: dict[str, object], cut: float) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, kind: str, options: dict[str, Any], cut: float) -> None:
     data = encoded(picture(96, 128), kind, **options)
     short = data[: int(cut * len(data)) if isinstance(cut, float) else cut]
     path = saved(tmp_path, "cut.img", short)
@@ -219,7 +231,7 @@ def bomb_tiff(side: int) -> bytes:
 
 
 @pytest.mark.parametrize("data", [bomb_png(60000), bomb_jpeg(60000), bomb_tiff(60000)], ids=["png", "jpeg", "tiff"])
-def test_decompression_bombs_are_refused_undecoded(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_are_refused_undecoded(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(*_: object) -> None:
         raise AssertionError("the bomb was decoded")
 
@@ -269,7 +281,7 @@ def test_image_files_of_no_folder(tmp_path: Path) -> None:
 # --- writing ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF", ".bmp", ".ppm", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF", ".bmp", ".webp"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [0, 3, 4])
 def test_what_is_written_comes_back(tmp_path: Path, suffix: str, dtype: type, channels: int) -> None:
@@ -277,7 +289,7 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str, dtype: type, ch
     array = full * 257 if dtype is np.uint16 else full
     array = array[..., 0] if channels == 0 else array[..., :channels]
     path = tmp_path / "new" / f"x{suffix}"
-    if (dtype is np.uint16 and suffix in (".bmp", ".webp")) or (channels == 4 and suffix in (".bmp", ".ppm")):
+    if (dtype is np.uint16 and suffix in (".bmp", ".webp")) or (channels == 4 and suffix == ".bmp"):
         with pytest.raises(ValueError, match="8 bits|no alpha"):
             write_image(path, array)
         assert not path.exists()
@@ -294,7 +306,8 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str, dtype: type, ch
 def test_jpeg_quality(tmp_path: Path) -> None:
     write_image(tmp_path / "low.jpg", picture(), quality=20)
     write_image(tmp_path / "high.jpg", picture(), quality=98)
-    assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size / 2
+    errors = [np.abs(read_image(tmp_path / name).astype(int) - picture()).mean() for name in ("low.jpg", "high.jpg")]
+    assert errors[1] < errors[0] / 2
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -57,10 +58,10 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFi
                 time.sleep(0.004)
             bar.update(loss=0.125)
     shown = capsys.readouterr().out.splitlines()
-    assert 2 <= len(shown) <= 10
+    assert 2 <= len(shown) < 40
     assert shown[-1].startswith("psnr: 140/200 (70%), ")
-    assert " it/s, 00:00 left, data wait " in shown[-1] and shown[-1].endswith("loss 0.125")
-    assert 1 < bar.speed < 1000 and bar.wait_share > 0.3
+    assert re.search(r" it/s, 00:\d\d left, data wait \d+%, loss 0\.125$", shown[-1])
+    assert 1 < bar.speed < 250 and bar.wait_share > 0.1  # each step sleeps 4 ms
 
 
 def test_progress_of_other_ranks_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +142,7 @@ def test_sheet_shows_own_pixels_under_captions() -> None:
     assert row.dtype == np.uint8 and row.shape[0] > 90 + 40
     bar = row.shape[0] - 90
     assert np.array_equal(row[bar : bar + 80 : 4, :80:4], small)  # 90 // 20 = 4 times, by repeating
-    assert np.array_equal(row[bar:, -large.shape[1] :][:, :90], large) or np.array_equal(row[bar:, 84:174], large)
+    assert np.array_equal(row[bar:, 84:174], large)
     assert row[:bar].max() > 200  # something is written
     assert np.array_equal(row, strip([small, large], ["lq ×4", "a caption that needs more than one line of its image"]))
     both = sheet([row, strip([small], ["x"])])

@@ -1,0 +1,142 @@
+"""Adversarial losses: what a generator and a discriminator make of the discriminator's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import LOSSES, Loss
+from utils.distributed import all_mean
+from utils.fields import NonNegative
+from utils.seeding import torch_generator
+
+Kind = Literal["vanilla", "ragan", "lsgan", "softplus", "hinge", "wgan"]
+
+
+def _cross_entropy(logits: Tensor, real: bool) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+
+# What a discriminator minimises for logits of images that are real or not.
+_DISCRIMINATOR: dict[str, Callable[[Tensor, bool], Tensor]] = {
+    "vanilla": _cross_entropy,
+    "ragan": _cross_entropy,
+    "lsgan": lambda logits, real: F.mse_loss(logits, torch.full_like(logits, float(real))),
+    "softplus": lambda logits, real: F.softplus(-logits if real else logits).mean(),
+    "hinge": lambda logits, real: F.relu(1 - logits if real else 1 + logits).mean(),
+    "wgan": lambda logits, real: -logits.mean() if real else logits.mean(),
+}
+
+
+@LOSSES.register("gan")
+class GanLoss(Loss):
+    """Adversarial loss on logits of any shape (B, …); labels are 1 and 0, without smoothing.
+
+    Args:
+        kind: `vanilla` (cross-entropy, Goodfellow et al. 2014); `softplus` (the same, written with softplus);
+            `lsgan` (squares, Mao et al. 2017); `hinge` (Lim and Ye 2017); `wgan` (Arjovsky et al. 2017), which
+            demands a gradient penalty; `ragan` (relativistic average, Jolicoeur-Martineau 2018), where logits count
+            against the mean of the other kind's.
+        gradient_penalty: weight of the discriminator's gradient penalty (10 in Gulrajani et al. 2017); 0 for none.
+        mean_over: what ragan averages: the `batch`, so that each place of a logit map is compared with the same place
+            (KAIR), or `all` logits (ESRGAN, RealSR).
+        detach_means: whether ragan's discriminator sees the means as constants (KAIR) or learns through them as well
+            (ESRGAN, RealSR). The values are equal.
+        gather_means: average over all ranks, as if the global batch were on one device. Every rank must then
+            come to this loss equally often.
+
+    Attributes:
+        needs_real: whether the generator's loss needs the logits of real images too.
+
+    Raises:
+        ValueError: for `wgan` without a gradient penalty: its critic is then unbounded.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("fake_logits", "real_logits")
+
+    def __init__(
+        self,
+        kind: Kind = "vanilla",
+        gradient_penalty: NonNegative = 0.0,
+        mean_over: Literal["batch", "all"] = "batch",
+        detach_means: bool = True,
+        gather_means: bool = False,
+    ) -> None:
+        super().__init__()
+        if kind == "wgan" and not gradient_penalty > 0:
+            raise ValueError("kind wgan needs a gradient_penalty above 0 (10 is usual): nothing else bounds the critic")
+        self.kind, self.gradient_penalty = kind, gradient_penalty
+        self.mean_over, self.detach_means, self.gather_means = mean_over, detach_means, gather_means
+        self.needs_real = kind == "ragan"
+        self._score = _DISCRIMINATOR[kind]
+
+    def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
+        """The generator's loss; images are not looked at."""
+        return self.generator(extras["fake_logits"], extras.get("real_logits"))
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """What the generator minimises.
+
+        Args:
+            fake_logits: of its images, with gradient.
+            real_logits: of real images, taken as constants; only ragan needs them.
+
+        Raises:
+            ValueError: for ragan without `real_logits`.
+        """
+        if self.kind == "ragan":
+            if real_logits is None:
+                raise ValueError("the ragan loss needs the logits of real images too")
+            real = real_logits.detach()
+            return (
+                self._score(real - self._mean(fake_logits), False) + self._score(fake_logits - self._mean(real), True)
+            ) / 2
+        if self.kind in ("hinge", "wgan"):
+            return -fake_logits.mean()
+        return self._score(fake_logits, True)
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What the discriminator minimises: the sum of both kinds' losses (of ragan, half the sum)."""
+        if self.kind == "ragan":
+            mean_real, mean_fake = self._mean(real_logits), self._mean(fake_logits)
+            if self.detach_means:
+                mean_real, mean_fake = mean_real.detach(), mean_fake.detach()
+            return (self._score(real_logits - mean_fake, True) + self._score(fake_logits - mean_real, False)) / 2
+        return self._score(real_logits, True) + self._score(fake_logits, False)
+
+    def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, seed: int = 0) -> Tensor:
+        """The weighted `gradient_penalty`, its mixtures drawn from `seed`: pass the optimizer step."""
+        return self.gradient_penalty * gradient_penalty(discriminator, real, fake, torch_generator(seed))
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        mean = logits.mean(0, keepdim=True) if self.mean_over == "batch" else logits.mean()
+        return all_mean(mean) if self.gather_means else mean
+
+
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """How far the discriminator's slope is from 1 on random mixtures of images (Gulrajani et al. 2017).
+
+    Args:
+        discriminator: maps images to logits (B, …); a logit map counts with its mean, as it does in the loss.
+        real: images (B, C, H, W).
+        fake: images of the same shape; both are taken as constants.
+        generator: draws one mixing share for each image, on the CPU, so that it does not depend on the device.
+
+    Returns:
+        The mean over images of (norm of the gradient - 1)², with a graph to the discriminator's parameters.
+    """
+    share = torch.rand(real.shape[0], 1, 1, 1, generator=generator).to(real)
+    mixed = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
+    with torch.enable_grad():
+        logits = discriminator(mixed).float().flatten(1).mean(1)
+        (slope,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
+    return ((slope.float().flatten(1).norm(dim=1) - 1) ** 2).mean()

@@ -1,0 +1,177 @@
+"""What every registered step and degradation promises: replay, independence of batch mates, honest sizes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, run_steps
+from degradations.filters import convolve, convolve_batched, resize, resize_batched
+from degradations.plan import run_batched
+
+SCALES = (1, 2, 3, 4)
+OPTIONS: dict[str, dict] = {
+    "pipeline": {"steps": {"fit": {"type": "resize_to_lq"}, "noise": {"type": "gaussian_noise"}}, "order": {"rule": "shuffle"}},
+}
+
+
+def build(name: str, scale: int) -> Degradation:
+    return DEGRADATIONS.build({"type": name, **OPTIONS.get(name, {})}, scale=scale)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """Smooth structure with edges, (3, H, W)."""
+    y, x = torch.meshgrid(torch.linspace(0, 6, height), torch.linspace(0, 6, width), indexing="ij")
+    planes = [torch.sin((c + 1) * x + seed) * torch.cos(y * (1 + c)) for c in range(3)]
+    return (0.5 + 0.4 * torch.stack(planes) + 0.1 * ((x * 3).floor() % 2)).clamp(0, 1)
+
+
+makers = pytest.mark.parametrize("name", [n for n in DEGRADATIONS.names() if n != "none"])
+
+
+@makers
+@pytest.mark.parametrize("scale", SCALES)
+def test_size_range_and_input(name: str, scale: int) -> None:
+    """The LQ has the promised size and range, the target is the input, and the input is not changed."""
+    degradation, gt = build(name, scale), picture(48, 60)[None]
+    before = gt.clone()
+    for i in range(12):
+        plan = degradation.sample(np.random.default_rng(i), (48, 60))
+        made = degradation.apply(gt, [plan])
+        assert made.lq.shape == (1, 3, 48 // scale, 60 // scale)
+        assert made.lq.min() >= 0 and made.lq.max() <= 1 and torch.isfinite(made.lq).all()
+        assert set(made.targets) == set(degradation.targets)
+        assert torch.equal(gt, before)
+
+
+@makers
+def test_replay(name: str) -> None:
+    """A plan gives the same pixels again, also after a trip through JSON; views differ in noise alone."""
+    degradation, gt = build(name, 2), picture(64, 64)[None]
+    for i in range(6):
+        plan = degradation.sample(np.random.default_rng(i), (64, 64))
+        again = Plan.from_json(plan.to_json())
+        assert again == replace(plan, steps=tuple(plan.steps)) or again.to_json() == plan.to_json()
+        assert torch.equal(degradation.apply(gt, [plan]).lq, degradation.apply(gt, [again]).lq)
+        for view in plan.views(3)[1:]:
+            for (step, drawn), (other_step, other) in zip(plan.steps, view.steps, strict=True):
+                assert step == other_step
+                assert {k: v for k, v in drawn.items() if k != "seed"} == {k: v for k, v in other.items() if k != "seed"}
+                assert ("seed" in drawn) == (drawn.get("seed") != other.get("seed"))
+
+
+@makers
+def test_batch_equals_one_by_one_and_permutes(name: str) -> None:
+    """Bit for bit on the CPU; to 1e-5 through the code that serves devices."""
+    degradation = build(name, 2)
+    gt = torch.stack([picture(64, 48, seed) for seed in range(5)])
+    plans = [degradation.sample(np.random.default_rng(i), (64, 48)) for i in range(5)]
+    alone = torch.cat([degradation.apply(gt[i : i + 1], [plan]).lq for i, plan in enumerate(plans)])
+    assert torch.equal(degradation.apply(gt, plans).lq, alone)
+    order = [3, 0, 4, 2, 1]
+    assert torch.equal(degradation.apply(gt[order], [plans[i] for i in order]).lq, alone[order])
+    steps = getattr(degradation, "_by_name", None)
+    if steps is not None:
+        batched = run_batched(gt, plans, steps).data
+        # A rounding to 8 bits may fall to the other side for a last bit of difference.
+        assert (batched - alone).abs().mean() < 1e-5
+        assert ((batched - alone).abs() > 1e-5).float().mean() < 1e-3
+
+
+@makers
+@pytest.mark.gpu
+def test_cuda_equals_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same recorded noise fields the devices agree."""
+    from degradations.steps import noise
+
+    def recorded(images: Ragged, seeds: list[int], planes: list[int]) -> list[Tensor]:
+        fields = [
+            torch.randn((n, h, w), generator=torch.Generator().manual_seed(seed))
+            for (h, w), seed, n in zip(images.sizes, seeds, planes, strict=True)
+        ]
+        return [field.to(images.data.device) for field in fields]
+
+    monkeypatch.setattr(noise, "normal_fields", recorded)
+    degradation = build(name, 4)
+    gt = torch.stack([picture(96, 96, seed) for seed in range(8)])
+    plans = [degradation.sample(np.random.default_rng(i), (96, 96)) for i in range(8)]
+    difference = (degradation.apply(gt, plans).lq - degradation.apply(gt.cuda(), plans).lq.cpu()).abs()
+    assert difference.mean() < 0.5 / 255 and (difference > 1.5 / 255).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("name", STEPS.names())
+def test_steps_draw_plain_values_and_sizes(name: str) -> None:
+    """What a step draws is JSON, and the image it makes has the size it announced."""
+    step = STEPS.build(name).step if hasattr(STEPS.build(name), "step") else STEPS.check(name).component()
+    for i in range(10):
+        state = State((40, 32), (40, 32), 4, 4)
+        drawn = step.sample(np.random.default_rng(i), state)
+        if drawn is None:
+            continue
+        assert json.loads(json.dumps(drawn)) == drawn
+        made = step.apply(Ragged.of(picture(40, 32)[None]), [drawn])
+        assert made.sizes == (tuple(state.size),)
+        assert torch.isfinite(made.images()[0]).all()
+
+
+@pytest.mark.parametrize("name", STEPS.names())
+def test_steps_never_read_padding(name: str) -> None:
+    """What stands outside an image's own size in a padded batch has no influence."""
+    step = STEPS.check(name).component()
+    images = [picture(40, 32), picture(28, 44, 1)]
+    state = State((40, 32), (40, 32), 4, 4)
+    drawn = [step.sample(np.random.default_rng(i), replace(state, size=tuple(x.shape[-2:]))) for i, x in enumerate(images)]
+    if any(d is None for d in drawn):
+        pytest.skip("the step does nothing with these seeds")
+    packed = Ragged.pack(images)
+    spoiled = packed.data.clone()
+    spoiled[0, :, 40:], spoiled[0, :, :, 32:], spoiled[1, :, 28:], spoiled[1, :, :, 44:] = 0.7, 0.7, 0.7, 0.7
+    results = [step.apply(batch, drawn).images() for batch in (packed, Ragged(spoiled, packed.sizes))]
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("border", ["mirror", "replicate", "wrap"])
+def test_batched_filter_equals_opencv(border: str) -> None:
+    """The device's FFT against OpenCV, for images down to one pixel and kernels larger than the image."""
+    rng = np.random.default_rng(0)
+    images = [picture(37, 29), picture(5, 8), picture(1, 9), picture(30, 31)]
+    kernels = [rng.random((k, k)) for k in (7, 25, 3)] + [rng.random(11)]
+    kernels = [k / k.sum() for k in kernels]
+    if border == "wrap":  # OpenCV pads by at most one period
+        images, kernels = images[::3], [kernels[0], kernels[3]]
+    packed = Ragged.pack(images)
+    pair = [f(packed, kernels, border).images() for f in (convolve, convolve_batched)]  # type: ignore[operator]
+    for one, other in zip(*pair, strict=True):
+        assert (one - other).abs().max() < 1e-5
+
+
+def test_batched_resize_equals_opencv() -> None:
+    images = [picture(37, 29), picture(16, 8), picture(3, 9), picture(30, 31)] * 3
+    sizes = [(20, 15), (8, 4), (9, 27), (30, 40), (36, 28), (3, 3), (1, 1), (31, 30), (80, 66), (16, 8), (5, 5), (17, 62)]
+    modes = ["linear", "cubic", "area"] * 4
+    packed = Ragged.pack(images)
+    pair = [f(packed, sizes, modes).images() for f in (resize, resize_batched)]  # type: ignore[operator]
+    for one, other, size in zip(*pair, sizes, strict=True):
+        assert tuple(one.shape[-2:]) == size
+        assert (one - other).abs().max() < 2e-5
+
+
+def test_switching_a_step_off_leaves_the_others_as_they_were() -> None:
+    """The basis of every ablation."""
+    full = DEGRADATIONS.build("bsrgan", scale=2)
+    without = DEGRADATIONS.build({"type": "bsrgan", "steps": {"jpeg": None}}, scale=2)
+    for i in range(20):
+        a, b = (d.sample(np.random.default_rng(i), (64, 64)) for d in (full, without))
+        strip = [(name, {k: v for k, v in drawn.items() if k != "size"}) for name, drawn in a.steps if name != "jpeg"]
+        assert strip == [(name, {k: v for k, v in drawn.items() if k != "size"}) for name, drawn in b.steps]
+
+
+def test_run_steps_refuses_unknown_step() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        run_steps(picture(8, 8)[None], [Plan((8, 8), 1, (("nothing", {}),))], {})

@@ -1,0 +1,63 @@
+"""Metrics and colour against values from running KAIR (`kair/`) and BasicSR (`realesrgan/`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.colour import rgb2y, rgb2ycbcr, ycbcr2rgb
+from utils.metrics import METRICS
+from utils.metrics.protocol import PROTOCOLS, Protocol, prepare
+
+FOLDER = Path(__file__).parent
+ARRAYS = np.load(FOLDER / "kair" / "ops.npz")
+VALUES = json.loads((FOLDER / "kair" / "ops.json").read_text())["metrics"]
+COLOUR = np.load(FOLDER / "realesrgan" / "color.npz")
+TOLERANCE = {"psnr": 1e-3, "ssim": 1e-5}
+
+
+@pytest.mark.parametrize("border", [0, 1, 4, 7])
+@pytest.mark.parametrize("channels", ["rgb", "y"])
+@pytest.mark.parametrize("name", ["psnr", "ssim"])
+def test_equals_kair(name: str, channels: str, border: int) -> None:
+    protocol = Protocol("golden", border, "y" if channels == "y" else "rgb", "rounded")
+    pair = [prepare(ARRAYS[f"metric_{which}"].astype(np.uint8), protocol, scale=4) for which in "ab"]
+    expected = VALUES[f"{name}{'_y' if channels == 'y' else ''}_b{border}"]
+    assert METRICS.build(name)(pair[0], pair[1]) == pytest.approx(expected, abs=TOLERANCE[name], rel=0)
+
+
+@pytest.mark.parametrize("border", [0, 2, 4])
+@pytest.mark.parametrize("channels", ["rgb", "y"])
+@pytest.mark.parametrize("name", ["psnr", "ssim"])
+def test_equals_basicsr(name: str, channels: str, border: int) -> None:
+    pair = [COLOUR_PAIR[which] for which in ("a", "b")]
+    expected = BASICSR[f"{name}_cb{border}_y{int(channels == 'y')}"]
+    protocol = Protocol("golden", border, "y" if channels == "y" else "rgb", PROTOCOLS["basicsr_y"].y)
+    found = METRICS.build(name)(*(prepare(image, protocol, scale=4) for image in pair))
+    assert found == pytest.approx(expected, abs=TOLERANCE[name], rel=0)
+
+
+def test_the_two_lumas_differ() -> None:
+    """Otherwise the tests above could not tell the protocols apart."""
+    pair = [ARRAYS[f"metric_{which}"].astype(np.uint8) for which in "ab"]
+    found = [METRICS.build("psnr")(*(prepare(i, PROTOCOLS[p], 4) for i in pair)) for p in ("kair_y", "basicsr_y")]
+    assert abs(found[0] - found[1]) > 5e-3
+
+
+def test_colour_equals_kair() -> None:
+    image = ARRAYS["metric_a"].astype(np.uint8)
+    np.testing.assert_array_equal(rgb2y(image), ARRAYS["rgb2ycbcr_uint8_y"])
+    np.testing.assert_array_equal(rgb2ycbcr(image), ARRAYS["rgb2ycbcr_uint8_full"])
+    np.testing.assert_allclose(rgb2y(image.astype(np.float32) / 255), ARRAYS["rgb2ycbcr_float_y"], atol=1e-6)
+    np.testing.assert_array_equal(ycbcr2rgb(rgb2ycbcr(image)), ARRAYS["ycbcr2rgb_uint8"])
+
+
+@pytest.mark.parametrize("kind", ["f", "u8"])
+def test_colour_equals_basicsr(kind: str) -> None:
+    image, tolerance = COLOUR[kind], 1e-6 if kind == "f" else 0
+    np.testing.assert_allclose(rgb2y(image), COLOUR[f"rgb2ycbcr_{kind}_y1"], atol=tolerance)
+    np.testing.assert_allclose(rgb2ycbcr(image), COLOUR[f"rgb2ycbcr_{kind}_y0"], atol=tolerance)
+    assert rgb2y(image).dtype == image.dtype == rgb2ycbcr(image).dtype
