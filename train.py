@@ -120,6 +120,12 @@ class Trainer:
         experiment = self.experiment
         self.name, self.settings, self.iteration = name, experiment.settings(name), 0
         self.batch_size = experiment.batch_size(name)
+        parts = self.processes.world_size * self.settings.accumulate
+        if self.batch_size % parts:
+            raise OptionError(
+                f"stages.{name}: a batch of {self.batch_size} does not divide among {self.processes.world_size} processes "
+                f"with {self.settings.accumulate} micro-batches each; choose a multiple of {parts}"
+            )
         # Initial weights come from the run seed and the stage, whatever ran before; the global generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
@@ -180,7 +186,7 @@ class Trainer:
         )
         accumulate = self.settings.accumulate
         sampler = StepSampler(
-            self.batch_size, self.iteration, total, self.processes.rank, self.processes.world_size, accumulate
+            self.batch_size, self.iteration + 1, total, self.processes.rank, self.processes.world_size, accumulate
         )
         loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
         micros: list[Samples] = []

@@ -137,6 +137,6 @@ def gradient_penalty(
     share = torch.rand(real.shape[0], 1, 1, 1, generator=generator).to(real)
     mixed = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
     with torch.enable_grad():
-        logits = discriminator(mixed).float().flatten(1).mean(1)
+        logits = discriminator(mixed).float().reshape(real.shape[0], -1).mean(1)
         (slope,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
     return ((slope.float().flatten(1).norm(dim=1) - 1) ** 2).mean()

@@ -57,8 +57,8 @@ class PerceptualLoss(Loss):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        chosen: Mapping[str, float] = DEFAULT_LAYERS if layers is None else dict(layers)
-        self.layers = {name: weight for name, weight in chosen.items() if weight > 0}
+        chosen = DEFAULT_LAYERS if layers is None else layers
+        self.layers: dict[str, float] = {name: weight for name, weight in chosen.items() if weight > 0}
         if not self.layers:
             raise ValueError("layers: no layer has a weight above 0")
         self.criterion: Criterion = criterion

@@ -53,18 +53,24 @@ def smoothed(image: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(blurred.transpose(2, 0, 1)))[None]
 
 
+def smoothing_scores(upscaled: Tensor, gt: Tensor, protocol: Protocol, scale: int) -> dict[float, float]:
+    """PSNR of a bicubic image after Gaussian smoothing, by σ."""
+    metric = {"PSNR": METRICS.build("psnr")}
+    return {s: score(smoothed(upscaled, s), gt, metric, protocol, scale)["PSNR"] for s in SMOOTHING_SIGMAS}
+
+
 def best_smoothing(pairs: Iterable[tuple[Tensor, Tensor]], protocol: Protocol, scale: int) -> float:
     """The σ with which Gaussian smoothing of the bicubic images brings their mean PSNR to its maximum.
 
     `pairs` gives (bicubic upscaled, ground truth). This is the honest baseline under noise: a network that does not
     beat it has only learned to blur.
     """
-    metric = {"PSNR": METRICS.build("psnr")}
-    totals = dict.fromkeys(SMOOTHING_SIGMAS, 0.0)
-    for upscaled, gt in pairs:
-        for sigma in SMOOTHING_SIGMAS:
-            totals[sigma] += score(smoothed(upscaled, sigma), gt, metric, protocol, scale)["PSNR"]
-    return max(totals, key=totals.__getitem__)
+    return best_sigma([smoothing_scores(upscaled, gt, protocol, scale) for upscaled, gt in pairs])
+
+
+def best_sigma(rows: Sequence[Mapping[float, float]]) -> float:
+    """The σ with the greatest sum of PSNR over images, from `smoothing_scores` of each."""
+    return max(SMOOTHING_SIGMAS, key=lambda sigma: sum(row[sigma] for row in rows))
 
 
 Restore = Callable[[Tensor], Tensor]

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 # A marker of a JPEG: 0xFF and a byte that is neither stuffing (00), nor a fill byte (FF), nor a restart (D0 to D7).
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _WIDTH, _HEIGHT, _ORIENTATION, _EXTRA_SAMPLES = 0x100, 0x101, 0x112, 0x152  # TIFF tags, also in EXIF
@@ -23,7 +23,7 @@ class Header:
     """What is known of a file without decoding it.
 
     Attributes:
-        size: (height, width) as stored, before any rotation; None where the format is not parsed here.
+        size: (height, width) as OpenCV decodes it, before `orientation` is applied; None where it is not parsed here.
         orientation: EXIF orientation 1 to 8 that the decoder leaves to us; 1 is upright.
         gray: the file stores one channel of light (PNG only; elsewhere the decoded shape tells).
         premultiplied: OpenCV decodes 8-bit colours multiplied by alpha (TIFF that declares its alpha).
@@ -58,14 +58,16 @@ def _png(data: bytes) -> Header:
     size, orientation, gray = None, 1, False
     while True:
         if position + 12 > len(data):
-            return Header(size, damage="the PNG ends before its last chunk, so it is cut off")
+            return Header(size, orientation, damage="the PNG ends before its last chunk, so it is cut off")
         (length,), kind = struct.unpack_from(">I", data, position), data[position + 4 : position + 8]
         start, end = position + 8, position + 8 + length
         if end + 4 > len(data):
-            return Header(size, damage=f"the PNG ends inside a chunk {kind.decode('latin-1')!r}, so it is cut off")
+            return Header(
+                size, orientation, damage=f"the PNG ends inside a chunk {kind.decode('latin-1')!r}, so it is cut off"
+            )
         # Chunks with a capital first letter are those without which there is no image.
         if kind[:1].isupper() and zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            return Header(size, damage=f"the checksum of a PNG chunk {kind.decode('latin-1')!r} is wrong")
+            return Header(size, orientation, damage=f"the checksum of a PNG chunk {kind.decode('latin-1')!r} is wrong")
         if kind == b"IHDR":
             width, height, _, colour = struct.unpack_from(">IIBB", data, start)
             size, gray = (height, width), colour in (0, 4)
@@ -92,7 +94,7 @@ def _jpeg(data: bytes) -> Header:
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = _exif_orientation(segment)
         position += length
-    return Header(size, damage="the JPEG has no end marker, so it is cut off")
+    return Header(size, orientation, damage="the JPEG has no end marker, so it is cut off")
 
 
 def _webp(data: bytes) -> Header:
@@ -109,9 +111,11 @@ def _webp(data: bytes) -> Header:
 
 
 def _tiff(data: bytes) -> Header:
-    # OpenCV turns TIFF images upright by itself, so the orientation is left at 1.
     tags = _tiff_tags(data)
     size = (tags[_HEIGHT], tags[_WIDTH]) if _HEIGHT in tags and _WIDTH in tags else None
+    # OpenCV turns TIFF images upright by itself, so the orientation is left at 1. From 5 on, sides change places.
+    if size is not None and 5 <= tags.get(_ORIENTATION, 1) <= 8:
+        size = (size[1], size[0])
     return Header(size, premultiplied=tags.get(_EXTRA_SAMPLES) in (1, 2))
 
 

@@ -55,7 +55,7 @@ class Jpeg(Step):
         quality_range: [low, high] within 1…100, or a schedule of ranges over iterations.
     """
 
-    def __init__(self, quality_range: QualityRange = RangeSchedule([(0, (30, 95))])) -> None:  # noqa: B008
+    def __init__(self, quality_range: QualityRange = RangeSchedule.fixed(30, 95)) -> None:  # noqa: B008
         self.quality_range = quality_range
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:

@@ -83,6 +83,6 @@ class GanStage(Stage):
         fake = discriminator(memo["sr"]).float()
         losses = {"d": self.gan.discriminator(real, fake)}
         if self.gan.gradient_penalty:
-            losses["d_penalty"] = self.gan.penalty(discriminator, real_image, memo["sr"])
+            losses["d_penalty"] = self.gan.penalty(discriminator, real_image, memo["sr"], seed=step)
         losses["_d_real"], losses["_d_fake"] = real.detach().mean(), fake.detach().mean()
         return losses

@@ -18,6 +18,8 @@ from utils.fields import OptionError
 from utils.image import write_image
 from utils.registry import OptionsError
 
+SCALE = 4
+
 
 def image(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -34,15 +36,17 @@ def a_folder(tmp_path: Path) -> dict[str, Any]:
     return {"root": str(fill(tmp_path / "gt"))}
 
 
+def paired(tmp_path: Path) -> dict[str, Any]:
+    return {"gt_root": str(fill(tmp_path / "gt")), "lq_root": str(fill(tmp_path / "lq", divide=SCALE))}
+
+
 def photos(tmp_path: Path) -> dict[str, Any]:
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
     return {"split": "validation"}
 
 
-SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {"folder": a_folder, "photos": photos}
-
-SCALE = 4
+SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {"folder": a_folder, "paired": paired, "photos": photos}
 
 
 @pytest.fixture(params=DATASETS.names())

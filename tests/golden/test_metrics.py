@@ -15,6 +15,8 @@ from utils.metrics.protocol import PROTOCOLS, Protocol, prepare
 FOLDER = Path(__file__).parent
 ARRAYS = np.load(FOLDER / "kair" / "ops.npz")
 VALUES = json.loads((FOLDER / "kair" / "ops.json").read_text())["metrics"]
+BASICSR = json.loads((FOLDER / "realesrgan" / "metrics.json").read_text())
+BASICSR_IMAGES = np.load(FOLDER / "realesrgan" / "metrics.npz")
 COLOUR = np.load(FOLDER / "realesrgan" / "color.npz")
 TOLERANCE = {"psnr": 1e-3, "ssim": 1e-5}
 
@@ -33,7 +35,7 @@ def test_equals_kair(name: str, channels: str, border: int) -> None:
 @pytest.mark.parametrize("channels", ["rgb", "y"])
 @pytest.mark.parametrize("name", ["psnr", "ssim"])
 def test_equals_basicsr(name: str, channels: str, border: int) -> None:
-    pair = [COLOUR_PAIR[which] for which in ("a", "b")]
+    pair = [BASICSR_IMAGES[key][..., ::-1] for key in ("img_bgr", "img2_bgr")]
     expected = BASICSR[f"{name}_cb{border}_y{int(channels == 'y')}"]
     protocol = Protocol("golden", border, "y" if channels == "y" else "rgb", PROTOCOLS["basicsr_y"].y)
     found = METRICS.build(name)(*(prepare(image, protocol, scale=4) for image in pair))
@@ -61,3 +63,5 @@ def test_colour_equals_basicsr(kind: str) -> None:
     np.testing.assert_allclose(rgb2y(image), COLOUR[f"rgb2ycbcr_{kind}_y1"], atol=tolerance)
     np.testing.assert_allclose(rgb2ycbcr(image), COLOUR[f"rgb2ycbcr_{kind}_y0"], atol=tolerance)
     assert rgb2y(image).dtype == image.dtype == rgb2ycbcr(image).dtype
+    back = ycbcr2rgb(COLOUR["f"])  # BasicSR does not clip
+    np.testing.assert_allclose(back, COLOUR["ycbcr2rgb_f"].clip(0, 1), atol=2e-6)

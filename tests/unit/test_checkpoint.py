@@ -204,6 +204,15 @@ def test_pruning_keeps_last_best_and_finished_stages(tmp_path: Path) -> None:
     ]
 
 
+def test_a_metric_that_is_not_finite_is_never_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1, metric=METRIC)
+    folder = save(checkpoints, 1, metrics={METRIC: float("inf")})
+    assert load(folder).meta["metrics"] == {METRIC: None}
+    save(checkpoints, 2, metrics={METRIC: 1.0})
+    save(checkpoints, 3)
+    assert names(checkpoints) == ["psnr_00000002", "psnr_00000003"]
+
+
 def test_best_can_be_the_lowest_and_is_optional(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1, metric="lpips", lower_is_better=True)
     for iteration, lpips in [(1, 0.5), (2, 0.1), (3, 0.3)]:

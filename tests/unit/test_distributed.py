@@ -27,10 +27,11 @@ loss = (mean**3).sum() * (p.rank + 1)
 (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
 (second,) = torch.autograd.grad(gradient.sum(), x)
 turned = distributed.all_mean(torch.arange(6.0).reshape(2, 3).t() * (p.rank + 1))
-flags = torch.tensor([p.rank, 1 - p.rank, 0], dtype=torch.int32)
+flags = torch.tensor([p.rank, 1 - p.rank, 5], dtype=torch.int32)
 result = {
     "rank": p.rank, "local_rank": p.local_rank, "world_size": p.world_size, "main": p.is_main, "device": str(p.device),
-    "mean": mean.tolist(), "gradient": gradient.tolist(), "second": second.tolist(), "turned": turned.tolist(),
+    "x": x.tolist(), "mean": mean.tolist(), "gradient": gradient.tolist(), "second": second.tolist(),
+    "turned": turned.tolist(),
     "agreed": distributed.agree(flags), "flags": flags.tolist(),
     "gathered": distributed.gather_objects({"rank": p.rank}),
     "text": distributed.broadcast_string(f"from {p.rank}"),
@@ -75,6 +76,7 @@ def test_all_mean_and_its_derivatives(two: list[dict]) -> None:
     losses = (mean**3).sum() * 1 + (mean**3).sum() * 2
     gradients = torch.autograd.grad(losses, x)
     for rank, result in enumerate(two):
+        assert result["x"] == x[rank].tolist()  # the argument itself stays as it was
         assert result["mean"] == mean.tolist()
         assert result["gradient"] == gradients[rank].tolist()
         assert result["turned"] == (torch.arange(6.0).reshape(2, 3).t() * 1.5).tolist()
@@ -85,8 +87,8 @@ def test_all_mean_and_its_derivatives(two: list[dict]) -> None:
 
 def test_decisions_and_objects(two: list[dict]) -> None:
     for rank, result in enumerate(two):
-        assert result["agreed"] == [1, 1, 0]
-        assert result["flags"] == [rank, 1 - rank, 0]  # the argument itself stays as it was
+        assert result["agreed"] == [1, 1, 5]
+        assert result["flags"] == [rank, 1 - rank, 5]  # the argument itself stays as it was
         assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert result["text"] == "from 0"
 

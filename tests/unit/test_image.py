@@ -27,6 +27,7 @@ from utils.image import (
     to_uint16,
     write_image,
 )
+from utils.image_header import parse_header
 
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")
@@ -38,10 +39,9 @@ def picture(height: int = 24, width: int = 40) -> np.ndarray:
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
 
 
-def encoded(array: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
-    """The bytes of an image written by Pillow, which shares no code with OpenCV."""
-    image = Image.fromarray(array)
-    buffer = BytesIO()
+def encoded(array: np.ndarray, kind: str, **options: Any) -> bytes:
+    """The bytes of an image written by Pillow, which shares no code with OpenCV. `mode` is Pillow's pixel format."""
+    image, mode, buffer = Image.fromarray(array), options.pop("mode", None), BytesIO()
     (image if mode is None else image.convert(mode)).save(buffer, kind, **options)
     return buffer.getvalue()
 
@@ -143,12 +143,24 @@ def test_exif_orientation(tmp_path: Path, kind: str, orientation: int) -> None:
     image = read_image(saved(tmp_path, "x", data))
     assert image.shape == expected.shape
     assert np.abs(image.astype(int) - expected).mean() < 4
+    if kind != "WEBP":
+        # The head of a file tells its size too, which checks of whole data sets rely on.
+        header = parse_header(data if kind == "TIFF" else data[:-20])
+        assert header.size is not None
+        assert (header.size if header.orientation < 5 else header.size[::-1]) == expected.shape[:2]
 
 
 def test_jpeg_with_bytes_after_its_end(tmp_path: Path) -> None:
     """Phones append a video to a photo."""
     image = read_image(saved(tmp_path, "x.jpg", encoded(picture(), "JPEG") + b"\0\xff\xd8 moving " * 100))
     assert image.shape == picture().shape
+
+
+def test_jpeg_with_restart_markers(tmp_path: Path) -> None:
+    """0xFFD0 to 0xFFD7 stand inside the image data, and nothing follows them."""
+    data = encoded(picture(96, 128), "JPEG", restart_marker_blocks=1)
+    assert b"\xff\xd7" in data
+    assert read_image(saved(tmp_path, "x.jpg", data)).shape == (96, 128, 3)
 
 
 def test_jpeg_with_a_thumbnail_whose_end_is_not_the_end(tmp_path: Path) -> None:
@@ -173,7 +185,8 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str, options: dict[st
     data = encoded(picture(96, 128), kind, **options)
     short = data[: int(cut * len(data)) if isinstance(cut, float) else cut]
     path = saved(tmp_path, "cut.img", short)
-    with pytest.raises(ImageError, match="cut.img: .*(cut off|damaged|cannot decode)"):
+    found_by_us = kind in ("PNG", "JPEG", "WEBP") and len(short) >= 20
+    with pytest.raises(ImageError, match=r"cut\.img: .*" + ("cut off" if found_by_us else "")):
         read_image(path)
 
 

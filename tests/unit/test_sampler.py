@@ -58,9 +58,8 @@ def test_a_number_means_the_same_whatever_was_asked_before() -> None:
     assert forward == backward
 
 
-@pytest.mark.parametrize("length", [2, 3, 4, 5])
-def test_all_orders_of_a_few_images_are_equally_likely(length: int) -> None:
-    epochs = 6000
+def test_all_orders_of_a_few_images_are_equally_likely() -> None:
+    length, epochs = 5, 12000
     seen = Counter(tuple(drawn(range(e * length, (e + 1) * length), [length])) for e in range(epochs))
     expected = epochs / math.factorial(length)
     chi2 = sum((seen[order] - expected) ** 2 / expected for order in itertools.permutations(all_images([length])))

@@ -1,0 +1,359 @@
+"""Benchmarks checkpoints on data sets, or restores images.
+
+    python test.py --opt options/quickstart.yml --weights runs/quickstart/checkpoints/gan_00000150
+    python test.py --weights BSRGAN.pth old=other.pth bicubic --data Set5=path/HR,path/LR
+    python test.py -i photos -o restored --weights RealESRGAN_x4plus.pth
+
+The first two print a table and write it with the restored images; the third needs nothing but a weight file. With
+torchrun the images are shared out over the processes. Reads top to bottom: `main`, then `benchmark` or `restore`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.benchmark import BICUBIC, BenchmarkSet, Measure, benchmark_sets, check_benchmark, experiment_sets, run_set
+from models.experiment import check_experiment, network_options
+from models.restore import (
+    AUTO_TILE,
+    WHOLE_PIXELS,
+    Generator,
+    Restorer,
+    bicubic_generator,
+    checkpoint_names,
+    load_generator,
+    restore_array,
+    weight_files,
+)
+from models.results import write_results
+from utils import distributed, options
+from utils.distributed import Processes
+from utils.fields import OptionError
+from utils.image import image_files, is_image_name, read_image_alpha, write_image
+from utils.logging import Console
+
+
+def main() -> int:
+    """Runs the command line. Returns the exit status: 0, 1 if anything could not be done, 2 for a wrong call."""
+    args = arguments()
+    processes = distributed.start(args.device)
+    console = Console(processes.rank)
+    try:
+        tree = options.load(args.opt, args.set) if args.opt is not None else None
+        if args.input:
+            return restore(args, tree, processes, console)
+        return benchmark(args, tree, processes, console)
+    except (OptionError, OSError) as error:
+        console.error(str(error))
+        return 1
+    finally:
+        distributed.stop()
+
+
+def arguments() -> argparse.Namespace:
+    """Parses the command line; ends the program with status 2 if it makes no sense."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="weight files, published or ours; checkpoint folders of ours; `bicubic`",
+    )
+    add(
+        "--weights-of",
+        choices=("ema", "raw", "both"),
+        default="ema",
+        help="which weights to take where a checkpoint holds averaged and raw ones (default: ema)",
+    )
+    add("-o", "--out", type=Path, help="output folder, or file for a single input image (default: results/NAME)")
+    add(
+        "--opt",
+        type=Path,
+        metavar="FILE",
+        help="option file of train.py (its validation sets are tested on), or of a benchmark (options/test)",
+    )
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option of --opt")
+
+    group = parser.add_argument_group("benchmark")
+    add = group.add_argument
+    add(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="NAME=HR[,LR]",
+        help="data sets: a folder of ground truths, and one of low-quality images of the same names",
+    )
+    add("--degradation", metavar="TYPE", help="makes the low-quality images of --data without LR (default: bicubic)")
+    add("--seed", type=int, help="of that degradation (default: 0)")
+    add("--scale", type=int, help="of --data, where no weights tell")
+    add("--protocol", help="how to measure: kair (default) or basicsr")
+    add("--metrics", nargs="+", help="default: psnr ssim")
+    add("--no-images", action="store_true", help="write the tables only")
+
+    group = parser.add_argument_group("restoring images")
+    add = group.add_argument
+    add(
+        "-i",
+        "--input",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="images, or folders, whose structure is kept",
+    )
+    add("--suffix", default="", help="added to the names of the results, such as _x4")
+    add(
+        "--ext",
+        default="png",
+        choices=("png", "jpg", "webp", "tif", "bmp"),
+        help="format of the results (default: png)",
+    )
+    add(
+        "--alpha",
+        choices=("resize", "network"),
+        default="resize",
+        help="how alpha is enlarged (default: resize, bicubic)",
+    )
+    add(
+        "--skip-existing",
+        action="store_true",
+        help="go on with an interrupted folder: leave out results that are there",
+    )
+
+    group = parser.add_argument_group("computing")
+    add = group.add_argument
+    add(
+        "--tile",
+        type=int,
+        help=f"restore in tiles of this side; 0: never (default: {AUTO_TILE} for inputs of more than {WHOLE_PIXELS:,} pixels, else none)",
+    )
+    add("--overlap", type=int, default=32, help="pixels that neighbouring tiles share (default: 32)")
+    add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    args = parser.parse_args()
+    if args.input and args.data:
+        parser.error("-i restores images and --data measures on data sets: choose one")
+    if not (args.input or args.data or args.opt):
+        parser.error("nothing to do: give images (-i), data sets (--data) or an option file (--opt)")
+    if args.input and (len(args.weights) != 1 or args.out is None):
+        parser.error("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
+    if args.tile and not 0 <= args.overlap < args.tile:
+        parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
+    return args
+
+
+# --- weights ---------------------------------------------------------------------------------------------------
+
+
+def load_generators(
+    args: argparse.Namespace, tree: dict[str, Any] | None, more: Mapping[str, str] | None = None
+) -> dict[str, Generator]:
+    """The generators of --weights, and of `more` weight files by name, by their names in tables."""
+    files: list[tuple[str | None, Path]] = []
+    for name, text in [*map(_split_name, args.weights), *(more or {}).items()]:
+        if text == BICUBIC and not Path(text).exists():
+            continue  # in every table anyway
+        found = weight_files(Path(text), args.weights_of)
+        files += [(name if len(found) == 1 else None, file) for file in found]
+    derived = checkpoint_names([path for _, path in files])
+    names = [given or name for (given, _), name in zip(files, derived, strict=True)]
+    for name in names:
+        if names.count(name) > 1 or name in (BICUBIC, "strips") or name.startswith("/") or ".." in Path(name).parts:
+            raise OptionError(f"--weights: {name!r} is taken or cannot be a folder; choose a name with NAME=PATH")
+    prefer, otherwise = "raw" if args.weights_of == "raw" else "ema", _network_of(args, tree)
+    return {name: load_generator(path, prefer, otherwise) for name, (_, path) in zip(names, files, strict=True)}
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if name and equals and not Path(text).exists() else (None, text)
+
+
+def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The network of a training option file, for weights that do not tell theirs."""
+    if tree is None or "stages" not in tree:
+        return None
+    return network_options(check_experiment(tree, str(args.opt)), tree)
+
+
+def restorer(generator: Generator, args: argparse.Namespace, device: torch.device) -> Restorer:
+    """A generator with the command line's way of computing."""
+    return Restorer(generator, device, args.precision, args.tile, args.overlap, args.self_ensemble)
+
+
+# --- benchmark -------------------------------------------------------------------------------------------------
+
+
+def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
+    """Measures every checkpoint on every set and writes the results."""
+    plan = plan_benchmark(args, tree)
+    folder = args.out or Path("results") / plan.name
+    restorers = {name: restorer(generator, args, processes.device) for name, generator in plan.generators.items()}
+    results = []
+    for tested in plan.sets:
+        console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
+        images_to = None if args.no_images else folder
+        results.append(run_set(tested, restorers, plan.measure, images_to, processes, console))
+    if processes.is_main:
+        facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
+        text = write_results(folder, plan.name, results, plan.measure, facts)
+        images = "" if args.no_images else " and the images"
+        console.info(f"\n{text}\nresults.md, results.csv, results.json{images} are in {folder}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a benchmark is to do."""
+
+    name: str
+    sets: list[BenchmarkSet]
+    generators: dict[str, Generator]
+    measure: Measure
+
+
+def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None) -> Plan:
+    """Builds sets, generators and metrics from --data or --opt, and checks that they go together."""
+    if not args.data and any(value is not None for value in (args.degradation, args.seed, args.scale)):
+        raise OptionError("--degradation, --seed and --scale go with --data; change an option file with --set")
+    metrics, protocol = args.metrics, args.protocol
+    if not args.data and tree is not None and "stages" in tree:
+        experiment = check_experiment(tree, str(args.opt))
+        name, scale, sets = experiment.name, experiment.scale, experiment_sets(experiment)
+        generators = load_generators(args, tree)
+    else:
+        if args.data:
+            generators = load_generators(args, tree)
+            checked = check_benchmark(command_line_tree(args, generators), "the command line")
+        else:
+            checked = check_benchmark(tree or {}, str(args.opt))
+            generators = load_generators(args, None, checked.weights)
+        name, scale, sets = checked.name, checked.scale, benchmark_sets(checked)
+        metrics, protocol = metrics or checked.metrics, protocol or checked.protocol
+    if wrong := [f"{n} has x{g.network.scale}" for n, g in generators.items() if g.network.scale != scale]:
+        raise OptionError(f"the benchmark has scale {scale}, but {', '.join(wrong)}; test each scale by itself")
+    return Plan(name, sets, generators, Measure.build(metrics or ["psnr", "ssim"], protocol or "kair"))
+
+
+def command_line_tree(args: argparse.Namespace, generators: Mapping[str, Generator]) -> dict[str, Any]:
+    """What --data and its companions say, as the option tree of a benchmark."""
+    scales = {generator.network.scale for generator in generators.values()}
+    scale = args.scale or (scales.pop() if len(scales) == 1 else None)
+    if scale is None:
+        raise OptionError("--scale N is needed: " + ("the weights have several" if scales else "no weights tell it"))
+    data = {}
+    for text in args.data:
+        name, equals, paths = text.partition("=")
+        if not equals or not name or name in data:
+            raise OptionError(f"--data {text}: expected NAME=HR or NAME=HR,LR, each name once")
+        gt, _, lq = (paths, "", "") if Path(paths).exists() else paths.partition(",")
+        data[name] = {"type": "paired", "gt_root": gt, "lq_root": lq} if lq else {"type": "folder", "root": gt}
+    seed = 0 if args.seed is None else args.seed
+    return {"name": "benchmark", "scale": scale, "data": data, "degradation": args.degradation, "validation_seed": seed}
+
+
+# --- restoring images ------------------------------------------------------------------------------------------
+
+
+def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
+    """Restores image files. What cannot be read or written is named, the others go on; then the status is 1."""
+    if args.weights == [BICUBIC] and args.scale is not None:
+        apply = restorer(bicubic_generator(args.scale), args, processes.device)
+    else:
+        generators = load_generators(args, tree)
+        if len(generators) != 1:
+            raise OptionError("-i takes one weight file: not `--weights-of both`, and `bicubic` only with --scale")
+        apply = restorer(*generators.values(), args, processes.device)
+    if apply.conditions:
+        raise OptionError(
+            f"this network needs {' and '.join(apply.conditions)} with each image; files do not tell them"
+        )
+    targets = restoration_targets(args)
+    mine = list(targets.items())[processes.rank :: processes.world_size]
+    failed, skipped = 0, 0
+    with console.progress(len(mine), desc=f"restoring x{apply.scale}") as progress:
+        for source, target in mine:
+            if args.skip_existing and target.exists():
+                skipped += 1
+            else:
+                failed += not restore_file(source, target, apply, args, console)
+            progress.update()
+    counts = distributed.gather_objects((len(mine), failed, skipped))
+    total, failed, skipped = (sum(of_one) for of_one in zip(*counts, strict=True))
+    notes = [f"{skipped} were there already"] * bool(skipped) + [f"{failed} failed, see above"] * bool(failed)
+    console.info("; ".join([f"{total - failed - skipped} of {total} images restored, in {args.out}", *notes]))
+    return 1 if failed else 0
+
+
+def restore_file(source: Path, target: Path, apply: Restorer, args: argparse.Namespace, console: Console) -> bool:
+    """Restores one file; says what is wrong if that fails."""
+    try:
+        image, alpha, gray = read_image_alpha(source)
+        deep, kind = image.dtype.itemsize > 1, target.suffix.lower()
+        if (deep and kind not in (".png", ".tif", ".tiff")) or (
+            alpha is not None and kind in (".jpg", ".jpeg", ".bmp")
+        ):
+            found = "16 bits" if deep else "alpha"
+            raise ValueError(f"{source}: has {found}, which {kind} cannot hold; use --ext png")
+        write_image(target, restore_array(apply, image, alpha, gray, args.alpha))
+    except torch.OutOfMemoryError:
+        console.error(f"{source}: the device has too little memory for it; use --tile, such as --tile 256")
+    except (OSError, ValueError) as error:
+        console.error(str(error) if str(source) in str(error) else f"{source}: {error}")
+    else:
+        return True
+    return False
+
+
+def restoration_targets(args: argparse.Namespace) -> dict[Path, Path]:
+    """Where the result of each input goes. Raises OptionError if one would replace an input or another result."""
+    if len(args.input) == 1 and not args.input[0].is_dir() and is_image_name(args.out.name) and not args.out.is_dir():
+        targets = {args.input[0]: args.out}
+    else:
+        places = {source: place for path in args.input for source, place in _inputs(path, args.out)}
+        plain = [place.with_suffix("") for place in places.values()]
+        targets = {}
+        for (source, place), stem in zip(places.items(), plain, strict=True):
+            # a.png beside a.jpg: both keep their ending as a part of the name.
+            name = stem.name if plain.count(stem) == 1 else place.name.replace(".", "_")
+            targets[source] = args.out / place.with_name(f"{name}{args.suffix}.{args.ext}")
+    inputs, taken = {_identity(source): source for source in targets}, {}
+    for source, target in targets.items():
+        if target.exists() and _identity(target) in inputs:
+            raise OptionError(
+                f"{target}: the result of {source} would replace an input; choose another -o, or a --suffix"
+            )
+        if target in taken:
+            raise OptionError(f"{target}: would be the result of both {taken[target]} and {source}; restore them apart")
+        taken[target] = source
+    return targets
+
+
+def _inputs(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """The images of an input, with their places below the output folder; results of an earlier run are left out."""
+    if not path.is_dir():
+        return [(path, Path(path.name))]
+    inside = out.resolve() if out.resolve() != path.resolve() else None
+    found = [file for file in image_files(path) if inside is None or not file.resolve().is_relative_to(inside)]
+    if not found:
+        raise OptionError(f"{path}: holds no images")
+    return [(file, file.relative_to(path)) for file in found]
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """Tells whether two paths are one file, through links too."""
+    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

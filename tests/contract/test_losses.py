@@ -1,0 +1,280 @@
+"""Every registered loss against the `Loss` protocol; adversarial losses from both sides.
+
+A new loss that has obligatory options needs a line in OPTIONS; one that needs further inputs, a line in EXTRAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from losses import LOSSES, Loss
+from losses.gan import GanLoss, Kind, gradient_penalty
+from losses.perceptual import WEIGHTS_FILE, PerceptualLoss
+from utils.fields import OptionError
+from utils.registry import OptionsError
+from utils.seeding import torch_generator
+
+NAMES = LOSSES.names()
+KINDS = get_args(Kind)
+SMALL_VGG = {0: (64, 3), 2: (64, 64), 5: (128, 64)}
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The first three convolutions of a VGG19 with random weights."""
+    random = torch_generator(0)
+    state = {}
+    for index, (width, channels) in SMALL_VGG.items():
+        scale = (9 * channels) ** -0.5
+        state[f"features.{index}.weight"] = torch.randn(width, channels, 3, 3, generator=random) * scale
+        state[f"features.{index}.bias"] = torch.randn(width, generator=random) * 0.1
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    torch.save(state, path)
+    return str(path)
+
+
+def _loss(name: str, vgg_file: str) -> Loss:
+    options: dict[str, dict[str, Any]] = {
+        "perceptual": {"weights": vgg_file, "layers": {"conv1_2": 1.0, "conv2_1": 0.5}, "style_weight": 1.0}
+    }
+    return LOSSES.check({"type": name, **options.get(name, {})}).component()
+
+
+def _images(count: int = 2) -> list[Tensor]:
+    random = torch_generator(1)
+    return [torch.rand(count, 3, 20, 24, generator=random) for _ in range(2)]
+
+
+def _extras(loss: Loss, sr: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """What a stage would supply; logits are a linear function of the image, as a discriminator's would be."""
+    makers: dict[str, Callable[[], Tensor]] = {
+        "fake_logits": lambda: sr.mean(1, keepdim=True) * 3 - 1,
+        "real_logits": lambda: target.mean(1, keepdim=True) * 3 - 1,
+        "sr_ema": lambda: sr.detach() * 0.9,
+        "lq": lambda: sr.detach()[..., ::2, ::2],
+    }
+    return {name: makers[name]() for name in loss.needs}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_a_finite_scalar_with_gradient_to_every_pixel_of_the_output(name: str, vgg_file: str) -> None:
+    loss, (sr, target) = _loss(name, vgg_file), _images()
+    sr, target = sr.requires_grad_(), target.requires_grad_()
+    value = loss(sr, target, **_extras(loss, sr, target.detach()))
+    assert value.shape == () and torch.isfinite(value)
+    value.backward()
+    assert sr.grad is not None and torch.isfinite(sr.grad).all()
+    assert (sr.grad.abs().sum(1) > 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_descent_lowers_it(name: str, vgg_file: str) -> None:
+    loss, (sr, target) = _loss(name, vgg_file), _images()
+    sr = sr.requires_grad_()
+    optimizer, values = torch.optim.Adam([sr], 0.01), []
+    for _ in range(15):
+        value = loss(sr, target, **_extras(loss, sr, target))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    assert values[-1] < values[5] < values[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_lowest_for_equal_images_unless_it_looks_at_logits(name: str, vgg_file: str) -> None:
+    loss, (sr, target) = _loss(name, vgg_file), _images()
+    if not loss.needs:
+        at_target = float(loss(target, target))
+        assert at_target < 1e-4 and at_target < float(loss(0.9 * target + 0.1 * sr, target)) < float(loss(sr, target))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_nothing_to_train_or_to_save(name: str, vgg_file: str) -> None:
+    loss = _loss(name, vgg_file)
+    assert list(loss.parameters()) == [] and loss.state_dict() == {}
+
+
+# --- adversarial ----------------------------------------------------------------------------------------------------
+
+
+def _gan(kind: Any, **options: Any) -> GanLoss:  # noqa: ANN401
+    return GanLoss(kind, gradient_penalty=10.0 if kind == "wgan" else 0.0, **options)
+
+
+def _logits() -> tuple[Tensor, Tensor]:
+    random = torch_generator(2)
+    real, fake = (torch.randn(4, 1, 5, 6, generator=random) for _ in range(2))
+    return real.requires_grad_(), fake.requires_grad_()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_generator_learns_to_look_real(kind: str) -> None:
+    real, fake = _logits()
+    loss = _gan(kind)
+    loss.generator(fake, real if loss.needs_real else None).backward()
+    assert fake.grad is not None and (fake.grad.abs() > 0).all()
+    assert real.grad is None, "real logits are constants to the generator"
+    # On the whole, more is better; lsgan pulls logits above 1 back.
+    wants_more = fake.grad < 0
+    assert wants_more[fake < 1].all() if kind == "lsgan" else wants_more.all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("detach_means", [True, False])
+def test_the_discriminator_learns_to_tell_apart(kind: str, detach_means: bool) -> None:
+    real, fake = _logits()
+    _gan(kind, detach_means=detach_means).discriminator(real, fake).backward()
+    assert real.grad is not None and fake.grad is not None
+    assert (real.grad[real < 0] < 0).all() and (fake.grad[fake > 0] > 0).all()
+    if kind not in ("hinge", "lsgan"):  # these leave or pull back logits that are good enough
+        assert (real.grad < 0).all() and (fake.grad > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_sides_reach_the_networks(kind: str) -> None:
+    """The gradient that one well-known framework lost: through the discriminator into the generator."""
+    torch.manual_seed(0)
+    generator, discriminator = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 1, 3)
+    lq, target = _images()
+    loss, sr = _gan(kind), generator(lq)
+    real_logits = discriminator(target) if loss.needs_real else None
+    loss.generator(discriminator(sr), real_logits).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in generator.parameters())
+    discriminator.zero_grad()
+    loss.discriminator(discriminator(target), discriminator(sr.detach())).backward()
+    assert discriminator.weight.grad is not None and discriminator.weight.grad.abs().sum() > 0
+
+
+def test_only_ragan_needs_real_logits() -> None:
+    assert [kind for kind in KINDS if _gan(kind).needs_real] == ["ragan"]
+    with pytest.raises(ValueError, match="real images"):
+        _gan("ragan").generator(torch.zeros(1))
+
+
+def test_ragan_compares_place_by_place_or_all_at_once() -> None:
+    real, fake = (logits.detach() for logits in _logits())
+    entropy = nn.functional.binary_cross_entropy_with_logits
+    for mean_over, dims in (("batch", 0), ("all", (0, 1, 2, 3))):
+        r, f = real - fake.mean(dims, keepdim=True), fake - real.mean(dims, keepdim=True)
+        expected = (entropy(r, torch.ones_like(r)) + entropy(f, torch.zeros_like(f))) / 2
+        found = _gan("ragan", mean_over=mean_over).discriminator(real, fake)
+        torch.testing.assert_close(found, expected)
+    assert _gan("ragan").discriminator(real, fake) != _gan("ragan", mean_over="all").discriminator(real, fake)
+
+
+def test_ragan_means_can_be_constants() -> None:
+    gradients = []
+    for detach_means in (True, False):
+        real, fake = _logits()
+        _gan("ragan", detach_means=detach_means).discriminator(real, fake).backward()
+        assert real.grad is not None
+        gradients.append(real.grad)
+    assert not torch.allclose(gradients[0], gradients[1])
+
+
+def test_gathered_means_on_one_process_are_its_own() -> None:
+    real, fake = _logits()
+    assert _gan("ragan", gather_means=True).discriminator(real, fake) == _gan("ragan").discriminator(real, fake)
+
+
+def test_gathered_means_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = _logits()
+    monkeypatch.setattr("losses.gan.all_mean", lambda mean: mean + 1)
+    assert _gan("ragan", gather_means=True).discriminator(real, fake) != _gan("ragan").discriminator(real, fake)
+
+
+def test_wgan_demands_a_penalty() -> None:
+    with pytest.raises(OptionError, match="gradient_penalty"):
+        LOSSES.build({"type": "gan", "kind": "wgan"})
+    assert LOSSES.build({"type": "gan", "kind": "wgan", "gradient_penalty": 10}).loss.gradient_penalty == 10
+
+
+def test_gradient_penalty_of_a_linear_critic_is_known() -> None:
+    real, fake = _images()
+    for slope, expected in ((1.0, 0.0), (3.0, 4.0)):
+        weight = torch.zeros_like(real[:1])
+        weight[0, 0, 0, 0] = slope
+        weight.requires_grad_()
+
+        def critic(x: Tensor, weight: Tensor = weight) -> Tensor:
+            return (x * weight).sum((1, 2, 3), keepdim=True)
+
+        value = gradient_penalty(critic, real, fake, torch_generator(0))
+        torch.testing.assert_close(value.detach(), torch.tensor(expected))
+        if slope != 1:
+            (gradient,) = torch.autograd.grad(value, weight)
+            assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        assert gradient_penalty(critic, real, fake, torch_generator(0)) == 4
+
+
+def test_gradient_penalty_mixes_by_its_seed() -> None:
+    real, fake = _images()
+    loss = GanLoss("wgan", gradient_penalty=10)
+
+    def critic(x: Tensor) -> Tensor:
+        return x.square().mean((1, 2, 3))
+
+    values = [float(loss.penalty(critic, real, fake, seed).detach()) for seed in (1, 1, 2)]
+    assert values[0] == values[1] != values[2]
+    plain = 10 * float(gradient_penalty(critic, real, fake, torch_generator(1)).detach())
+    assert values[0] == pytest.approx(plain)
+
+
+# --- perceptual -----------------------------------------------------------------------------------------------------
+
+
+def test_perceptual_ends_at_the_last_used_layer(vgg_file: str) -> None:
+    loss = PerceptualLoss({"conv2_1": 1.0, "conv5_4": 0.0}, weights=vgg_file)
+    assert sum(buffer.ndim == 4 and buffer.shape[-1] == 3 for buffer in loss.buffers()) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "/nowhere/vgg.pth"}, f"/nowhere/vgg.pth.*{WEIGHTS_FILE}"),
+        ({"layers": {"conv1_2": 0.0}}, "no layer"),
+        ({"layers": {"conv9_1": 1.0}}, "conv9_1"),
+    ],
+)
+def test_perceptual_says_what_is_wrong(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((OptionError, OptionsError), match=message):
+        LOSSES.build({"type": "perceptual", **options})
+
+
+def test_perceptual_names_the_missing_layer_of_a_file(vgg_file: str) -> None:
+    with pytest.raises(OptionError, match=f"features.34.*{WEIGHTS_FILE}|features.7.*{WEIGHTS_FILE}"):
+        LOSSES.build({"type": "perceptual", "weights": vgg_file})
+
+
+def test_perceptual_refuses_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "vgg19.pth"
+    path.write_bytes(b"not weights")
+    with pytest.raises(OptionError, match="cannot be read"):
+        LOSSES.build({"type": "perceptual", "weights": str(path)})
+
+
+def test_perceptual_without_network_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(OptionError, match=f"{WEIGHTS_FILE}.*{tmp_path}"):
+        LOSSES.build("perceptual")
+
+
+def test_perceptual_survives_inference_mode_and_leaves_targets_alone(vgg_file: str) -> None:
+    loss = PerceptualLoss({"conv1_2": 1.0}, weights=vgg_file)
+    sr, target = (image.requires_grad_() for image in _images())
+    with torch.inference_mode():
+        loss(sr, target)
+    loss(sr, target).backward()
+    assert sr.grad is not None and target.grad is None
