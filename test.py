@@ -29,6 +29,7 @@ from models.restore import (
     bicubic_generator,
     checkpoint_names,
     load_generator,
+    restoration_targets,
     restore_array,
     weight_files,
 )
@@ -36,7 +37,7 @@ from models.results import write_results
 from utils import distributed, options
 from utils.distributed import Processes
 from utils.fields import OptionError
-from utils.image import image_files, is_image_name, read_image_alpha, write_image
+from utils.image import read_image_alpha, write_image
 from utils.logging import Console
 
 
@@ -95,7 +96,7 @@ def arguments() -> argparse.Namespace:
     add("--degradation", metavar="TYPE", help="makes the low-quality images of --data without LR (default: bicubic)")
     add("--seed", type=int, help="of that degradation (default: 0)")
     add("--scale", type=int, help="of --data, where no weights tell")
-    add("--protocol", help="how to measure: kair (default) or basicsr")
+    add("--protocol", help="how to measure: basicsr (default) or kair")
     add("--metrics", nargs="+", help="default: psnr ssim")
     add("--no-images", action="store_true", help="write the tables only")
 
@@ -134,7 +135,8 @@ def arguments() -> argparse.Namespace:
     add(
         "--tile",
         type=int,
-        help=f"restore in tiles of this side; 0: never (default: {AUTO_TILE} for inputs of more than {WHOLE_PIXELS:,} pixels, else none)",
+        help="restore in tiles of this side; 0: never "
+        f"(default: {AUTO_TILE} for inputs of more than {WHOLE_PIXELS:,} pixels, else none)",
     )
     add("--overlap", type=int, default=32, help="pixels that neighbouring tiles share (default: 32)")
     add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
@@ -242,7 +244,7 @@ def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None) -> Pla
         metrics, protocol = metrics or checked.metrics, protocol or checked.protocol
     if wrong := [f"{n} has x{g.network.scale}" for n, g in generators.items() if g.network.scale != scale]:
         raise OptionError(f"the benchmark has scale {scale}, but {', '.join(wrong)}; test each scale by itself")
-    return Plan(name, sets, generators, Measure.build(metrics or ["psnr", "ssim"], protocol or "kair"))
+    return Plan(name, sets, generators, Measure.build(metrics or ["psnr", "ssim"], protocol or "basicsr"))
 
 
 def command_line_tree(args: argparse.Namespace, generators: Mapping[str, Generator]) -> dict[str, Any]:
@@ -273,12 +275,12 @@ def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Pr
         generators = load_generators(args, tree)
         if len(generators) != 1:
             raise OptionError("-i takes one weight file: not `--weights-of both`, and `bicubic` only with --scale")
-        apply = restorer(*generators.values(), args, processes.device)
+        apply = restorer(next(iter(generators.values())), args, processes.device)
     if apply.conditions:
         raise OptionError(
             f"this network needs {' and '.join(apply.conditions)} with each image; files do not tell them"
         )
-    targets = restoration_targets(args)
+    targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
     mine = list(targets.items())[processes.rank :: processes.world_size]
     failed, skipped = 0, 0
     with console.progress(len(mine), desc=f"restoring x{apply.scale}") as progress:
@@ -313,46 +315,6 @@ def restore_file(source: Path, target: Path, apply: Restorer, args: argparse.Nam
     else:
         return True
     return False
-
-
-def restoration_targets(args: argparse.Namespace) -> dict[Path, Path]:
-    """Where the result of each input goes. Raises OptionError if one would replace an input or another result."""
-    if len(args.input) == 1 and not args.input[0].is_dir() and is_image_name(args.out.name) and not args.out.is_dir():
-        targets = {args.input[0]: args.out}
-    else:
-        places = {source: place for path in args.input for source, place in _inputs(path, args.out)}
-        plain = [place.with_suffix("") for place in places.values()]
-        targets = {}
-        for (source, place), stem in zip(places.items(), plain, strict=True):
-            # a.png beside a.jpg: both keep their ending as a part of the name.
-            name = stem.name if plain.count(stem) == 1 else place.name.replace(".", "_")
-            targets[source] = args.out / place.with_name(f"{name}{args.suffix}.{args.ext}")
-    inputs, taken = {_identity(source): source for source in targets}, {}
-    for source, target in targets.items():
-        if target.exists() and _identity(target) in inputs:
-            raise OptionError(
-                f"{target}: the result of {source} would replace an input; choose another -o, or a --suffix"
-            )
-        if target in taken:
-            raise OptionError(f"{target}: would be the result of both {taken[target]} and {source}; restore them apart")
-        taken[target] = source
-    return targets
-
-
-def _inputs(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The images of an input, with their places below the output folder; results of an earlier run are left out."""
-    if not path.is_dir():
-        return [(path, Path(path.name))]
-    inside = out.resolve() if out.resolve() != path.resolve() else None
-    found = [file for file in image_files(path) if inside is None or not file.resolve().is_relative_to(inside)]
-    if not found:
-        raise OptionError(f"{path}: holds no images")
-    return [(file, file.relative_to(path)) for file in found]
-
-
-def _identity(path: Path) -> tuple[int, int] | str:
-    """Tells whether two paths are one file, through links too."""
-    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else str(path)
 
 
 if __name__ == "__main__":

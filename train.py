@@ -33,7 +33,7 @@ from models.report import final_report, next_command, validate
 from models.stages.stage import Memo, Phase, Stage
 from models.weights import load_weights
 from utils import checkpoint, distributed, options
-from utils.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed
+from utils.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
 from utils.distributed import Processes
 from utils.fields import OptionError
 from utils.evaluate import mean_scores
@@ -297,7 +297,7 @@ class Trainer:
             return {}
         plain = {key.lstrip("_"): float(value) for key, value in values.items()}
         plain["lr"] = self.stage.phases()[0].optimizer.param_groups[0]["lr"]
-        rates = {"speed": progress.speed, "wait_share": progress.wait_share, **memory_mb()}
+        rates = {**progress.rates(), **memory_mb()}
         self.log.scalars(self.name, self.iteration, {**plain, **rates})
         return {key: plain[key] for key in values if not key.startswith("_")}
 
@@ -363,7 +363,7 @@ class Trainer:
                     meta={"options": self.tree},
                     final=final,
                 )
-            except SaveFailed as error:
+            except (SaveFailed, SaveRefused) as error:
                 failed = 1
                 self.console.warn(f"checkpoint not saved, training goes on: {error}")
         self.save_failures = self.save_failures + 1 if distributed.agree(torch.tensor([failed]))[0] else 0

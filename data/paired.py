@@ -99,7 +99,7 @@ class Paired(Source):
 
     def _lq_size(self, index: int) -> Size:
         try:
-            return image_size(self._pairs[index][1])
+            return image_size(Path(self._pairs[index][1]))
         except ImageError as error:
             raise UnreadableImageError(str(error)) from error
 

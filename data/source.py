@@ -9,7 +9,8 @@ import numpy as np
 
 from degradations import Degradation
 from utils.fields import Positive, PositiveInt
-from utils.registry import Registry, Spec
+from utils.checking import Spec
+from utils.registry import Registry
 
 
 class UnreadableImageError(OSError):

@@ -16,7 +16,7 @@ from data.sampler import index_of
 from data.source import Source, SourceEntry, UnreadableImageError
 from degradations import Batch, Degradation, Degraded, Plan, Size, paired_crop
 from utils.fields import Count, OptionError, PositiveInt
-from utils.registry import Spec
+from utils.checking import Spec
 from utils.seeding import sample_stream, step_stream, validation_stream
 
 MAX_ATTEMPTS = 50

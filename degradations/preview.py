@@ -38,14 +38,15 @@ from utils import options
 from utils.fields import OptionError
 from utils.image import from_tensor, read_image, to_tensor, to_uint8, write_image
 from utils.logging import Console, table
-from utils.plot import drawn_picture, drawn_table
+from utils.plot import LARGEST_CELL, cells, drawn_picture, drawn_table
 from utils.seeding import sample_stream, step_stream
-from utils.sheet import sheet, strip
+from utils.sheet import sheet
 
 STRIPS = 4
 """Strips on a sheet, about, when --count does not say."""
-MIN_CELL, MAX_CELL, MAX_WIDTH = 224, 640, 2400  # pixels of a sheet
-PLANS = 1000  # of a histogram
+THIS = ("python", "-m", "degradations.preview")
+PLANS = 1000
+"""Plans in a histogram, when --count does not say."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,13 @@ class Shown:
 
 
 def training_samples(
-    experiment: Experiment, stage: str, numbers: Sequence[int], mix: Mix | None = None, console: Console | None = None
+    experiment: Experiment, stage: str, numbers: Sequence[int], mix: Mix | None = None
 ) -> Iterator[Shown]:
     """The training samples with these numbers, exactly as the stage gets them; each view of one separately."""
     spec = experiment.stages[stage]
     if mix is None:
-        mix = Mix.build(
-            experiment.data.train, experiment.degradation.component(scale=experiment.scale), experiment.scale
-        )
+        default = experiment.degradation.component(scale=experiment.scale)
+        mix = Mix.build(experiment.data.train, default, experiment.scale)
     dataset = TrainingSet(
         mix,
         experiment.data,
@@ -103,7 +103,7 @@ def training_samples(
     for number in numbers:
         gt, lq, plans, path, group, mishaps = dataset.sample(number)
         for _, reason in mishaps:
-            (console or Console()).warn(f"left out, another image is drawn instead: {reason}")
+            Console().warn(f"left out, another image is drawn instead: {reason}")
         for view, plan in enumerate(plans):
             title = f"sample {number} of {stage}{f', view {view}' if len(plans) > 1 else ''}: {_tail(path)}"
             yield Shown.make(title, path, gt, lq, plan, mix.degradations[group])
@@ -180,7 +180,7 @@ def strips(shown: Shown, users: dict[str, list[str]]) -> list[np.ndarray]:
         top, left, size = (value * plan.scale for value in plan.crop)
         cv2.rectangle(gt, (left, top), (left + size - 1, top + size - 1), (255, 255, 0), 1)
     frame = "" if plan.crop is None else ", frame: final crop"
-    smaller = ", shown smaller" if max(height, width) > MAX_CELL else ""
+    smaller = ", shown smaller" if max(height, width) > LARGEST_CELL else ""
     tensors = [] if shown.lq is None else [("given LQ", shown.lq)]
     tensors += shown.after_steps()
     crop = "" if plan.crop is None else ", final crop"
@@ -191,22 +191,7 @@ def strips(shown: Shown, users: dict[str, list[str]]) -> list[np.ndarray]:
         kernel = batch.kernel[0] / batch.kernel[0].max()
         tensors.append((f"kernel {kernel.shape[-2]}x{kernel.shape[-1]}", kernel.expand(3, -1, -1)))
     captions = [f"{shown.title}, GT {height}x{width}{frame}{smaller}", *(caption for caption, _ in tensors)]
-    tallest = min(height * -(-MIN_CELL // height), MAX_CELL)
-    images = [_fitted(image, tallest) for image in (gt, *(to_uint8(from_tensor(tensor)) for _, tensor in tensors))]
-    per_row = max(2, MAX_WIDTH // (max(image.shape[1] for image in images) + 4))
-    per_row = -(-len(images) // -(-len(images) // per_row))  # rows of about equal length
-    parts = [slice(first, first + per_row) for first in range(0, len(images), per_row)]
-    return [strip(images[part], captions[part]) for part in parts]
-
-
-def _fitted(image: np.ndarray, height: int) -> np.ndarray:
-    """Enlarged by a whole factor, so that pixels stay pixels, or shrunk where it would not fit."""
-    factor = min(height // image.shape[0], MAX_CELL // image.shape[1])
-    if factor >= 1:
-        return image.repeat(factor, axis=0).repeat(factor, axis=1)
-    share = min(height / image.shape[0], MAX_CELL / image.shape[1])
-    size = (max(1, round(image.shape[1] * share)), max(1, round(image.shape[0] * share)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cells([gt, *(to_uint8(from_tensor(tensor)) for _, tensor in tensors)], captions)
 
 
 # --- replaying -------------------------------------------------------------------------------------------------------
@@ -232,8 +217,8 @@ def replay(experiment: Experiment, file: Path, count: int, console: Console) -> 
             yield shown
     if plans:
         raise OptionError(
-            f"{file}: {len(plans)} of its first {len(lines)} plans are not what iteration {iteration} of {stage} draws: "
-            "options, seed or images differ from the run's; use the options.yml beside it"
+            f"{file}: {len(plans)} of its first {len(lines)} plans are none that iteration {iteration} of {stage} draws; "
+            "options, seed or images are not the run's: use the options.yml beside it"
         )
 
 
@@ -327,10 +312,10 @@ def sheet_command(experiment: Experiment, stage: str, args: argparse.Namespace, 
         count = args.count or max(1, STRIPS // len(files))
         samples = image_samples(experiment, stage, files, count, args.whole)
     else:
-        samples = training_samples(experiment, stage, args.sample or range(args.count or STRIPS), console=console)
+        samples = training_samples(experiment, stage, args.sample or range(args.count or STRIPS))
     users = target_users(experiment, stage)
     save(args.out, sheet([row for shown in samples for row in strips(shown, users)]), console)
-    console.info(f"next, see what is drawn how often:\n  {again(args, '--histogram', 'histogram.png')}")
+    console.info(f"next, see what is drawn how often:\n  {again(args, *THIS, '--histogram', 'histogram.png')}")
 
 
 def histogram_command(experiment: Experiment, stage: str, args: argparse.Namespace, console: Console) -> None:
@@ -346,7 +331,7 @@ def histogram_command(experiment: Experiment, stage: str, args: argparse.Namespa
         if spec.wrapper.get("degradation") is not None:
             console.warn(f"data.train.{name} has a degradation of its own, which is not in here")
     save(args.histogram, drawn_picture([plan.steps for plan in plans]), console)
-    console.info(f"next, train on it:\n  torchrun train.py --opt {shlex.quote(str(args.opt))}{_overrides(args)}")
+    console.info(f"next, train on it:\n  {again(args, 'torchrun', 'train.py')}")
 
 
 def apply_command(experiment: Experiment, tree: dict[str, Any], args: argparse.Namespace, console: Console) -> int:
@@ -358,7 +343,7 @@ def apply_command(experiment: Experiment, tree: dict[str, Any], args: argparse.N
     valid = ValidationSet("apply", SourceEntry(files), own_degradation(experiment), seed=seed, scale=experiment.scale)
     about = options.dump({"scale": experiment.scale, "seed": seed, "degradation": tree["degradation"]})
     failed = write_pairs(valid, names, args.apply, about, console)
-    console.info(f"next, see some of them again:\n  {again(args, '--replay', str(args.apply / 'plans.jsonl'))}")
+    console.info(f"next, see some of them again:\n  {again(args, *THIS, '--replay', str(args.apply / 'plans.jsonl'))}")
     return int(failed > 0)
 
 
@@ -371,14 +356,10 @@ def save(path: Path, picture: np.ndarray, console: Console) -> None:
     console.info(f"wrote {path} ({picture.shape[1]}x{picture.shape[0]} pixels)")
 
 
-def again(args: argparse.Namespace, *more: str) -> str:
-    """A command with the same option file and overrides."""
-    start = f"python -m degradations.preview --opt {shlex.quote(str(args.opt))}{_overrides(args)}"
-    return f"{start} {shlex.join(more)}"
-
-
-def _overrides(args: argparse.Namespace) -> str:
-    return "".join(f" --set {shlex.quote(text)}" for text in args.set)
+def again(args: argparse.Namespace, *command: str) -> str:
+    """A command line with the same option file and overrides."""
+    overrides = [word for text in args.set for word in ("--set", text)]
+    return shlex.join([*command, "--opt", str(args.opt), *overrides])
 
 
 if __name__ == "__main__":

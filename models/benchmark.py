@@ -14,6 +14,7 @@ from data.training import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Degradation
 from models.experiment import Experiment
 from models.restore import Restorer
+from utils.checking import OptionsError, Problem, Spec, check_tree
 from utils.distributed import Processes, gather_objects
 from utils.evaluate import best_sigma, bicubic, mean_scores, score, smoothed, smoothing_scores, to_8bit
 from utils.fields import Count, OptionError, PositiveInt
@@ -21,7 +22,6 @@ from utils.image import write_image
 from utils.logging import Console
 from utils.metrics import METRICS, Metric
 from utils.metrics.protocol import PROTOCOLS, Protocol
-from utils.registry import OptionsError, Problem, Spec, check_tree
 from utils.sheet import strip
 
 BICUBIC, SMOOTHED = "bicubic", "bicubic, smoothed"
@@ -41,7 +41,7 @@ class BenchmarkOptions:
     data: Mapping[str, Spec[Source]]
     degradation: Spec[Degradation] | None = None
     metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
-    protocol: str = "kair"
+    protocol: str = "basicsr"
     weights: dict[str, str] = field(default_factory=dict)
     validation_seed: Count = 0
 

@@ -19,7 +19,7 @@ from models.stages.stage import Stage, StageSettings
 from utils import options as option_files
 from utils.fields import Count, OptionError, PositiveInt
 from utils.optim import Init
-from utils.registry import OptionsError, Problem, Spec, check_tree, tree_schema
+from utils.checking import OptionsError, Problem, Spec, check_tree, tree_schema
 
 SCHEMA_FILE = "schema.json"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from models.network import NETWORKS, Network
 from models.weights import Prefer, guess_network, load_weights, read_weights
 from utils import checkpoint
 from utils.fields import OptionError
-from utils.image import from_tensor, to_tensor, to_uint8, to_uint16
+from utils.image import from_tensor, image_files, is_image_name, to_tensor, to_uint8, to_uint16
 from utils.resize import imresize
 from utils.tiling import restore_tiled
 
@@ -232,3 +232,49 @@ def restore_array(
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
     return np.rint(rgb @ np.array([0.299, 0.587, 0.114])).astype(rgb.dtype)
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def restoration_targets(inputs: Sequence[Path], out: Path, suffix: str = "", ext: str = "png") -> dict[Path, Path]:
+    """Where the result of each image goes: `out` alone for a single image, else below it, in the inputs' structure.
+
+    Where names differ by their endings alone (a.png, a.jpg), the ending becomes a part of the name (a_png, a_jpg).
+    Raises OptionError if a result would replace an input or another result, or a folder holds no images.
+    """
+    if len(inputs) == 1 and not inputs[0].is_dir() and is_image_name(out.name) and not out.is_dir():
+        targets = {inputs[0]: out}
+    else:
+        places = {source: place for path in inputs for source, place in _images_of(path, out)}
+        plain = [place.with_suffix("") for place in places.values()]
+        targets = {}
+        for (source, place), stem in zip(places.items(), plain, strict=True):
+            name = stem.name if plain.count(stem) == 1 else place.name.replace(".", "_")
+            targets[source] = out / place.with_name(f"{name}{suffix}.{ext}")
+    known, taken = {_identity(source) for source in targets}, {}
+    for source, target in targets.items():
+        if target.exists() and _identity(target) in known:
+            raise OptionError(
+                f"{target}: the result of {source} would replace an input; choose another -o or a --suffix"
+            )
+        if target in taken:
+            raise OptionError(f"{target}: would be the result of {taken[target]} and of {source}; restore them apart")
+        taken[target] = source
+    return targets
+
+
+def _images_of(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """The images of an input, with their places below `out`. What lies in `out` already is no input."""
+    if not path.is_dir():
+        return [(path, Path(path.name))]
+    results = out.resolve() if out.resolve() != path.resolve() else None
+    found = [file for file in image_files(path) if results is None or not file.resolve().is_relative_to(results)]
+    if not found:
+        raise OptionError(f"{path}: holds no images")
+    return [(file, file.relative_to(path)) for file in found]
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """Equal for two paths to one file, through links too."""
+    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else str(path)

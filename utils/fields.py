@@ -43,6 +43,13 @@ IntRange = Annotated[tuple[int, int], AfterValidator(_ordered)]
 Weights = Annotated[dict[str, Prob], AfterValidator(_sums_to_one)]
 
 
+_RANGE_HINT = "expected [low, high], or points by iteration [[0, [low, high]], [10000, [low, high]]]"
+
+
+def _is_pair(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) in (int, float) for v in value)
+
+
 class RangeSchedule:
     """A range [low, high] that may move with the iteration: piecewise linear between given points.
 
@@ -64,13 +71,15 @@ class RangeSchedule:
     def parse(cls, value: Any) -> RangeSchedule:  # noqa: ANN401
         if isinstance(value, RangeSchedule):
             return value
-        try:
-            if len(value) == 2 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-                return cls([(0, (value[0], value[1]))])
-            return cls([(step, (pair[0], pair[1])) for step, pair in value])
-        except (TypeError, IndexError, ValueError) as error:
-            hint = "expected [low, high], or points by iteration [[0, [low, high]], [10000, [low, high]]]"
-            raise ValueError(f"{hint} ({error})") from None
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{_RANGE_HINT}, found {value!r}")
+        if _is_pair(value):
+            return cls([(0, (value[0], value[1]))])
+        for point in value:
+            whole = isinstance(point, (list, tuple)) and len(point) == 2
+            if not (whole and type(point[0]) is int and point[0] >= 0 and _is_pair(point[1])):
+                raise ValueError(f"{_RANGE_HINT}, found {point!r}")
+        return cls([(step, (pair[0], pair[1])) for step, pair in value])
 
     def at(self, iteration: int) -> tuple[float, float]:
         """The range in force at an iteration."""

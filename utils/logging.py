@@ -100,6 +100,7 @@ class Progress:
         self._every = 1.0 if terminal else every_seconds
         self._waited, self._shown_at, self._shown_done = 0.0, time.monotonic(), initial
         self._values: dict[str, object] = {}
+        self._all_waited, self._mark = 0.0, (time.monotonic(), initial, 0.0)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -108,7 +109,17 @@ class Progress:
         try:
             yield
         finally:
-            self._waited += time.monotonic() - start
+            waited = time.monotonic() - start
+            self._waited += waited
+            self._all_waited += waited
+
+    def rates(self) -> dict[str, float]:
+        """`speed` and `wait_share` since the last call, for a log that keeps its own rhythm."""
+        then, done, waited = self._mark
+        self._mark = (time.monotonic(), self.done, self._all_waited)
+        elapsed = max(self._mark[0] - then, 1e-9)
+        share = min(1.0, (self._all_waited - waited) / elapsed)
+        return {"speed": (self.done - done) / elapsed, "wait_share": share}
 
     def update(self, steps: int = 1, **values: object) -> None:
         """Counts steps; `values` are shown beside the speed, floats with four digits."""

@@ -1,4 +1,5 @@
-"""Small plots as 8-bit RGB arrays: enough to see a distribution, without a plotting library."""
+"""Small plots as 8-bit RGB arrays: enough to see a distribution, without a plotting library. And pictures that show
+one sample's way through its degradation."""
 
 from __future__ import annotations
 
@@ -8,10 +9,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.sheet import strip
+
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 _WIDTH, _HEIGHT, _MARGIN, _LINE, _GAP = 320, 190, 10, 18, 6
 _PAPER, _FRAME, _TEXT, _FILL = (255, 255, 255), (190, 190, 190), (30, 30, 30), (70, 120, 190)
 _BINS = 40
+_SMALLEST_CELL, _WIDEST = 224, 2400
+LARGEST_CELL = 640
+"""The longest side of an image in `cells`; larger ones are shown smaller."""
 
 Steps = Sequence[tuple[str, Mapping[str, Any]]]
 """(name, what was drawn) of each step of one sample."""
@@ -99,6 +105,27 @@ def _write(panel: np.ndarray, text: str, x: int, y: int) -> None:
 
 def _text_width(text: str) -> int:
     return cv2.getTextSize(text, _FONT, _SCALE, 1)[0][0]
+
+
+def cells(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[np.ndarray]:
+    """Images under their captions, all brought to about the size of the first, in as many strips as a screen needs."""
+    height = images[0].shape[0]
+    tallest = min(height * -(-_SMALLEST_CELL // height), LARGEST_CELL)
+    shown = [_fitted(image, tallest) for image in images]
+    per_row = max(2, _WIDEST // max(image.shape[1] for image in shown))
+    per_row = -(-len(shown) // -(-len(shown) // per_row))  # rows of about equal length
+    parts = [slice(first, first + per_row) for first in range(0, len(shown), per_row)]
+    return [strip(shown[part], captions[part]) for part in parts]
+
+
+def _fitted(image: np.ndarray, height: int) -> np.ndarray:
+    """Enlarged by a whole factor, so that pixels stay pixels, or shrunk where it would not fit."""
+    factor = min(height // image.shape[0], LARGEST_CELL // image.shape[1])
+    if factor >= 1:
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    share = min(height / image.shape[0], LARGEST_CELL / image.shape[1])
+    size = (max(1, round(image.shape[1] * share)), max(1, round(image.shape[0] * share)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 # --- what was drawn --------------------------------------------------------------------------------------------------

@@ -1,113 +1,18 @@
-"""Components chosen by `type:` in an option file. The typed constructor is the schema.
-
-A `Registry` maps names to constructors. `check` binds an option tree to a constructor's signature and collects
-every problem at once; the result is a `Spec`, which `build` turns into the component. Annotations decide:
-
-- a class that a registry serves (its protocol, or its entry class) is a sub-tree built by that registry;
-- `Spec[Protocol]` is the same, checked now but built later by whoever holds it;
-- a frozen dataclass is a sub-tree of fields; `Mapping[str, X]` is an ordered mapping of sub-trees;
-- anything else is a leaf, checked by pydantic in strict mode.
-"""
+"""Components chosen by `type:` in an option file. The typed constructor is the schema (see `utils.checking`)."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import importlib
 import inspect
-import json
 import pkgutil
-import types
 import typing
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, TypeVar
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
+from utils.checking import MISSING, OptionsError, Problem, Spec, check_fields, fields_schema, nearest, parameters_of
 from utils.fields import OptionError
 
 T = TypeVar("T")
-_MISSING = inspect.Parameter.empty
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One thing wrong with an option file: the dotted path and a sentence."""
-
-    where: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where or '(top level)'}: {self.message}"
-
-
-class OptionsError(OptionError):
-    """All problems of an option file."""
-
-    def __init__(self, problems: list[Problem], source: str = "") -> None:
-        self.problems = problems
-        head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" + (f" in {source}" if source else "")
-        super().__init__(f"{head}:\n" + "\n".join(f"  {p}" for p in problems))
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec(Generic[T]):
-    """A checked component that is not built yet."""
-
-    factory: Callable[..., T]
-    name: str
-    values: dict[str, Any]
-    where: str = ""
-    registry: Registry | None = None
-    wrapper: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def build(self, **context: Any) -> T:
-        """The component, inside its entry class where its registry has one. `context` goes to who asks for it."""
-        component = self.component(**context)
-        if self.registry is None or self.registry.component_field is None:
-            return component
-        entry = self.registry.entry
-        assert entry is not None
-        return entry(**{self.registry.component_field: component}, **_built(self.wrapper, context))
-
-    def component(self, **context: Any) -> T:
-        """The bare component."""
-        accepted = _parameters(self.factory)
-        extra = {k: v for k, v in context.items() if k in accepted and k not in self.values}
-        for name, parameter in accepted.items():
-            if parameter.default is _MISSING and name not in self.values and name not in extra:
-                raise OptionError(f"{self.where or self.name}: {name} is missing and has no default")
-        try:
-            return self.factory(**_built(self.values, context), **extra)
-        except OptionError:
-            raise
-        except ValueError as error:
-            raise OptionError(f"{self.where or self.name}: {error}") from error
-
-    @property
-    def settings(self) -> Any:  # noqa: ANN401
-        """The wrapper keys as an instance of the registry's entry class (registries whose entry has no component)."""
-        assert self.registry is not None and self.registry.entry is not None
-        return self.registry.entry(**_built(self.wrapper, {}))
-
-
-def _built(value: Any, context: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    if isinstance(value, _Eager):
-        return value.spec.component(**context) if value.bare else value.spec.build(**context)
-    if isinstance(value, dict):
-        return {k: _built(v, context) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_built(v, context) for v in value]
-    return value
-
-
-@dataclasses.dataclass(frozen=True)
-class _Eager:
-    """Marks a spec that its holder's build also builds."""
-
-    spec: Spec[Any]
-    bare: bool = False
 
 
 class Registry(Generic[T]):
@@ -175,7 +80,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> Callable[..., T]:
         """The constructor of `name`. Raises OptionError naming the nearest known name."""
         if name not in self.names():
-            raise OptionError(f"no {self.kind} is called {name!r}{_nearest(name, self.names())}")
+            raise OptionError(f"no {self.kind} is called {name!r}{nearest(name, self.names())}")
         return self._factories[name]
 
     def check(self, options: Any, where: str = "", **context: Any) -> Spec[T]:  # noqa: ANN401
@@ -206,18 +111,18 @@ class Registry(Generic[T]):
         name = options.get("type")
         if name not in self.names():
             found = "no `type:` is given" if name is None else f"no {self.kind} is called {name!r}"
-            nearest = _nearest("" if name is None else str(name), self.names())
-            problems.append(Problem(f"{where}.type" if where else "type", found + nearest))
+            hint = nearest("" if name is None else str(name), self.names())
+            problems.append(Problem(f"{where}.type" if where else "type", found + hint))
             return None
         factory = self._factories[name]
         options = merge(self._presets[name], options)
         given = {key: value for key, value in options.items() if key != "type"}
         before = len(problems)
-        wrapper_fields = {k: p for k, p in _parameters(self.entry).items() if k != self.component_field}
+        wrapper_fields = {k: p for k, p in parameters_of(self.entry).items() if k != self.component_field}
         wrapper_given = {k: given.pop(k) for k in list(given) if k in wrapper_fields}
         wrapper = check_fields(wrapper_fields, wrapper_given, where, problems, {})
         values = check_fields(
-            _parameters(factory), given, where, problems, context, self.context, known=list(wrapper_fields)
+            parameters_of(factory), given, where, problems, context, self.context, known=list(wrapper_fields)
         )
         if len(problems) > before:
             return None
@@ -230,11 +135,11 @@ class Registry(Generic[T]):
         """A JSON schema reference to any component of this kind; its definition is added to `definitions`."""
         if self.kind not in definitions:
             definitions[self.kind] = {}
-            wrapper = {k: p for k, p in _parameters(self.entry).items() if k != self.component_field}
+            wrapper = {k: p for k, p in parameters_of(self.entry).items() if k != self.component_field}
             variants = []
             for name in self.names():
                 factory = self._factories[name]
-                shape = fields_schema({**_parameters(factory), **wrapper}, definitions)
+                shape = fields_schema({**parameters_of(factory), **wrapper}, definitions)
                 shape["properties"] = {"type": {"const": name}, **shape["properties"]}
                 supplied = (*self.context, *self._presets[name])
                 shape["required"] = ["type", *(key for key in shape.get("required", []) if key not in supplied)]
@@ -247,7 +152,7 @@ class Registry(Generic[T]):
 
 
 def _probe(spec: Spec[Any], problems: list[Problem], context: Mapping[str, Any]) -> None:
-    needed = [n for n, p in _parameters(spec.factory).items() if p.default is _MISSING and n not in spec.values]
+    needed = [n for n, p in parameters_of(spec.factory).items() if p.default is MISSING and n not in spec.values]
     if all(name in context for name in needed):
         try:
             spec.component(**context)
@@ -269,228 +174,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
+        if isinstance(value, Mapping) and isinstance(old, str) and "type" not in value:
+            old = {"type": old}  # a bare name stands for a component without options
         result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-# --- signatures ------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One parameter of a constructor."""
-
-    annotation: Any
-    default: Any = _MISSING
-
-
-@lru_cache(maxsize=None)
-def _parameters(factory: Any) -> dict[str, Parameter]:  # noqa: ANN401
-    if factory is None:
-        return {}
-    target = factory.__init__ if inspect.isclass(factory) else factory
-    hints = typing.get_type_hints(target, include_extras=True)
-    if dataclasses.is_dataclass(factory):
-        hints = typing.get_type_hints(factory, include_extras=True)
-    found = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = parameter.default
-        if dataclasses.is_dataclass(factory) and default is not _MISSING:
-            default = _dataclass_default(factory, name, default)
-        found[name] = Parameter(hints.get(name, Any), default)
-    return found
-
-
-def _dataclass_default(factory: Any, name: str, default: Any) -> Any:  # noqa: ANN401
-    field = next(f for f in dataclasses.fields(factory) if f.name == name)
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else default
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
-
-
-# --- checking --------------------------------------------------------------------------------------------------
-
-
-def check_fields(
-    parameters: Mapping[str, Parameter],
-    given: Mapping[str, Any],
-    where: str,
-    problems: list[Problem],
-    context: Mapping[str, Any],
-    supplied: tuple[str, ...] = (),
-    known: list[str] | None = None,
-) -> dict[str, Any]:
-    """Checks given options against parameters; returns the checked values and adds every problem found.
-
-    A parameter in `supplied` comes from the context; the file may repeat it, but not contradict it.
-    """
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        path = f"{where}.{key}" if where else str(key)
-        parameter = parameters.get(key)
-        if parameter is None:
-            names = [n for n in [*parameters, *(known or [])] if n not in supplied]
-            problems.append(Problem(path, f"unknown option{_nearest(str(key), names)}"))
-            continue
-        if key in supplied and key in context and value != context[key]:
-            problems.append(Problem(path, f"found {value!r}, but {key} is {context[key]!r} elsewhere; say it once"))
-            continue
-        before = len(problems)
-        checked = check_value(parameter.annotation, value, path, problems, context)
-        if len(problems) == before and not (key in supplied and key in context):
-            values[key] = checked
-    for key, parameter in parameters.items():
-        if key not in given and parameter.default is _MISSING and key not in supplied:
-            problems.append(Problem(f"{where}.{key}" if where else key, "is missing and has no default"))
-    return values
-
-
-def check_value(
-    annotation: Any,  # noqa: ANN401
-    value: Any,  # noqa: ANN401
-    where: str,
-    problems: list[Problem],
-    context: Mapping[str, Any],
-) -> Any:  # noqa: ANN401
-    """Checks one value against one annotation (see the module's docstring for what annotations mean)."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType) and any(_is_tree(a) for a in arguments):
-        if value is None and type(None) in arguments:
-            return None
-        annotation = next(a for a in arguments if _is_tree(a))
-        origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Spec:
-        return arguments[0].__registry__.collect(value, where, problems, context)
-    if (registry := _served_by(annotation)) is not None:
-        spec = registry.collect(value, where, problems, context)
-        return None if spec is None else _Eager(spec, bare=annotation is not registry.entry)
-    if _is_tree(annotation) and origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            problems.append(Problem(where, f"found {value!r}, expected a mapping of names to entries"))
-            return None
-        kept = {name: entry for name, entry in value.items() if entry is not None}  # null removes an entry
-        return {n: check_value(arguments[1], e, f"{where}.{n}", problems, context) for n, e in kept.items()}
-    if dataclasses.is_dataclass(annotation):
-        return _check_dataclass(annotation, value, where, problems, context)
-    return _check_leaf(annotation, value, where, problems)
-
-
-def _check_dataclass(
-    annotation: Any,  # noqa: ANN401
-    value: Any,  # noqa: ANN401
-    where: str,
-    problems: list[Problem],
-    context: Mapping[str, Any],
-) -> Any:  # noqa: ANN401
-    if not isinstance(value, Mapping):
-        names = ", ".join(_parameters(annotation))
-        problems.append(Problem(where, f"found {value!r}, expected a mapping with some of: {names}"))
-        return None
-    before = len(problems)
-    values = check_fields(_parameters(annotation), value, where, problems, context)
-    if len(problems) > before:
-        return None
-    try:
-        return annotation(**_built(values, context))
-    except ValueError as error:
-        problems.append(Problem(where, str(error)))
-        return None
-
-
-def _check_leaf(annotation: Any, value: Any, where: str, problems: list[Problem]) -> Any:  # noqa: ANN401
-    try:
-        text = json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        problems.append(Problem(where, f"found {value!r}, expected a plain, finite value"))
-        return None
-    try:
-        return _adapter(annotation).validate_json(text, strict=True)
-    except ValidationError as error:
-        for item in error.errors(include_url=False):
-            inner = "".join(f".{part}" for part in item["loc"] if not str(part).startswith("function-"))
-            found = "" if item["type"] == "missing" else f"found {item['input']!r}: "
-            problems.append(Problem(where + inner, found + item["msg"].removeprefix("Value error, ")))
-        return None
-
-
-@lru_cache(maxsize=None)
-def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
-    except PydanticSchemaGenerationError as error:
-        raise TypeError(f"{annotation} cannot be an option") from error
-
-
-def _served_by(annotation: Any) -> Registry[Any] | None:  # noqa: ANN401
-    """The registry that builds parameters with this annotation: of its protocol or its entry class itself."""
-    return vars(annotation).get("__registry__") if inspect.isclass(annotation) else None
-
-
-def _is_tree(annotation: Any) -> bool:  # noqa: ANN401
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return False
-    if origin is Spec or dataclasses.is_dataclass(annotation) or _served_by(annotation) is not None:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(_is_tree(a) for a in arguments)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return _is_tree(arguments[1])
-    return False
-
-
-# --- schema ----------------------------------------------------------------------------------------------------
-
-
-def fields_schema(parameters: Mapping[str, Parameter], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of an object with these parameters."""
-    properties, required = {}, []
-    for name, parameter in parameters.items():
-        shape = value_schema(parameter.annotation, definitions)
-        if parameter.default is _MISSING:
-            required.append(name)
-        elif isinstance(parameter.default, (bool, int, float, str, type(None), tuple, list)):
-            shape = {**shape, "default": parameter.default}
-        properties[name] = shape
-    result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**result, "required": required} if required else result
-
-
-def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-    """The JSON schema of one annotation."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Spec:
-        return arguments[0].__registry__.schema(definitions)
-    if (registry := _served_by(annotation)) is not None:
-        return registry.schema(definitions)
-    if origin in (Union, types.UnionType) and _is_tree(annotation):
-        return {"anyOf": [value_schema(a, definitions) if a is not type(None) else {"type": "null"} for a in arguments]}
-    if _is_tree(annotation) and origin is not None:
-        return {"type": "object", "additionalProperties": {"anyOf": [value_schema(arguments[1], definitions), {"type": "null"}]}}
-    if dataclasses.is_dataclass(annotation):
-        if annotation.__name__ not in definitions:
-            definitions[annotation.__name__] = {}
-            definitions[annotation.__name__] = fields_schema(_parameters(annotation), definitions)
-        return {"$ref": f"#/$defs/{annotation.__name__}"}
-    return _adapter(annotation).json_schema()
-
-
-def check_tree(dataclass_type: type[T], options: Any, source: str = "", **context: Any) -> T:  # noqa: ANN401
-    """Checks a whole option tree against a dataclass and builds it. Raises OptionsError with every problem."""
-    problems: list[Problem] = []
-    value = _check_dataclass(dataclass_type, options, "", problems, context)
-    if problems:
-        raise OptionsError(problems, source)
-    return value
-
-
-def tree_schema(dataclass_type: Any, title: str) -> dict[str, Any]:  # noqa: ANN401
-    """The JSON schema of a whole option tree, for editors."""
-    definitions: dict[str, Any] = {}
-    root = fields_schema(_parameters(dataclass_type), definitions)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}

@@ -55,9 +55,6 @@ def restore_tiled(
         sr = network_fn(part).float().cpu()
         if sr.shape[-2:] != (len(down), len(across)):
             raise ValueError(f"the network turned {tuple(part.shape)} into {tuple(sr.shape)}, expected scale {scale}")
-        if len(rows) == len(columns) == 1:
-            result = sr
-            break
         if result is None:
             result = sr.new_zeros(*sr.shape[:-2], padded.shape[-2] * scale, padded.shape[-1] * scale)
         y, x = top * scale, left * scale

@@ -13,7 +13,7 @@ from losses.gan import GanLoss
 from models.network import Network
 from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, weighted
 from utils.optim import Init, Optim
-from utils.registry import Spec
+from utils.checking import Spec
 
 
 @STAGES.register("gan")

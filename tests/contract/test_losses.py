@@ -17,7 +17,7 @@ from losses import LOSSES, Loss
 from losses.gan import GanLoss, Kind, gradient_penalty
 from losses.perceptual import WEIGHTS_FILE, PerceptualLoss
 from utils.fields import OptionError
-from utils.registry import OptionsError
+from utils.checking import OptionsError
 from utils.seeding import torch_generator
 
 NAMES = LOSSES.names()

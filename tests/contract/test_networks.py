@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from utils.registry import OptionsError
+from utils.checking import OptionsError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 from data import DATASETS, Source, UnreadableImageError
 from utils.fields import OptionError
 from utils.image import write_image
-from utils.registry import OptionsError
+from utils.checking import OptionsError
 
 SCALE = 4
 

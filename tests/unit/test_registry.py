@@ -22,7 +22,8 @@ from utils.fields import (
     RangeSchedule,
     Weights,
 )
-from utils.registry import OptionsError, Problem, Registry, Spec, check_tree, check_value, merge, tree_schema
+from utils.checking import OptionsError, Problem, Spec, check_tree, check_value, tree_schema
+from utils.registry import Registry, merge
 
 
 class Shape:
