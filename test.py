@@ -310,7 +310,7 @@ def restore_file(source: Path, target: Path, apply: Restorer, args: argparse.Nam
         write_image(target, restore_array(apply, image, alpha, gray, args.alpha))
     except torch.OutOfMemoryError:
         console.error(f"{source}: the device has too little memory for it; use --tile, such as --tile 256")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         console.error(str(error) if str(source) in str(error) else f"{source}: {error}")
     else:
         return True

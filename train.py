@@ -26,17 +26,24 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from data.sampler import StepSampler
-from data.training import Mix, Samples, TrainingSet, ValidationSet, degrade
+from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch
-from models.experiment import Experiment, build_generator, load_experiment, network_options, write_schema
+from models.experiment import (
+    Experiment,
+    build_generator,
+    load_experiment,
+    network_options,
+    validation_sets,
+    write_schema,
+)
 from models.report import final_report, next_command, validate
 from models.stages.stage import Memo, Phase, Stage
 from models.weights import load_weights
 from utils import checkpoint, distributed, options
 from utils.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
 from utils.distributed import Processes
-from utils.fields import OptionError
 from utils.evaluate import mean_scores
+from utils.fields import OptionError
 from utils.loading import loader_options
 from utils.lock import RunLock
 from utils.logging import Console, MetricsLog, Progress, memory_mb, table, write_status
@@ -65,12 +72,7 @@ class Trainer:
         self.folder, self.console, self.device = folder, console, processes.device
         default = experiment.degradation.component(scale=experiment.scale)
         self.mix = Mix.build(experiment.data.train, default, experiment.scale)
-        self.validation = [
-            ValidationSet(
-                name, spec.build(scale=experiment.scale), default, seed=experiment.data.validation_seed, scale=experiment.scale
-            )
-            for name, spec in experiment.data.validation.items()
-        ]
+        self.validation = validation_sets(experiment, default)
         logger = experiment.logger
         self.checkpoints = Checkpoints(
             folder / "checkpoints", logger.keep_last, logger.keep_best, metric="PSNR", warn=console.warn
@@ -123,10 +125,11 @@ class Trainer:
         parts = self.processes.world_size * self.settings.accumulate
         if self.batch_size % parts:
             raise OptionError(
-                f"stages.{name}: a batch of {self.batch_size} does not divide among {self.processes.world_size} processes "
-                f"with {self.settings.accumulate} micro-batches each; choose a multiple of {parts}"
+                f"stages.{name}: a batch of {self.batch_size} does not divide among "
+                f"{self.processes.world_size} processes with {self.settings.accumulate} micro-batches each; "
+                f"choose a multiple of {parts}"
             )
-        # Initial weights come from the run seed and the stage, whatever ran before; the global generator is left as it was.
+        # Initial weights come from the run seed and the stage alone; the global generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
             network_g = build_generator(experiment)
@@ -139,7 +142,9 @@ class Trainer:
             self.restore(resume)
         self.ddp = {n: self.distribute(network) for n, network in self.stage.networks.items()}
         sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.stage.networks.items())
-        self.console.info(f"stage {name}: {sizes} parameters, {self.settings.iterations} iterations of {self.batch_size}")
+        self.console.info(
+            f"stage {name}: {sizes} parameters, {self.settings.iterations} iterations of {self.batch_size}"
+        )
 
     def hand_over(self, network_g: nn.Module) -> None:
         """Takes over what `init_from` names."""
@@ -268,9 +273,15 @@ class Trainer:
         self.nonfinite_in_a_row += 1
         path = self.folder / f"nonfinite_{self.name}_{self.iteration}_rank{self.processes.rank}.jsonl"
         if mine:
-            lines = [f'{{"path": "{p}", "plan": {plan.to_json()}}}' for b in batches for p, plan in zip(b.paths, b.plans, strict=True)]
+            lines = [
+                f'{{"path": "{p}", "plan": {plan.to_json()}}}'
+                for b in batches
+                for p, plan in zip(b.paths, b.plans, strict=True)
+            ]
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self.console.warn(f"step {self.iteration}, phase {phase.name}: the gradient is not finite; skipped, see {path}")
+            self.console.warn(
+                f"step {self.iteration}, phase {phase.name}: the gradient is not finite; skipped, see {path}"
+            )
         if self.nonfinite_in_a_row >= self.experiment.logger.nonfinite_in_a_row:
             raise OptionError(
                 f"{self.nonfinite_in_a_row} steps in a row had no finite gradient; lower the learning rate or set "
@@ -368,27 +379,44 @@ class Trainer:
                 self.console.warn(f"checkpoint not saved, training goes on: {error}")
         self.save_failures = self.save_failures + 1 if distributed.agree(torch.tensor([failed]))[0] else 0
         if self.save_failures >= self.experiment.logger.save_failures or (self.save_failures and final):
-            raise OSError(f"{self.save_failures} checkpoints in a row could not be saved in {self.folder}; free some disk space")
+            raise OSError(
+                f"{self.save_failures} checkpoints in a row could not be saved in {self.folder}; free some disk space"
+            )
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Remembers a signal; the loop ends after the current step."""
         self.stop_signal = number
 
 
-# --- the command line --------------------------------------------------------------------------------------------------
+# --- the command line ------------------------------------------------------------------------------------------------
 
 
 def arguments() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--opt", type=Path, metavar="FILE", help="option file (YAML, or JSON with // comments)")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option, such as degradation.steps.jpeg.prob=0")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override an option, such as degradation.steps.jpeg.prob=0",
+    )
     parser.add_argument("--stage", metavar="NAME", help="train this stage only")
-    parser.add_argument("--resume", default="auto", metavar="auto|none|PATH", help="go on from the run's newest checkpoint (auto), from a given one, or start anew (none, in an empty run folder)")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="go on from the run's newest checkpoint (auto), from a given one, or start anew (none)",
+    )
     parser.add_argument("--resume-anyway", action="store_true", help="resume although options differ")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, run one step of each stage and one validation, leave nothing behind")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, run one step of each stage and one validation, leave nothing behind",
+    )
     parser.add_argument("--schema", action="store_true", help="write options/schema.json for editors")
     return parser.parse_args()
 
@@ -397,7 +425,9 @@ def choose_resume(trainer: Trainer, args: argparse.Namespace) -> LoadedCheckpoin
     """The checkpoint to go on from, said in words. Raises OptionError when options differ in what matters."""
     if args.resume == "none":
         if trainer.checkpoints.newest() is not None:
-            raise OptionError(f"{trainer.folder} already holds checkpoints; choose another `name`, or leave out --resume none")
+            raise OptionError(
+                f"{trainer.folder} already holds checkpoints; choose another `name`, or leave out --resume none"
+            )
         return None
     path = trainer.checkpoints.newest() if args.resume == "auto" else Path(args.resume)
     if path is None:
@@ -406,11 +436,14 @@ def choose_resume(trainer: Trainer, args: argparse.Namespace) -> LoadedCheckpoin
     different = [d for d in options.differences(found.meta["options"], trainer.tree) if not d.startswith(MAY_CHANGE)]
     if different and not args.resume_anyway:
         raise OptionError(
-            f"{found.folder} was trained with other options:\n  " + "\n  ".join(different)
+            f"{found.folder} was trained with other options:\n  "
+            + "\n  ".join(different)
             + "\nresume with the old ones, choose another `name`, or accept the new ones with --resume-anyway"
         )
     why = "the newest in the run folder" if args.resume == "auto" else "as --resume says"
-    trainer.console.info(f"resuming from {found.folder} ({why}): stage {found.meta['stage']}, iteration {found.meta['iteration']}")
+    trainer.console.info(
+        f"resuming from {found.folder} ({why}): stage {found.meta['stage']}, iteration {found.meta['iteration']}"
+    )
     return found
 
 
@@ -431,7 +464,17 @@ def dry_run(experiment: Experiment, tree: dict[str, Any], processes: Processes, 
             counts = [sum(p.numel() for p in net.parameters()) for net in trainer.stage.networks.values()]
             hours = seconds * trainer.settings.iterations / 3600
             trainer.save(final=True)
-            rows.append([name, " + ".join(f"{c:,}" for c in counts), f"{seconds:.2f}", f"{trainer.settings.iterations:,}", f"{hours:.2f}", f"{max(memory_mb().values()):,.0f}", start.stage if start and start.stage else "-"])
+            rows.append(
+                [
+                    name,
+                    " + ".join(f"{c:,}" for c in counts),
+                    f"{seconds:.2f}",
+                    f"{trainer.settings.iterations:,}",
+                    f"{hours:.2f}",
+                    f"{max(memory_mb().values()):,.0f}",
+                    start.stage if start and start.stage else "-",
+                ]
+            )
         trainer.validate()
     console.info(table(["stage", "parameters", "s/iteration", "iterations", "hours", "memory MB", "starts from"], rows))
     console.info("dry run: everything was built and run once; nothing is left behind")
@@ -464,14 +507,18 @@ def main() -> int:
         distributed.stop()
 
 
-def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: argparse.Namespace) -> int:
+def train(
+    experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: argparse.Namespace
+) -> int:
     """Trains in the run folder, with a lock on it and its status written there."""
     folder = args.runs / experiment.name
     with RunLock(folder) if processes.is_main else nullcontext():
         distributed.barrier()
         if processes.is_main:
             Checkpoints(folder / "checkpoints").clean()
-        status = (lambda state, reason="": write_status(folder, state, reason)) if processes.is_main else (lambda *_: None)
+        status = (
+            (lambda state, reason="": write_status(folder, state, reason)) if processes.is_main else (lambda *_: None)
+        )
         try:
             trainer = Trainer(experiment, tree, processes, folder, console)
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from degradations import Degradation
-from utils.fields import Positive, PositiveInt
 from utils.checking import Spec
+from utils.fields import Positive, PositiveInt
 from utils.registry import Registry
 
 
@@ -47,13 +47,17 @@ class SourceEntry:
     """A source as it stands in an option file.
 
     `weight` is its share of the training samples (default: its share of the images); `degradation` replaces the
-    experiment's for this source; `crop` keeps only a central part of each validation image.
+    experiment's for this source. Of validation images, `crop` keeps only a central part, and `repeats` degrades each
+    that many times, which makes the mean over a handful of images worth more.
     """
 
     source: Source
     weight: Positive | None = None
     degradation: Spec[Degradation] | None = None
     crop: PositiveInt | None = None
+    repeats: PositiveInt = 1
 
 
-DATASETS: Registry[Source] = Registry("data set", "data", protocol=Source, entry=SourceEntry, skip=("prepare", "source"))
+DATASETS: Registry[Source] = Registry(
+    "data set", "data", protocol=Source, entry=SourceEntry, skip=("prepare", "source")
+)

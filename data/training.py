@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from data.sampler import index_of
 from data.source import Source, SourceEntry, UnreadableImageError
 from degradations import Batch, Degradation, Degraded, Plan, Size, paired_crop
-from utils.fields import Count, OptionError, PositiveInt
 from utils.checking import Spec
+from utils.fields import Count, OptionError, PositiveInt
 from utils.seeding import sample_stream, step_stream, validation_stream
 
 MAX_ATTEMPTS = 50
@@ -87,7 +87,7 @@ class Mix:
             degradation = default if entry.degradation is None else entry.degradation.component(scale=scale)
             if degradation.starts_from_lq and not entry.source.paired:
                 raise OptionError(
-                    f"data.train.{name}: `{spec.name}` has no low-quality images, but its degradation starts from them; "
+                    f"data.train.{name}: `{spec.name}` has no low-quality images, but its degradation needs them; "
                     "choose a paired source, or a degradation that makes them"
                 )
             entries.append(entry)
@@ -106,7 +106,9 @@ class TrainingSet(Dataset[Samples]):
     A sample depends on (run seed, stage, number) alone: not on workers, ranks, batch mates or what came before.
     """
 
-    def __init__(self, mix: Mix, options: DataOptions, *, seed: int, stage: str, batch_size: int, in_worker: bool, views: int = 1) -> None:
+    def __init__(
+        self, mix: Mix, options: DataOptions, *, seed: int, stage: str, batch_size: int, in_worker: bool, views: int = 1
+    ) -> None:
         self.mix, self.options, self.seed, self.stage = mix, options, seed, stage
         self.batch_size, self.in_worker, self.views = batch_size, in_worker, views
 
@@ -150,13 +152,17 @@ class TrainingSet(Dataset[Samples]):
         group = int(np.searchsorted(np.cumsum(counts), pick, side="right"))
         return group, pick - sum(counts[:group])
 
-    def _read(self, source: Source, index: int, degradation: Degradation, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read(
+        self, source: Source, index: int, degradation: Degradation, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         gt = source.read(index)
         scale, crop = degradation.scale, self.options.crop_size
         lq = source.read_lq(index) if degradation.starts_from_lq else None
         if min(gt.shape[:2]) < crop:
             if self.options.small_images == "skip":
-                raise UnreadableImageError(f"{source.name(index)}: {gt.shape[1]}x{gt.shape[0]} is smaller than the crop of {crop}")
+                raise UnreadableImageError(
+                    f"{source.name(index)}: {gt.shape[1]}x{gt.shape[0]} is smaller than the crop of {crop}"
+                )
             gt = reflect_to(gt, crop)
             lq = None if lq is None else reflect_to(lq, crop // scale)
         step = 1 if lq is None else scale  # a pair is cut on the low-quality grid
@@ -167,7 +173,9 @@ class TrainingSet(Dataset[Samples]):
         turn = draw_augment(rng, self.options.augment)
         return augment(gt, *turn), None if lq is None else augment(lq, *turn)
 
-    def collate(self, samples: Sequence[tuple[Tensor, Tensor | None, list[Plan], str, int, list[tuple[str, str]]]]) -> Samples:
+    def collate(
+        self, samples: Sequence[tuple[Tensor, Tensor | None, list[Plan], str, int, list[tuple[str, str]]]]
+    ) -> Samples:
         """Stacks samples; views of one sample follow one another."""
         gts, lqs, plans, paths, groups, mishaps = zip(*samples, strict=True)
         v = self.views
@@ -176,12 +184,14 @@ class TrainingSet(Dataset[Samples]):
             plans=[plan for views in plans for plan in views],
             paths=[path for path in paths for _ in range(v)],
             groups=[group for group in groups for _ in range(v)],
-            lq=None if all(lq is None for lq in lqs) else _stack([_or_empty(lq, gts, self.mix) for lq in lqs for _ in range(v)]),
+            lq=None
+            if all(lq is None for lq in lqs)
+            else _stack([_or_empty(lq, gts, self.mix) for lq in lqs for _ in range(v)]),
             mishaps=[item for some in mishaps for item in some],
             views=v,
         )
         if self.in_worker:
-            result.degraded = degrade(result, self.mix.degradations, torch.device("cpu"))
+            result.degraded = _degrade_groups(result, self.mix.degradations, torch.device("cpu"))
             result.gt = result.gt[:0]  # no longer needed, not worth sending
         return result
 
@@ -300,15 +310,16 @@ class ValidationSet:
         self.degradation = default if own is None else own.component(scale=scale)
 
     def __len__(self) -> int:
-        return len(self.entry.source)
+        return len(self.entry.source) * self.entry.repeats
 
-    def __getitem__(self, index: int) -> ValidationItem:
+    def __getitem__(self, number: int) -> ValidationItem:
         """Raises UnreadableImageError for a file that cannot be read: a validation set must be whole."""
         source = self.entry.source
+        index = number % len(source)
         given = source.read_lq(index) if self.degradation.starts_from_lq else None
         gt, lq = _window(source.read(index), given, self.scale, self.entry.crop)
         size: Size = (gt.shape[0], gt.shape[1])
-        plan = self.degradation.sample(validation_stream(self.seed, self.name, index), size)
+        plan = self.degradation.sample(validation_stream(self.seed, self.name, number), size)
         samples = Samples(
             gt=_to_tensor(gt)[None],
             plans=[plan],
@@ -319,8 +330,9 @@ class ValidationSet:
         return ValidationItem(source.name(index), degrade(samples, [self.degradation], torch.device("cpu")))
 
 
-
-def _window(gt: np.ndarray, lq: np.ndarray | None, scale: int, crop: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _window(
+    gt: np.ndarray, lq: np.ndarray | None, scale: int, crop: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Cuts bottom and right to multiples of the scale; with `crop`, keeps a central part on the low-quality grid."""
     height, width = (side // scale for side in gt.shape[:2])
     top = left = 0

@@ -68,7 +68,7 @@ def _convolve_cv2(image: Tensor, kernel: np.ndarray, border: Border) -> Tensor:
         flipped = np.ascontiguousarray(kernel[::-1, ::-1], np.float32)
         planes = [cv2.filter2D(p, -1, flipped, borderType=flag) for p in planes]
     result = torch.from_numpy(np.stack(planes))
-    return result[:, radius:-radius or None, radius:-radius or None].clone() if border == "wrap" else result
+    return result[:, radius : -radius or None, radius : -radius or None].clone() if border == "wrap" else result
 
 
 def convolve_batched(images: Ragged, kernels: Sequence[np.ndarray], border: Border = "mirror") -> Ragged:
@@ -91,7 +91,9 @@ def pad(images: Ragged, radius: int, border: Border) -> Tensor:
     """(B, C, H + 2r, W + 2r): each image extended at its own borders; beyond its extension lies its last pixel."""
     device = images.data.device
     rows, columns = (
-        torch.as_tensor(np.stack([_border_index(s[axis], images.data.shape[2 + axis], radius, border) for s in images.sizes])).to(device)
+        torch.as_tensor(
+            np.stack([_border_index(s[axis], images.data.shape[2 + axis], radius, border) for s in images.sizes])
+        ).to(device)
         for axis in (0, 1)
     )
     batch = torch.arange(len(images.sizes), device=device)[:, None, None]

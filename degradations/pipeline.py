@@ -87,7 +87,10 @@ class Pipeline(Degradation):
         drawn = []
         for name in self.order.draw(list(self.steps), seed):
             own = generator(seed, "step", name)
-            if own.random() < self.steps[name].prob and (values := self.steps[name].step.sample(own, state)) is not None:
+            if (
+                own.random() < self.steps[name].prob
+                and (values := self.steps[name].step.sample(own, state)) is not None
+            ):
                 drawn.append((name, values))
         if state.size != state.lq_size:
             raise ValueError(

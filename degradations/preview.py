@@ -31,20 +31,19 @@ from data.pairs import Files, named_files, plan_of, read_plans, write_pairs
 from data.sampler import numbers_of_step
 from data.source import SourceEntry
 from data.training import Mix, Samples, TrainingSet, ValidationSet, as_float, degrade
-from degradations import Batch, Degradation, Drawn, Plan
+from degradations import Batch, Degradation, Plan
 from losses import LossTerm
 from models.experiment import Experiment, load_experiment
 from utils import options
 from utils.fields import OptionError
 from utils.image import from_tensor, read_image, to_tensor, to_uint8, write_image
 from utils.logging import Console, table
-from utils.plot import LARGEST_CELL, cells, drawn_picture, drawn_table
+from utils.plot import LARGEST_CELL, cells, drawn_picture, drawn_table, drawn_text
 from utils.seeding import sample_stream, step_stream
 from utils.sheet import sheet
 
 STRIPS = 4
 """Strips on a sheet, about, when --count does not say."""
-THIS = ("python", "-m", "degradations.preview")
 PLANS = 1000
 """Plans in a histogram, when --count does not say."""
 
@@ -74,10 +73,10 @@ class Shown:
 
     def after_steps(self) -> Iterator[tuple[str, Tensor]]:
         """A caption and the image (3, h, w) after each step: plans that end there, applied."""
+        given = None if self.lq is None else self.lq[None]
         for k, (name, drawn) in enumerate(self.plan.steps, 1):
             cut = replace(self.plan, steps=self.plan.steps[:k], crop=None)
-            given = None if self.lq is None else self.lq[None]
-            yield f"{k} {name} {short(drawn)}", self.degradation.apply(self.gt[None], [cut], given).lq[0]
+            yield f"{k} {name} {drawn_text(drawn)}", self.degradation.apply(self.gt[None], [cut], given).lq[0]
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
@@ -155,19 +154,6 @@ def target_users(experiment: Experiment, stage: str) -> dict[str, list[str]]:
 # --- sheets ----------------------------------------------------------------------------------------------------------
 
 
-def short(drawn: Drawn) -> str:
-    """Drawn values for a caption. Seeds are left out, of matrices only the size is told."""
-
-    def word(key: str, value: Any) -> str:  # noqa: ANN401
-        if isinstance(value, list) and value and isinstance(value[0], list):
-            return f"{key} {len(value)}x{len(value[0])}"
-        if isinstance(value, list):
-            return f"{key} " + ("x" if key == "size" else ",").join(f"{v:.3g}" for v in value)
-        return f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-
-    return ", ".join(word(key, value) for key, value in drawn.items() if key != "seed")
-
-
 def _tail(path: str) -> str:
     return name if len(name := Path(path).name) <= 24 else f"...{name[-21:]}"
 
@@ -179,11 +165,9 @@ def strips(shown: Shown, users: dict[str, list[str]]) -> list[np.ndarray]:
     if plan.crop is not None:
         top, left, size = (value * plan.scale for value in plan.crop)
         cv2.rectangle(gt, (left, top), (left + size - 1, top + size - 1), (255, 255, 0), 1)
-    frame = "" if plan.crop is None else ", frame: final crop"
+    frame, crop = ("", "") if plan.crop is None else (", frame: final crop", ", final crop")
     smaller = ", shown smaller" if max(height, width) > LARGEST_CELL else ""
-    tensors = [] if shown.lq is None else [("given LQ", shown.lq)]
-    tensors += shown.after_steps()
-    crop = "" if plan.crop is None else ", final crop"
+    tensors = [*([] if shown.lq is None else [("given LQ", shown.lq)]), *shown.after_steps()]
     tensors.append((f"LQ {batch.lq.shape[-2]}x{batch.lq.shape[-1]}{crop}", batch.lq[0]))
     for name, target in batch.targets.items():
         tensors.append((f"target {name}, seen by: {', '.join(users.get(name, ['no loss']))}", target[0]))
@@ -217,7 +201,7 @@ def replay(experiment: Experiment, file: Path, count: int, console: Console) -> 
             yield shown
     if plans:
         raise OptionError(
-            f"{file}: {len(plans)} of its first {len(lines)} plans are none that iteration {iteration} of {stage} draws; "
+            f"{file}: {len(plans)} of its first {len(lines)} plans are not drawn in iteration {iteration} of {stage}; "
             "options, seed or images are not the run's: use the options.yml beside it"
         )
 
@@ -315,14 +299,13 @@ def sheet_command(experiment: Experiment, stage: str, args: argparse.Namespace, 
         samples = training_samples(experiment, stage, args.sample or range(args.count or STRIPS))
     users = target_users(experiment, stage)
     save(args.out, sheet([row for shown in samples for row in strips(shown, users)]), console)
-    console.info(f"next, see what is drawn how often:\n  {again(args, *THIS, '--histogram', 'histogram.png')}")
+    console.info(f"next, see what is drawn how often:\n  {again(args, '--histogram', 'histogram.png')}")
 
 
 def histogram_command(experiment: Experiment, stage: str, args: argparse.Namespace, console: Console) -> None:
     """What is drawn how often, from sample 0 (or --sample N) on."""
     degradation = experiment.degradation.component(scale=experiment.scale)
-    size = (experiment.data.crop_size, experiment.data.crop_size)
-    first = args.sample[0] if args.sample else 0
+    size, first = (experiment.data.crop_size, experiment.data.crop_size), args.sample[0] if args.sample else 0
     plans = [draw_plan(experiment, stage, degradation, first + i, size) for i in range(args.count or PLANS)]
     if not any(plan.steps for plan in plans):
         raise OptionError(f"degradation: `{experiment.degradation.name}` has no steps, so there is nothing to plot")
@@ -331,7 +314,7 @@ def histogram_command(experiment: Experiment, stage: str, args: argparse.Namespa
         if spec.wrapper.get("degradation") is not None:
             console.warn(f"data.train.{name} has a degradation of its own, which is not in here")
     save(args.histogram, drawn_picture([plan.steps for plan in plans]), console)
-    console.info(f"next, train on it:\n  {again(args, 'torchrun', 'train.py')}")
+    console.info(f"next, train on it:\n  {again(args, train=True)}")
 
 
 def apply_command(experiment: Experiment, tree: dict[str, Any], args: argparse.Namespace, console: Console) -> int:
@@ -343,7 +326,7 @@ def apply_command(experiment: Experiment, tree: dict[str, Any], args: argparse.N
     valid = ValidationSet("apply", SourceEntry(files), own_degradation(experiment), seed=seed, scale=experiment.scale)
     about = options.dump({"scale": experiment.scale, "seed": seed, "degradation": tree["degradation"]})
     failed = write_pairs(valid, names, args.apply, about, console)
-    console.info(f"next, see some of them again:\n  {again(args, *THIS, '--replay', str(args.apply / 'plans.jsonl'))}")
+    console.info(f"next, see some of them again:\n  {again(args, '--replay', str(args.apply / 'plans.jsonl'))}")
     return int(failed > 0)
 
 
@@ -356,10 +339,10 @@ def save(path: Path, picture: np.ndarray, console: Console) -> None:
     console.info(f"wrote {path} ({picture.shape[1]}x{picture.shape[0]} pixels)")
 
 
-def again(args: argparse.Namespace, *command: str) -> str:
+def again(args: argparse.Namespace, *more: str, train: bool = False) -> str:
     """A command line with the same option file and overrides."""
-    overrides = [word for text in args.set for word in ("--set", text)]
-    return shlex.join([*command, "--opt", str(args.opt), *overrides])
+    start = ["torchrun", "train.py"] if train else ["python", "-m", "degradations.preview"]
+    return shlex.join([*start, "--opt", str(args.opt), *(word for text in args.set for word in ("--set", text)), *more])
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from data.training import DataOptions
+from data.source import SourceEntry
+from data.training import DataOptions, ValidationSet
 from degradations import Degradation
 from losses import LossTerm
 from models.network import Network
 from models.stages.stage import Stage, StageSettings
 from utils import options as option_files
+from utils.checking import OptionsError, Problem, Spec, check_tree, tree_schema
 from utils.fields import Count, OptionError, PositiveInt
 from utils.optim import Init
-from utils.checking import OptionsError, Problem, Spec, check_tree, tree_schema
 
 SCHEMA_FILE = "schema.json"
 
@@ -162,6 +163,20 @@ def build_generator(experiment: Experiment) -> Network:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has scale {network.scale}, not {experiment.scale}")
     experiment.init_g.apply(network)
     return network
+
+
+def validation_sets(experiment: Experiment, default: Degradation) -> list[ValidationSet]:
+    """The validation sets; `default` degrades those that name no degradation of their own."""
+    return [
+        ValidationSet(
+            name,
+            cast(SourceEntry, spec.build(scale=experiment.scale)),
+            default,
+            seed=experiment.data.validation_seed,
+            scale=experiment.scale,
+        )
+        for name, spec in experiment.data.validation.items()
+    ]
 
 
 def network_options(experiment: Experiment, tree: Mapping[str, Any]) -> dict[str, Any]:

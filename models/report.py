@@ -39,7 +39,9 @@ def restorer(network: nn.Module, device: torch.device) -> Restore:
     return restore
 
 
-def validate(network: nn.Module, valid: ValidationSet, device: torch.device, rank: int, images: int) -> tuple[dict[str, float], list[np.ndarray]]:
+def validate(
+    network: nn.Module, valid: ValidationSet, device: torch.device, rank: int, images: int
+) -> tuple[dict[str, float], list[np.ndarray]]:
     """Mean PSNR and SSIM of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
 
     The images are shared out over the ranks; every rank gets the same means. The strips are on the main rank only.
@@ -62,14 +64,17 @@ def validate(network: nn.Module, valid: ValidationSet, device: torch.device, ran
 def final_report(
     folder: Path, experiment: Experiment, sets: Sequence[ValidationSet], device: torch.device, console: Console
 ) -> None:
-    """Scores bicubic, smoothed bicubic and the averaged weights of every stage; writes `results.md` and `samples.png`."""
+    """Scores bicubic, smoothed bicubic and every stage's averaged weights; writes `results.md` and `samples.png`."""
     networks = _stage_networks(folder, experiment, device)
     if not sets or not networks:
         return
     text = []
     for valid in sets:
         rows, strips = compare(valid, {f"{name} stage": restorer(net, device) for name, net in networks.items()})
-        cells = [[name, *(f"{values[m]:.{2 if m == 'PSNR' else 4}f}" for m in ("PSNR", "SSIM"))] for name, values in rows.items()]
+        cells = [
+            [name, *(f"{values[m]:.{2 if m == 'PSNR' else 4}f}" for m in ("PSNR", "SSIM"))]
+            for name, values in rows.items()
+        ]
         text.append(f"{valid.name}: {len(valid)} images, x{valid.scale}, {PROTOCOL}, EMA weights\n\n")
         text[-1] += table(["", "PSNR", "SSIM"], cells)
         path = folder / (f"samples_{valid.name}.png" if len(sets) > 1 else "samples.png")
@@ -79,7 +84,9 @@ def final_report(
     console.info("\n" + "\n\n".join(text))
 
 
-def compare(valid: ValidationSet, restorers: Mapping[str, Restore], images: int = 6) -> tuple[dict[str, dict[str, float]], list[np.ndarray]]:
+def compare(
+    valid: ValidationSet, restorers: Mapping[str, Restore], images: int = 6
+) -> tuple[dict[str, dict[str, float]], list[np.ndarray]]:
     """Mean scores of bicubic, the best smoothed bicubic and each restorer; and strips with numbers."""
     metrics, scale = default_metrics(), valid.scale
     items = [valid[i] for i in range(len(valid))]
@@ -96,7 +103,11 @@ def compare(valid: ValidationSet, restorers: Mapping[str, Restore], images: int 
     }
     strips = []
     for i, item in enumerate(items[:images]):
-        captions = ["LQ", *(f"{name} {scores[name][i]['PSNR']:.2f} dB" for name in outputs), f"GT {Path(item.name).name}"]
+        captions = [
+            "LQ",
+            *(f"{name} {scores[name][i]['PSNR']:.2f} dB" for name in outputs),
+            f"GT {Path(item.name).name}",
+        ]
         parts = [item.batch.lq, *(made[i] for made in outputs.values()), item.gt]
         strips.append(strip([to_8bit(part) for part in parts], captions))
     return {name: mean_scores(values) for name, values in scores.items()}, strips

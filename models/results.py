@@ -40,11 +40,13 @@ def markdown(name: str, results: Sequence[SetResult], measure: Measure, checkpoi
         parts.append(f"## {result.name}\n\n{count} images, x{result.scale}, low-quality images {result.origin}.")
         parts += [table([result.name, *measure.columns], rows), *result.remarks]
     if checkpoints:
-        parts += [
-            "## Checkpoints",
-            table(["name", "network", "file"], [[n, c["network"], c["file"]] for n, c in checkpoints.items()]),
-        ]
+        rows = [[name, _network(about["network"]), about["file"]] for name, about in checkpoints.items()]
+        parts += ["## Checkpoints", table(["name", "network", "file"], rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _network(options: Mapping[str, Any]) -> str:
+    return ", ".join([str(options["type"]), *(f"{k} {v}" for k, v in options.items() if k != "type")])
 
 
 def _cells(scores: Scores, columns: Sequence[str]) -> list[str]:

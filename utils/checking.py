@@ -15,7 +15,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -119,7 +119,7 @@ class Parameter:
     default: Any = MISSING
 
 
-@lru_cache(maxsize=None)
+@cache
 def parameters_of(factory: Any) -> dict[str, Parameter]:  # noqa: ANN401
     if factory is None:
         return {}
@@ -204,7 +204,7 @@ def check_value(
     if (registry := _served_by(annotation)) is not None:
         spec = registry.collect(value, where, problems, context)
         return None if spec is None else Eager(spec, bare=annotation is not registry.entry)
-    if _is_tree(annotation) and origin is not None and issubclass(origin, Mapping):
+    if _is_mapping(origin) and _is_tree(annotation):
         if not isinstance(value, Mapping):
             problems.append(Problem(where, f"found {value!r}, expected a mapping of names to entries"))
             return None
@@ -253,7 +253,7 @@ def _check_leaf(annotation: Any, value: Any, where: str, problems: list[Problem]
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
@@ -266,6 +266,10 @@ def _served_by(annotation: Any) -> Registry[Any] | None:  # noqa: ANN401
     return vars(annotation).get("__registry__") if inspect.isclass(annotation) else None
 
 
+def _is_mapping(origin: Any) -> bool:  # noqa: ANN401
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
 def _is_tree(annotation: Any) -> bool:  # noqa: ANN401
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -274,7 +278,7 @@ def _is_tree(annotation: Any) -> bool:  # noqa: ANN401
         return True
     if origin in (Union, types.UnionType):
         return any(_is_tree(a) for a in arguments)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
+    if _is_mapping(origin):
         return _is_tree(arguments[1])
     return False
 
@@ -306,12 +310,16 @@ def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]
     if origin in (Union, types.UnionType) and _is_tree(annotation):
         return {"anyOf": [value_schema(a, definitions) if a is not type(None) else {"type": "null"} for a in arguments]}
     if _is_tree(annotation) and origin is not None:
-        return {"type": "object", "additionalProperties": {"anyOf": [value_schema(arguments[1], definitions), {"type": "null"}]}}
+        return {
+            "type": "object",
+            "additionalProperties": {"anyOf": [value_schema(arguments[1], definitions), {"type": "null"}]},
+        }
     if dataclasses.is_dataclass(annotation):
-        if annotation.__name__ not in definitions:
-            definitions[annotation.__name__] = {}
-            definitions[annotation.__name__] = fields_schema(parameters_of(annotation), definitions)
-        return {"$ref": f"#/$defs/{annotation.__name__}"}
+        name = str(getattr(annotation, "__name__", annotation))
+        if name not in definitions:
+            definitions[name] = {}
+            definitions[name] = fields_schema(parameters_of(annotation), definitions)
+        return {"$ref": f"#/$defs/{name}"}
     return _adapter(annotation).json_schema()
 
 

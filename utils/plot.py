@@ -166,6 +166,19 @@ def drawn_table(samples: Sequence[Steps]) -> tuple[list[str], list[list[str]]]:
     return ["step", "key", "share", "min", "5 %", "median", "95 %", "max"], rows
 
 
+def drawn_text(drawn: Mapping[str, Any]) -> str:
+    """Drawn values for a caption. Seeds are left out, of matrices only the size is told."""
+
+    def word(key: str, value: Any) -> str:  # noqa: ANN401
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            return f"{key} {len(value)}x{len(value[0])}"
+        if isinstance(value, list):
+            return f"{key} " + ("x" if key == "size" else ",").join(f"{v:.3g}" for v in value)
+        return f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+
+    return ", ".join(word(key, value) for key, value in drawn.items() if key != "seed")
+
+
 def _is_word(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, (str, bool))
 

@@ -49,8 +49,8 @@ class Registry(Generic[T]):
         if entry is not None:
             hints = typing.get_type_hints(entry)
             self.component_field = next((name for name, hint in hints.items() if hint is protocol), None)
-            setattr(entry, "__registry__", self)
-        setattr(protocol, "__registry__", self)
+            entry.__registry__ = self
+        setattr(protocol, "__registry__", self)  # noqa: B010
 
     def register(self, name: str, presets: Mapping[str, Any] | None = None) -> Callable[[Callable[..., T]], Any]:
         """Decorator: enters a class or function under `name`. Raises ValueError if the name is taken.

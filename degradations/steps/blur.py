@@ -38,13 +38,16 @@ class GaussianBlur(Step):
     ) -> None:
         if size_range[0] < 1 or (size_range[0] | 1) > size_range[1]:
             raise ValueError(f"size_range {list(size_range)} holds no odd kernel size of at least 1")
-        self.anisotropic_prob, self.border, self.size_range = anisotropic_prob, border, size_range
+        self.anisotropic_prob, self.size_range = anisotropic_prob, size_range
+        self.border: Border = border
         self.sigma_range, self.variance_range = sigma_range, variance_range
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         size = draw_odd(rng, *self.size_range)
         if rng.random() < self.anisotropic_prob:
-            low, high = (0, 4 + state.factor) if self.variance_range is None else self.variance_range.at(state.iteration)
+            low, high = (
+                (0, 4 + state.factor) if self.variance_range is None else self.variance_range.at(state.iteration)
+            )
             variances = [float(v) for v in rng.uniform(low, high, 2)]
             return {"size": size, "variances": variances, "theta": float(rng.uniform(0, pi))}
         low, high = (0, 2 + 0.2 * state.factor) if self.sigma_range is None else self.sigma_range.at(state.iteration)

@@ -103,7 +103,9 @@ class RandomDownsample(Step):
             parts.append((resized, resize_drawn(images.select(resized), [drawn[i] for i in resized])))
         if strided:
             chosen = [drawn[i] for i in strided]
-            kernels = [shift_to_upper_left(isotropic_gaussian(self.kernel_size, d["sigma"]), d["stride"]) for d in chosen]
+            kernels = [
+                shift_to_upper_left(isotropic_gaussian(self.kernel_size, d["sigma"]), d["stride"]) for d in chosen
+            ]
             blurred = convolve(images.select(strided), kernels).clip()
             kept = blurred.per_image(lambda image, k: image[:, :: chosen[k]["stride"], :: chosen[k]["stride"]])
             parts.append((strided, kept))

@@ -12,8 +12,8 @@ from losses import LossTerm
 from losses.gan import GanLoss
 from models.network import Network
 from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, weighted
-from utils.optim import Init, Optim
 from utils.checking import Spec
+from utils.optim import Init, Optim
 
 
 @STAGES.register("gan")
@@ -45,8 +45,8 @@ class GanStage(Stage):
             raise ValueError(f"losses: found {len(adversarial)} of type `gan`, expected one")
         super().__init__({"network_g": network_g, "network_d": discriminator}, losses)
         (self.gan_name, self.gan_term), *_ = adversarial.items()
-        self.gan = self.gan_term.loss
-        assert isinstance(self.gan, GanLoss)
+        assert isinstance(self.gan_term.loss, GanLoss)
+        self.gan: GanLoss = self.gan_term.loss
         self.plain_losses = {name: term for name, term in losses.items() if name != self.gan_name}
         self.refuse_needs({"fake_logits", "real_logits"})
         self.optimizer_g = optim_g.build(network_g.parameters())

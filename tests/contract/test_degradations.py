@@ -16,7 +16,10 @@ from degradations.plan import run_batched
 
 SCALES = (1, 2, 3, 4)
 OPTIONS: dict[str, dict] = {
-    "pipeline": {"steps": {"fit": {"type": "resize_to_lq"}, "noise": {"type": "gaussian_noise"}}, "order": {"rule": "shuffle"}},
+    "pipeline": {
+        "steps": {"fit": {"type": "resize_to_lq"}, "noise": {"type": "gaussian_noise"}},
+        "order": {"rule": "shuffle"},
+    },
 }
 
 
@@ -61,7 +64,9 @@ def test_replay(name: str) -> None:
         for view in plan.views(3)[1:]:
             for (step, drawn), (other_step, other) in zip(plan.steps, view.steps, strict=True):
                 assert step == other_step
-                assert {k: v for k, v in drawn.items() if k != "seed"} == {k: v for k, v in other.items() if k != "seed"}
+                assert {k: v for k, v in drawn.items() if k != "seed"} == {
+                    k: v for k, v in other.items() if k != "seed"
+                }
                 assert ("seed" in drawn) == (drawn.get("seed") != other.get("seed"))
 
 
@@ -125,7 +130,9 @@ def test_steps_never_read_padding(name: str) -> None:
     step = STEPS.check(name).component()
     images = [picture(40, 32), picture(28, 44, 1)]
     state = State((40, 32), (40, 32), 4, 4)
-    drawn = [step.sample(np.random.default_rng(i), replace(state, size=tuple(x.shape[-2:]))) for i, x in enumerate(images)]
+    drawn = [
+        step.sample(np.random.default_rng(i), replace(state, size=tuple(x.shape[-2:]))) for i, x in enumerate(images)
+    ]
     if any(d is None for d in drawn):
         pytest.skip("the step does nothing with these seeds")
     packed = Ragged.pack(images)
@@ -153,7 +160,20 @@ def test_batched_filter_equals_opencv(border: str) -> None:
 
 def test_batched_resize_equals_opencv() -> None:
     images = [picture(37, 29), picture(16, 8), picture(3, 9), picture(30, 31)] * 3
-    sizes = [(20, 15), (8, 4), (9, 27), (30, 40), (36, 28), (3, 3), (1, 1), (31, 30), (80, 66), (16, 8), (5, 5), (17, 62)]
+    sizes = [
+        (20, 15),
+        (8, 4),
+        (9, 27),
+        (30, 40),
+        (36, 28),
+        (3, 3),
+        (1, 1),
+        (31, 30),
+        (80, 66),
+        (16, 8),
+        (5, 5),
+        (17, 62),
+    ]
     modes = ["linear", "cubic", "area"] * 4
     packed = Ragged.pack(images)
     pair = [f(packed, sizes, modes).images() for f in (resize, resize_batched)]  # type: ignore[operator]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from losses import LOSSES, Loss
 from losses.gan import GanLoss, Kind, gradient_penalty
 from losses.perceptual import WEIGHTS_FILE, PerceptualLoss
-from utils.fields import OptionError
 from utils.checking import OptionsError
+from utils.fields import OptionError
 from utils.seeding import torch_generator
 
 NAMES = LOSSES.names()

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from data import DATASETS, Source, UnreadableImageError
+from utils.checking import OptionsError
 from utils.fields import OptionError
 from utils.image import write_image
-from utils.checking import OptionsError
 
 SCALE = 4
 

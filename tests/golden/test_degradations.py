@@ -83,7 +83,7 @@ def statistics(lq: torch.Tensor, gt: torch.Tensor, scale: int) -> list[float]:
 
 @pytest.mark.parametrize("scale", [4, 2])
 def test_bsrgan_output_quantiles(scale: int) -> None:
-    """300 samples, as the reference: two of its own runs differ by about 0.6 dB at the 5 % quantile, 0.3 dB elsewhere."""
+    """300 samples, as the reference, whose own runs differ by about 0.6 dB at the 5 % quantile and 0.3 dB elsewhere."""
     images = [torch.from_numpy(synth_image(1000 + i).transpose(2, 0, 1).copy()).float() / 255 for i in range(20)]
     degradation = DEGRADATIONS.build("bsrgan", scale=scale)
     rows = []

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from utils.checking import OptionsError, Problem, Spec, check_tree, check_value, tree_schema
 from utils.fields import (
     IntRange,
     NonNegativeRange,
@@ -22,7 +23,6 @@ from utils.fields import (
     RangeSchedule,
     Weights,
 )
-from utils.checking import OptionsError, Problem, Spec, check_tree, check_value, tree_schema
 from utils.registry import Registry, merge
 
 

@@ -1,0 +1,97 @@
+"""Tiles against the whole image, and images of every size."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import NETWORKS
+from utils.tiling import _windows, pad_to_multiple, restore_tiled
+
+
+def image(height: int, width: int, channels: int = 3) -> Tensor:
+    return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+def nearest(scale: int):  # noqa: ANN201
+    return lambda part: F.interpolate(part, scale_factor=scale, mode="nearest")
+
+
+@pytest.mark.parametrize("tile, overlap", [(8, 0), (8, 1), (8, 3), (7, 6), (64, 32)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (8, 8), (9, 23)])
+def test_pointwise_network_is_exact(size: tuple[int, int], tile: int, overlap: int) -> None:
+    lq = image(*size)
+    assert torch.allclose(restore_tiled(nearest(3), lq, 3, tile, overlap), nearest(3)(lq), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "length, tile, overlap, multiple", [(100, 32, 8, 1), (40, 16, 15, 1), (96, 30, 5, 4), (64, 64, 32, 2)]
+)
+def test_windows_cover_the_axis(length: int, tile: int, overlap: int, multiple: int) -> None:
+    windows = _windows(length, tile, overlap, scale=2, multiple=multiple)
+    total = torch.zeros(2 * length)
+    for start, weight in windows:
+        assert start % multiple == 0 and len(weight) == len(windows[0][1])  # phase kept, one size
+        total[2 * start : 2 * start + len(weight)] += weight
+    assert torch.allclose(total, torch.ones_like(total))
+    for (a, weight), (b, _) in itertools.pairwise(windows):
+        assert a + len(weight) // 2 - b >= overlap
+
+
+def test_border_of_a_tile_does_not_count() -> None:
+    """A network that is wrong at the edge of its input is right everywhere but at the image's own edge."""
+
+    def wrong_at_edge(part: Tensor) -> Tensor:
+        out = torch.full_like(part, 9.0)
+        out[..., 2:-2, 2:-2] = part[..., 2:-2, 2:-2]
+        return out
+
+    lq = image(50, 61)
+    sr = restore_tiled(wrong_at_edge, lq, 1, 24, 8)
+    assert torch.allclose(sr[..., 2:-2, 2:-2], lq[..., 2:-2, 2:-2], atol=1e-6)
+    assert not torch.allclose(restore_tiled(wrong_at_edge, lq, 1, 24, 2)[..., 2:-2, 2:-2], lq[..., 2:-2, 2:-2])
+
+
+@pytest.mark.parametrize("options", [{"scale": 4}, {"scale": 2, "upsampling": "unshuffle"}])
+def test_rrdbnet_differs_by_less_than_a_level(options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    small = {"type": "rrdbnet", "num_feat": 16, "num_block": 3, "num_grow_ch": 8}
+    network = NETWORKS.build({**small, **options}).eval()
+    for weight in network.parameters():
+        if weight.dim() > 1:  # larger than the damped initialisation, so that the surroundings count
+            torch.nn.init.kaiming_normal_(weight, a=0.2)
+    sizes: list[tuple[int, ...]] = []
+    lq = image(93, 110)
+
+    def run(part: Tensor) -> Tensor:
+        sizes.append(tuple(part.shape[-2:]))
+        return network(part)
+
+    with torch.no_grad():
+        whole = restore_tiled(run, lq, network.scale, None, size_multiple=network.size_multiple)
+        tiled = restore_tiled(run, lq, network.scale, 64, 32, network.size_multiple)
+    assert whole.shape[-2:] == (93 * network.scale, 110 * network.scale) == tiled.shape[-2:]
+    assert len(sizes) == 1 + 2 * 3 and set(sizes[1:]) == {(64, 64)}
+    assert float((whole - tiled).abs().max() / whole.std()) < 1 / 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 4), (5, 8)])
+def test_padding(size: tuple[int, int]) -> None:
+    lq = image(*size)
+    padded = pad_to_multiple(lq, 4)
+    assert all(side % 4 == 0 and side - old < 4 for side, old in zip(padded.shape[-2:], size, strict=True))
+    assert torch.equal(padded[..., : size[0], : size[1]], lq)
+    network = NETWORKS.build({"type": "rrdbnet", "scale": 1, "num_feat": 4, "num_block": 1, "num_grow_ch": 4})
+    with torch.no_grad():
+        assert restore_tiled(network, lq, 1, None, size_multiple=4).shape == lq.shape
+
+
+def test_wrong_use_is_told() -> None:
+    with pytest.raises(ValueError, match="overlap by 8, expected 0 to 7"):
+        restore_tiled(nearest(2), image(9, 9), 2, 8, 8)
+    with pytest.raises(ValueError, match="expected scale 3"):
+        restore_tiled(nearest(2), image(9, 9), 3, None)
