@@ -20,11 +20,11 @@ STEPS = {
 
 
 @DEGRADATIONS.register("bsrgan", presets={"steps": STEPS})
-def bsrgan(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
+def bsrgan(steps: Mapping[str, StepEntry], scale: int, shuffle: bool = True) -> Pipeline:
     """BSRGAN: an optional halving, then blur, blur, downsample, fit, noise and jpeg in random order, then JPEG.
 
     `fit` (the resize to the final size) comes after `downsample` always. Steps may be re-ranged, removed (null) or
-    added; added ones join the shuffle.
+    added; added ones join the shuffle. Without `shuffle` all keep the order of the file.
     """
-    order = Order("shuffle", first=("halve",), last=("final_jpeg",), in_order=("downsample", "fit"))
+    order = Order("shuffle" if shuffle else "fixed", first=("halve",), last=("final_jpeg",), in_order=("downsample", "fit"))
     return Pipeline(steps, scale, order)

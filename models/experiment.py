@@ -127,6 +127,9 @@ def _check_stage(experiment: Experiment, name: str, spec: Spec[Stage], earlier: 
         problems.append(
             Problem(f"{where}.init_from.stage", f"no earlier stage is called {start.stage!r}; there are: {known}")
         )
+    stage_class = spec.factory
+    if isinstance(stage_class, type) and issubclass(stage_class, Stage):
+        problems += [Problem(f"{where}.{option}", message) for option, message in stage_class.problems(spec.values)]
     available = set(experiment.degradation.component(scale=experiment.scale).targets)
     for loss_name, eager in (spec.values.get("losses") or {}).items():
         target = eager.spec.wrapper.get("target", _default_target())

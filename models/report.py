@@ -13,7 +13,7 @@ from data.training import ValidationSet
 from degradations import Batch
 from models.experiment import Experiment, build_generator
 from utils import checkpoint as checkpoints
-from utils.distributed import gather_objects
+from utils.distributed import gather_objects, together
 from utils.distributed import world_size as process_count
 from utils.evaluate import best_smoothing, bicubic, default_metrics, mean_scores, score, smoothed, to_8bit
 from utils.image import write_image

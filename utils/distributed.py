@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +16,11 @@ from torch import Tensor
 from utils.fields import OptionError
 
 T = TypeVar("T")
+
+
+class AgreedError(OptionError):
+    """Raised on every rank alike, so that none waits for another; the main one says it."""
+
 
 # Long enough for the slowest thing that one rank does while others wait. A rank that dies does not cost it:
 # torchrun then ends the others.
@@ -144,6 +151,25 @@ def broadcast_string(text: str) -> str:
 def barrier() -> None:
     """Waits until every rank is here."""
     agree(torch.zeros(1, dtype=torch.int32))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Lets a block fail on all ranks or on none. Every rank must come here; the block may not call the others.
+
+    Raises AgreedError on all ranks where one met an OptionError or OSError. In a run of one process, that error itself.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except (OptionError, OSError) as error:
+        if world_size() == 1:
+            raise
+        failure = error
+    texts = gather_objects("" if failure is None else str(failure) or type(failure).__name__)
+    for rank, text in enumerate(texts):
+        if text:
+            raise AgreedError(text if rank == 0 else f"on rank {rank}: {text}") from failure
 
 
 def _collective_device() -> torch.device:

@@ -77,7 +77,7 @@ def _windows(length: int, tile: int, overlap: int, scale: int, multiple: int) ->
     """The tiles along one axis; their weights sum to 1 at every output pixel."""
     tile = min(length, tile + -tile % multiple)
     # Starts on the grid of the multiple: a network that unshuffles pixels must see each in the same phase.
-    step = max(multiple, (tile - overlap) )
+    step = max(multiple, (tile - overlap) // multiple * multiple)
     starts = [*range(0, length - tile, step), length - tile]
     total = torch.zeros(length * scale, dtype=torch.float64)
     weights = []

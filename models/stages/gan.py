@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class GanStage(Stage):
     `turn_g` and `turn_d` say in which iterations each phase is due (KAIR's D_update_ratio and D_init_iters are
     `turn_g: {every, start}`).
     """
+
+    supplies: ClassVar[frozenset[str]] = frozenset({"fake_logits", "real_logits"})
 
     def __init__(
         self,
@@ -48,10 +51,21 @@ class GanStage(Stage):
         assert isinstance(self.gan_term.loss, GanLoss)
         self.gan: GanLoss = self.gan_term.loss
         self.plain_losses = {name: term for name, term in losses.items() if name != self.gan_name}
-        self.refuse_needs({"fake_logits", "real_logits"})
+        self.refuse_needs()
         self.optimizer_g = optim_g.build(network_g.parameters())
         self.optimizer_d = optim_d.build(discriminator.parameters())
         self.turn_g, self.turn_d = turn_g, turn_d
+
+    @classmethod
+    def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+        found = super().problems(values)
+        network_d = values["network_d"]
+        if getattr(network_d.factory, "role", None) != "discriminator":
+            found.append(("network_d", f"`{network_d.name}` is a generator, expected a discriminator"))
+        adversarial = [name for name, term in values["losses"].items() if term.spec.factory is GanLoss]
+        if len(adversarial) != 1:
+            found.append(("losses", f"found {len(adversarial)} of type `gan`, expected one"))
+        return found
 
     def phases(self) -> list[Phase]:
         return [

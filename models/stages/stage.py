@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from degradations import Batch
 from losses import LossTerm
+from utils.checking import Eager
 from utils.fields import Count, Positive, PositiveInt, Prob
 from utils.optim import Schedule, default_schedule
 from utils.registry import Registry
@@ -98,9 +99,11 @@ class Stage:
         networks: by name; `network_g` is the one that is validated and exported.
         losses: the loss terms by option name.
         single_process_only: whether state in the forward pass forbids DataParallel.
+        supplies: what the stage can give to losses that need more than images.
     """
 
     single_process_only: ClassVar[bool] = False
+    supplies: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, networks: Mapping[str, nn.Module], losses: Mapping[str, LossTerm]) -> None:
         self.networks, self.losses = dict(networks), dict(losses)
@@ -110,10 +113,20 @@ class Stage:
         for module in [*self.networks.values(), *(term.loss for term in self.losses.values())]:
             module.to(device)
 
-    def refuse_needs(self, supplied: set[str]) -> None:
+    @classmethod
+    def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with checked options as far as can be seen without building: (option, sentence) pairs."""
+        found = []
+        for name, term in values.get("losses", {}).items():
+            if isinstance(term, Eager) and (missing := set(getattr(term.spec.factory, "needs", ())) - cls.supplies):
+                message = f"`{term.spec.name}` needs {', '.join(sorted(missing))}, which this stage does not have"
+                found.append((f"losses.{name}", message))
+        return found
+
+    def refuse_needs(self) -> None:
         """Raises ValueError for a loss that needs something which this stage does not supply."""
         for name, term in self.losses.items():
-            if missing := set(term.loss.needs) - supplied:
+            if missing := set(term.loss.needs) - self.supplies:
                 raise ValueError(f"losses.{name}: needs {', '.join(sorted(missing))}, which this stage does not have")
 
     def phases(self) -> list[Phase]:

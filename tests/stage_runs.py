@@ -1,0 +1,49 @@
+"""Runs stages through the trainer's own iteration, without option files, disks or loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.training import Samples
+from degradations import Batch, Degraded, Plan
+from models.stages.stage import Stage, StageSettings
+from train import Trainer
+from utils.optim import Ema
+
+
+def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
+    """A trainer that has entered this stage. It has what `train_step` and `run_phase` use, and nothing else."""
+    trainer = object.__new__(Trainer)
+    trainer.stage, trainer.settings = stage, settings or StageSettings(iterations=1000)
+    trainer.name, trainer.iteration, trainer.device = "stage", 0, torch.device("cpu")
+    trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0))  # type: ignore[assignment]
+    trainer.mix = SimpleNamespace(degradations=())  # type: ignore[assignment]
+    trainer.folder, trainer.log, trainer.scores = Path("nowhere"), None, {}
+    trainer.mishaps, trainer.stop_signal, trainer.nonfinite_in_a_row = set(), 0, 0
+    trainer.ema = Ema(stage.networks["network_g"], trainer.settings.ema_decay)
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    trainer.ddp = dict(stage.networks)
+    return trainer
+
+
+def samples_of(lq: Tensor, **targets: Tensor) -> Samples:
+    """A micro-batch that is degraded already; targets by name (`plain`, `usm`)."""
+    plans = [Plan((lq.shape[2], lq.shape[3]), 1)] * len(lq)
+    paths, groups = ["none"] * len(lq), [0] * len(lq)
+    return Samples(gt=lq[:0], plans=plans, paths=paths, groups=groups, degraded=Degraded(lq, targets))
+
+
+def batch_of(samples: Samples) -> Batch:
+    """The batch that the trainer would hand to a stage."""
+    assert samples.degraded is not None
+    return Batch(samples.degraded.lq, samples.degraded.targets, plans=samples.plans, paths=samples.paths)
+
+
+def log_of(values: dict[str, Any]) -> dict[str, float]:
+    """What an iteration gave to log, as numbers."""
+    return {name: float(value) for name, value in values.items()}
