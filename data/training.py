@@ -22,6 +22,9 @@ from utils.seeding import sample_stream, step_stream, validation_stream
 MAX_ATTEMPTS = 50
 """Draws for one sample before the data set counts as unusable."""
 
+END_OF_SCHEDULES = 2**62
+"""An iteration past every schedule."""
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -319,7 +322,9 @@ class ValidationSet:
         given = source.read_lq(index) if self.degradation.starts_from_lq else None
         gt, lq = _window(source.read(index), given, self.scale, self.entry.crop)
         size: Size = (gt.shape[0], gt.shape[1])
-        plan = self.degradation.sample(validation_stream(self.seed, self.name, number), size)
+        rng = validation_stream(self.seed, self.name, number)
+        # A range that follows a schedule stands at its end: validation does not move with the training.
+        plan = self.degradation.sample(rng, size, END_OF_SCHEDULES, self.degradation.draw_shared(rng))
         samples = Samples(
             gt=_to_tensor(gt)[None],
             plans=[plan],
