@@ -2,9 +2,10 @@
 
     python test.py --opt options/quickstart.yml --weights runs/quickstart/checkpoints/gan_00000150
     python test.py --weights BSRGAN.pth old=other.pth bicubic --data Set5=path/HR,path/LR
+    python test.py --weights BSRGAN.pth --real photos=path --metrics niqe:model=niqe.npz
     python test.py -i photos -o restored --weights RealESRGAN_x4plus.pth
 
-The first two print a table and write it with the restored images; the third needs nothing but a weight file. With
+The first three print a table and write it with the restored images; the last needs nothing but a weight file. With
 torchrun the images are shared out over the processes. Reads top to bottom: `main`, then `benchmark` or `restore`.
 """
 
@@ -12,14 +13,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.benchmark import BICUBIC, BenchmarkSet, Measure, benchmark_sets, check_benchmark, experiment_sets, run_set
+from models.benchmark import (
+    BICUBIC,
+    BenchmarkSet,
+    Measure,
+    benchmark_sets,
+    check_benchmark,
+    check_measurable,
+    experiment_sets,
+    metric_specs,
+    run_set,
+)
 from models.experiment import check_experiment, network_options
 from models.restore import (
     AUTO_TILE,
@@ -93,11 +104,23 @@ def arguments() -> argparse.Namespace:
         metavar="NAME=HR[,LR]",
         help="data sets: a folder of ground truths, and one of low-quality images of the same names",
     )
+    add(
+        "--real",
+        nargs="+",
+        default=[],
+        metavar="NAME=LR",
+        help="folders of low-quality images without ground truths, for metrics that need none",
+    )
     add("--degradation", metavar="TYPE", help="makes the low-quality images of --data without LR (default: bicubic)")
     add("--seed", type=int, help="of that degradation (default: 0)")
-    add("--scale", type=int, help="of --data, where no weights tell")
+    add("--scale", type=int, help="of --data and --real, where no weights tell")
     add("--protocol", help="how to measure: basicsr (default) or kair")
-    add("--metrics", nargs="+", help="default: psnr ssim")
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="[NAME=]TYPE[:KEY=VALUE,...]",
+        help="default: psnr ssim; others: niqe:model=FILE, lpips, musiq=pyiqa:name=musiq",
+    )
     add("--no-images", action="store_true", help="write the tables only")
 
     group = parser.add_argument_group("restoring images")
@@ -143,10 +166,10 @@ def arguments() -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     args = parser.parse_args()
-    if args.input and args.data:
-        parser.error("-i restores images and --data measures on data sets: choose one")
-    if not (args.input or args.data or args.opt):
-        parser.error("nothing to do: give images (-i), data sets (--data) or an option file (--opt)")
+    if args.input and (args.data or args.real):
+        parser.error("-i restores images, --data and --real measure on sets of them: choose one")
+    if not (args.input or args.data or args.real or args.opt):
+        parser.error("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
     if args.input and (len(args.weights) != 1 or args.out is None):
         parser.error("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
     if args.tile and not 0 <= args.overlap < args.tile:
@@ -198,7 +221,7 @@ def restorer(generator: Generator, args: argparse.Namespace, device: torch.devic
 
 def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
     """Measures every checkpoint on every set and writes the results."""
-    plan = plan_benchmark(args, tree)
+    plan = plan_benchmark(args, tree, str(processes.device))
     folder = args.out or Path("results") / plan.name
     restorers = {name: restorer(generator, args, processes.device) for name, generator in plan.generators.items()}
     results = []
@@ -224,17 +247,21 @@ class Plan:
     measure: Measure
 
 
-def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None) -> Plan:
-    """Builds sets, generators and metrics from --data or --opt, and checks that they go together."""
-    if not args.data and any(value is not None for value in (args.degradation, args.seed, args.scale)):
-        raise OptionError("--degradation, --seed and --scale go with --data; change an option file with --set")
-    metrics, protocol = args.metrics, args.protocol
-    if not args.data and tree is not None and "stages" in tree:
+def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, device: str) -> Plan:
+    """Builds sets, generators and metrics from --data and --real or --opt, and checks that they go together."""
+    by_hand = bool(args.data or args.real)
+    if not by_hand and any(value is not None for value in (args.degradation, args.seed, args.scale)):
+        raise OptionError(
+            "--degradation, --seed and --scale go with --data and --real; change an option file with --set"
+        )
+    metrics = metric_specs(metrics_tree(args.metrics)) if args.metrics else None
+    protocol = args.protocol
+    if not by_hand and tree is not None and "stages" in tree:
         experiment = check_experiment(tree, str(args.opt))
         name, scale, sets = experiment.name, experiment.scale, experiment_sets(experiment)
         generators = load_generators(args, tree)
     else:
-        if args.data:
+        if by_hand:
             generators = load_generators(args, tree)
             checked = check_benchmark(command_line_tree(args, generators), "the command line")
         else:
@@ -244,11 +271,27 @@ def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None) -> Pla
         metrics, protocol = metrics or checked.metrics, protocol or checked.protocol
     if wrong := [f"{n} has x{g.network.scale}" for n, g in generators.items() if g.network.scale != scale]:
         raise OptionError(f"the benchmark has scale {scale}, but {', '.join(wrong)}; test each scale by itself")
-    return Plan(name, sets, generators, Measure.build(metrics or ["psnr", "ssim"], protocol or "basicsr"))
+    measure = Measure.build(metrics or metric_specs(), protocol or "basicsr", device)
+    check_measurable(sets, measure)
+    return Plan(name, sets, generators, measure)
+
+
+def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
+    """What --metrics says, as the option tree `metrics`."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        head, _, settings = text.partition(":")
+        name, _, kind = head.rpartition("=")
+        pairs = [pair.partition("=") for pair in settings.split(",")] if settings else []
+        if not head or (name or kind) in tree or not all(key and equals for key, equals, _ in pairs):
+            raise OptionError(f"--metrics {text}: expected [NAME=]TYPE[:KEY=VALUE,...], each name once")
+        values = {key: options.parse(value, f"--metrics {text}") for key, _, value in pairs}
+        tree[name or kind] = {"type": kind, **values}
+    return tree
 
 
 def command_line_tree(args: argparse.Namespace, generators: Mapping[str, Generator]) -> dict[str, Any]:
-    """What --data and its companions say, as the option tree of a benchmark."""
+    """What --data, --real and their companions say, as the option tree of a benchmark."""
     scales = {generator.network.scale for generator in generators.values()}
     scale = args.scale or (scales.pop() if len(scales) == 1 else None)
     if scale is None:
@@ -260,8 +303,14 @@ def command_line_tree(args: argparse.Namespace, generators: Mapping[str, Generat
             raise OptionError(f"--data {text}: expected NAME=HR or NAME=HR,LR, each name once")
         gt, _, lq = (paths, "", "") if Path(paths).exists() else paths.partition(",")
         data[name] = {"type": "paired", "gt_root": gt, "lq_root": lq} if lq else {"type": "folder", "root": gt}
-    seed = 0 if args.seed is None else args.seed
-    return {"name": "benchmark", "scale": scale, "data": data, "degradation": args.degradation, "validation_seed": seed}
+    real = {}
+    for text in args.real:
+        name, equals, root = text.partition("=")
+        if not equals or not name or name in real:
+            raise OptionError(f"--real {text}: expected NAME=LR, each name once")
+        real[name] = root
+    tree = {"name": "benchmark", "scale": scale, "data": data, "real": real, "degradation": args.degradation}
+    return {**tree, "validation_seed": 0 if args.seed is None else args.seed}
 
 
 # --- restoring images ------------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ goes through the stages, `Trainer.train_step` is one iteration.
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -41,7 +43,7 @@ from models.stages.stage import Memo, Phase, Stage
 from models.weights import load_weights
 from utils import checkpoint, distributed, options
 from utils.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
-from utils.distributed import Processes
+from utils.distributed import AgreedError, Processes
 from utils.evaluate import mean_scores
 from utils.fields import OptionError
 from utils.loading import loader_options
@@ -64,6 +66,9 @@ class Preempted(Exception):  # noqa: N818 - not an error
 
 class Trainer:
     """One run of an experiment: its stages in order, each a loop over optimizer steps."""
+
+    signalled = 0  # what reached this process; `stop_signal` is what all ranks know of
+    nonfinite_phase = ""  # the last one that had no finite gradient
 
     def __init__(
         self, experiment: Experiment, tree: dict[str, Any], processes: Processes, folder: Path, console: Console
@@ -91,10 +96,22 @@ class Trainer:
         if resume is not None:
             reached = names.index(resume.meta["stage"])
             names = names[reached + bool(resume.meta["final"]) :]
+        names = [name for name in names if only in (None, name)]
+        if not names:
+            self.console.info("nothing is left to train: " + ("the run is finished" if only is None else f"{only} is"))
+        self.rehearse(names[1:])
         for name in names:
-            if only in (None, name):
-                at_this_stage = resume is not None and resume.meta["stage"] == name and not resume.meta["final"]
-                self.run_stage(name, resume if at_this_stage else None)
+            at_this_stage = resume is not None and resume.meta["stage"] == name and not resume.meta["final"]
+            self.run_stage(name, resume if at_this_stage else None)
+
+    def rehearse(self, names: Sequence[str]) -> None:
+        """Builds the stages to come once, so that what only a constructor sees is said now and not after days."""
+        for name in names:
+            self.share(name)
+            self.build(name)
+            start = self.experiment.settings(name).init_from
+            if start is not None and start.checkpoint is not None and not Path(start.checkpoint).exists():
+                raise AgreedError(f"stages.{name}.init_from.checkpoint: there is no {start.checkpoint}")
 
     def run_stage(self, name: str, resume: LoadedCheckpoint | None = None) -> None:
         """Trains one stage from its hand-over, or from where a checkpoint left it."""
@@ -102,8 +119,8 @@ class Trainer:
         logger, total = self.experiment.logger, self.settings.iterations
         if self.iteration == 0:
             self.validate()
-        batches = self.batches(total)
-        with self.console.progress(total, initial=self.iteration, desc=name) as progress:
+        progress = self.console.progress(total, initial=self.iteration, desc=name)
+        with progress, closing(self.batches(total)) as batches:  # closed, so that no worker is left behind
             while self.iteration < total:
                 with progress.waiting():
                     micros = next(batches)
@@ -121,19 +138,9 @@ class Trainer:
         """Builds a stage and fills its networks: from a checkpoint, by hand-over, or freshly."""
         experiment = self.experiment
         self.name, self.settings, self.iteration = name, experiment.settings(name), 0
-        self.batch_size = experiment.batch_size(name)
-        parts = self.processes.world_size * self.settings.accumulate
-        if self.batch_size % parts:
-            raise OptionError(
-                f"stages.{name}: a batch of {self.batch_size} does not divide among "
-                f"{self.processes.world_size} processes with {self.settings.accumulate} micro-batches each; "
-                f"choose a multiple of {parts}"
-            )
-        # Initial weights come from the run seed and the stage alone; the global generator is left as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
-            network_g = build_generator(experiment)
-            self.stage: Stage = experiment.stages[name].component(network_g=network_g, scale=experiment.scale)
+        self.batch_size = self.share(name)
+        self.stage = self.build(name)
+        network_g = self.stage.networks["network_g"]
         self.hand_over(network_g)
         self.stage.to(self.device)
         self.ema = Ema(network_g, self.settings.ema_decay)
@@ -146,6 +153,25 @@ class Trainer:
             f"stage {name}: {sizes} parameters, {self.settings.iterations} iterations of {self.batch_size}"
         )
 
+    def share(self, name: str) -> int:
+        """The batch size of a stage. Raises AgreedError if it does not divide among ranks and micro-batches."""
+        batch, processes = self.experiment.batch_size(name), self.processes.world_size
+        accumulate = self.experiment.settings(name).accumulate
+        if batch % (processes * accumulate):
+            raise AgreedError(
+                f"stages.{name}: a batch of {batch} does not divide among {processes} processes with {accumulate} "
+                f"micro-batches each; choose a multiple of {processes * accumulate}"
+            )
+        return batch
+
+    def build(self, name: str) -> Stage:
+        """A stage with fresh networks. Their weights depend on the run seed and the stage's name alone."""
+        experiment = self.experiment
+        with distributed.together(), torch.random.fork_rng(devices=[]):  # the global generator is left as it was
+            torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
+            network_g = build_generator(experiment)
+            return experiment.stages[name].component(network_g=network_g, scale=experiment.scale)
+
     def hand_over(self, network_g: nn.Module) -> None:
         """Takes over what `init_from` names."""
         start = self.settings.init_from
@@ -157,12 +183,14 @@ class Trainer:
             return
         assert start.stage is not None
         if (folder := self.checkpoints.finished(start.stage)) is None:
-            raise OptionError(f"stages.{self.name}.init_from: stage {start.stage} is not finished in {self.folder}")
+            raise AgreedError(f"stages.{self.name}.init_from: stage {start.stage} is not finished in {self.folder}")
         source = checkpoint.load(folder)
         for name in start.carry:
             if name in self.stage.networks:
-                averaged = name == "network_g" and start.weights == "ema"
-                self.stage.networks[name].load_state_dict(source.networks[name + "_ema" if averaged else name])
+                key = name + "_ema" if name == "network_g" and start.weights == "ema" else name
+                if key not in source.networks:
+                    raise AgreedError(f"stages.{self.name}.init_from.carry: stage {start.stage} has no {name}")
+                self.stage.networks[name].load_state_dict(source.networks[key])
         if "optimizer" in start.carry:
             self.load_optimizers(source.state)
         self.console.info(f"stage {self.name} starts from the {start.weights} weights of stage {start.stage}")
@@ -172,11 +200,14 @@ class Trainer:
         if self.processes.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # PyTorch 2.13 renames the argument; older ones know only this name.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
     # --- batches ---------------------------------------------------------------------------------------------------
 
-    def batches(self, total: int) -> Iterator[list[Samples]]:
+    def batches(self, total: int) -> Generator[list[Samples]]:
         """The micro-batches of this rank, one list per step, from the step after the current one."""
         data = self.experiment.data
         in_worker = self.experiment.degradation.settings.where == "worker"
@@ -195,21 +226,27 @@ class Trainer:
         )
         loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
         micros: list[Samples] = []
-        for samples in loader:
-            micros.append(samples)
-            if len(micros) == accumulate:
-                yield micros
-                micros = []
+        try:
+            for samples in loader:
+                micros.append(samples)
+                if len(micros) == accumulate:
+                    yield micros
+                    micros = []
+        except OptionError as error:  # from a worker its text is a whole traceback
+            raise OptionError(str(error).rpartition("OptionError: ")[2].strip()) from error
 
     def note_mishaps(self, micros: Sequence[Samples]) -> None:
-        """Names each unusable file once. Raises OptionError when there are too many."""
-        for path, reason in (item for samples in micros for item in samples.mishaps):
+        """Names each unusable file of any rank once. Raises AgreedError when there are too many."""
+        new = dict(item for samples in micros for item in samples.mishaps if item[0] not in self.mishaps)
+        if not distributed.agree(torch.tensor([len(new)]))[0]:
+            return
+        for path, reason in (item for found in distributed.gather_objects(new) for item in found.items()):
             if path not in self.mishaps:
                 self.mishaps.add(path)
                 self.console.warn(f"left out, another image is drawn instead: {reason}")
         limit = self.experiment.data.max_unreadable
         if len(self.mishaps) > limit:
-            raise OptionError(
+            raise AgreedError(
                 f"data: {len(self.mishaps)} files could not be used, more than max_unreadable ({limit}); "
                 "mend or remove those named above"
             )
@@ -258,10 +295,11 @@ class Trainer:
 
     def finish_phase(self, phase: Phase, finite: bool, batches: Sequence[Batch]) -> None:
         """Steps, unless some rank met a non-finite gradient: then all skip, and the batch is written down."""
-        flags = distributed.agree(torch.tensor([int(not finite), self.stop_signal]))
+        flags = distributed.agree(torch.tensor([int(not finite), self.signalled]))
         self.stop_signal = flags[1]
         if not flags[0]:
-            self.nonfinite_in_a_row = 0
+            if phase.name == self.nonfinite_phase:  # another phase may still fail each time
+                self.nonfinite_in_a_row = 0
         elif not self.scaler.is_enabled():
             self.note_nonfinite(phase, batches, mine=not finite)
             return
@@ -269,22 +307,22 @@ class Trainer:
         self.scaler.update()
 
     def note_nonfinite(self, phase: Phase, batches: Sequence[Batch], mine: bool) -> None:
-        """Writes down a batch with a non-finite gradient. Raises OptionError after too many in a row."""
+        """Writes down a batch with a non-finite gradient. Raises AgreedError after too many in a row."""
         self.nonfinite_in_a_row += 1
+        self.nonfinite_phase = phase.name
         path = self.folder / f"nonfinite_{self.name}_{self.iteration}_rank{self.processes.rank}.jsonl"
         if mine:
             lines = [
-                f'{{"path": "{p}", "plan": {plan.to_json()}}}'
+                f'{{"path": {json.dumps(p)}, "plan": {plan.to_json()}}}\n'
                 for b in batches
                 for p, plan in zip(b.paths, b.plans, strict=True)
             ]
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self.console.warn(
-                f"step {self.iteration}, phase {phase.name}: the gradient is not finite; skipped, see {path}"
-            )
+            with self.despite_full_disk():
+                path.write_text("".join(lines), encoding="utf-8")
+        self.console.warn(f"step {self.iteration}, phase {phase.name}: the gradient is not finite; skipped, see {path}")
         if self.nonfinite_in_a_row >= self.experiment.logger.nonfinite_in_a_row:
-            raise OptionError(
-                f"{self.nonfinite_in_a_row} steps in a row had no finite gradient; lower the learning rate or set "
+            raise AgreedError(
+                f"{self.nonfinite_in_a_row} updates in a row had no finite gradient; lower the learning rate or set "
                 f"stages.{self.name}.clip_grad_norm, and start again: the last good checkpoint is kept"
             )
 
@@ -309,7 +347,8 @@ class Trainer:
         plain = {key.lstrip("_"): float(value) for key, value in values.items()}
         plain["lr"] = self.stage.phases()[0].optimizer.param_groups[0]["lr"]
         rates = {**progress.rates(), **memory_mb()}
-        self.log.scalars(self.name, self.iteration, {**plain, **rates})
+        with self.despite_full_disk():
+            self.log.scalars(self.name, self.iteration, {**plain, **rates})
         return {key: plain[key] for key in values if not key.startswith("_")}
 
     def validate(self) -> None:
@@ -321,9 +360,18 @@ class Trainer:
             text = ", ".join(f"{metric} {value:.4g}" for metric, value in rows.items())
             self.console.info(f"{self.name} {self.iteration}: {valid.name} {text}")
             if self.log is not None:
-                self.log.scalars(self.name, self.iteration, {f"{valid.name}/{k}": v for k, v in rows.items()})
-                if strips:
-                    self.log.images(self.name, self.iteration, valid.name, sheet(strips))
+                with self.despite_full_disk():
+                    self.log.scalars(self.name, self.iteration, {f"{valid.name}/{k}": v for k, v in rows.items()})
+                    if strips:
+                        self.log.images(self.name, self.iteration, valid.name, sheet(strips))
+
+    @contextmanager
+    def despite_full_disk(self) -> Iterator[None]:
+        """For what training can do without: a failure to write is warned of once."""
+        try:
+            yield
+        except OSError as error:
+            self.console.warn(f"{self.folder}: logs cannot be written, training goes on: {error}", once="log")
 
     def metrics(self) -> dict[str, float]:
         """What `best` is judged by: the means over the validation sets."""
@@ -341,10 +389,14 @@ class Trainer:
         }
 
     def load_optimizers(self, state: dict[str, Any]) -> None:
-        """Restores the optimizers by phase name."""
+        """Restores the optimizers by phase name. Rates, betas and decay stay those of the option file."""
         for phase in self.stage.phases():
             if phase.name in state["optimizers"]:
+                groups = phase.optimizer.param_groups
+                chosen = [{k: v for k, v in group.items() if k != "params"} for group in groups]
                 phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+                for group, own in zip(phase.optimizer.param_groups, chosen, strict=True):
+                    group.update(own)
 
     def restore(self, saved: LoadedCheckpoint) -> None:
         """Takes the stage up where a checkpoint left it."""
@@ -379,13 +431,13 @@ class Trainer:
                 self.console.warn(f"checkpoint not saved, training goes on: {error}")
         self.save_failures = self.save_failures + 1 if distributed.agree(torch.tensor([failed]))[0] else 0
         if self.save_failures >= self.experiment.logger.save_failures or (self.save_failures and final):
-            raise OSError(
+            raise AgreedError(
                 f"{self.save_failures} checkpoints in a row could not be saved in {self.folder}; free some disk space"
             )
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remembers a signal; the loop ends after the current step."""
-        self.stop_signal = number
+        """Remembers a signal; the loop ends after the current step, once all ranks know of it."""
+        self.signalled = number
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -421,38 +473,51 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_resume(trainer: Trainer, args: argparse.Namespace) -> LoadedCheckpoint | None:
+def choose_resume(
+    folder: Path, tree: dict[str, Any], processes: Processes, console: Console, args: argparse.Namespace
+) -> LoadedCheckpoint | None:
     """The checkpoint to go on from, said in words. Raises OptionError when options differ in what matters."""
-    if args.resume == "none":
-        if trainer.checkpoints.newest() is not None:
-            raise OptionError(
-                f"{trainer.folder} already holds checkpoints; choose another `name`, or leave out --resume none"
-            )
+    path = None if args.resume in ("auto", "none") else Path(args.resume)
+    with distributed.together():
+        if processes.is_main and path is None:  # one rank decides, the others follow
+            path = Checkpoints(folder / "checkpoints", warn=console.warn).newest()
+            if path is not None and args.resume == "none":
+                raise OptionError(
+                    f"{folder} already holds checkpoints; choose another `name`, or leave out --resume none"
+                )
+    if not (chosen := distributed.broadcast_string(str(path or ""))):
         return None
-    path = trainer.checkpoints.newest() if args.resume == "auto" else Path(args.resume)
-    if path is None:
-        return None
-    found = checkpoint.load(path)
-    different = [d for d in options.differences(found.meta["options"], trainer.tree) if not d.startswith(MAY_CHANGE)]
-    if different and not args.resume_anyway:
-        raise OptionError(
-            f"{found.folder} was trained with other options:\n  "
-            + "\n  ".join(different)
-            + "\nresume with the old ones, choose another `name`, or accept the new ones with --resume-anyway"
-        )
+    with distributed.together():
+        found = checkpoint.load(chosen)
+        refuse_differences(found, tree, args.resume_anyway)
     why = "the newest in the run folder" if args.resume == "auto" else "as --resume says"
-    trainer.console.info(
+    console.info(
         f"resuming from {found.folder} ({why}): stage {found.meta['stage']}, iteration {found.meta['iteration']}"
     )
     return found
 
 
+def refuse_differences(found: LoadedCheckpoint, tree: dict[str, Any], accepted: bool) -> None:
+    """Raises OptionError if a checkpoint was trained with options that differ in what matters, unless accepted."""
+    if found.meta["stage"] not in tree["stages"]:
+        raise OptionError(f"{found.folder} is of stage {found.meta['stage']}, which the option file does not have")
+    different = [d for d in options.differences(found.meta["options"], tree) if not d.startswith(MAY_CHANGE)]
+    if different and not accepted:
+        raise OptionError(
+            f"{found.folder} was trained with other options:\n  "
+            + "\n  ".join(different)
+            + "\nresume with the old ones, choose another `name`, or accept the new ones with --resume-anyway"
+        )
+
+
 def dry_run(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console) -> None:
     """Builds everything, times two steps of each stage and one validation, and prints what the run will cost."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if processes.is_main else nullcontext("") as own:
+        folder = Path(distributed.broadcast_string(own))
         quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
-        trainer = Trainer(quiet, tree, processes, Path(folder), console)
+        with distributed.together():
+            trainer = Trainer(quiet, tree, processes, folder, console)
         for name, spec in experiment.stages.items():
             start = spec.settings.init_from
             trainer.enter(name, None)
@@ -476,6 +541,7 @@ def dry_run(experiment: Experiment, tree: dict[str, Any], processes: Processes, 
                 ]
             )
         trainer.validate()
+        distributed.barrier()  # the main process removes the folder
     console.info(table(["stage", "parameters", "s/iteration", "iterations", "hours", "memory MB", "starts from"], rows))
     console.info("dry run: everything was built and run once; nothing is left behind")
 
@@ -484,24 +550,26 @@ def main() -> int:
     """Runs the command line. Returns the exit status."""
     args = arguments()
     if args.schema:
-        print_path = write_schema(Path("options"))
-        Console().info(f"wrote {print_path}")
+        Console().info(f"wrote {write_schema(Path(__file__).parent / 'options')}")
         return 0
     if args.opt is None:
         Console().error("--opt FILE is missing; try --opt options/quickstart.yml")
         return 2
-    processes = distributed.start(args.device)
-    console = Console(processes.rank)
+    console = Console()
     try:
-        experiment, tree = load_experiment(args.opt, args.set)
-        if args.stage is not None and args.stage not in experiment.stages:
-            raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
+        processes = distributed.start(args.device)
+        console = Console(processes.rank)
+        with distributed.together():
+            experiment, tree = load_experiment(args.opt, args.set)
+            if args.stage is not None and args.stage not in experiment.stages:
+                raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
         if args.dry_run:
             dry_run(experiment, tree, processes, console)
             return 0
         return train(experiment, tree, processes, console, args)
     except (OptionError, OSError) as error:
-        console.error(str(error))
+        if console.is_main or not isinstance(error, AgreedError):
+            console.error(str(error))
         return 1
     finally:
         distributed.stop()
@@ -512,20 +580,29 @@ def train(
 ) -> int:
     """Trains in the run folder, with a lock on it and its status written there."""
     folder = args.runs / experiment.name
-    with RunLock(folder) if processes.is_main else nullcontext():
-        distributed.barrier()
+
+    def status(state: str, reason: str = "") -> None:
         if processes.is_main:
-            Checkpoints(folder / "checkpoints").clean()
-        status = (
-            (lambda state, reason="": write_status(folder, state, reason)) if processes.is_main else (lambda *_: None)
-        )
+            try:
+                write_status(folder, state, reason)
+            except OSError as error:
+                console.warn(f"{folder}: status.json cannot be written: {error}")
+
+    with ExitStack() as held:
+        with distributed.together():
+            if processes.is_main:
+                held.enter_context(RunLock(folder))
+                Checkpoints(folder / "checkpoints").clean()
+        resume = choose_resume(folder, tree, processes, console, args)
         try:
-            trainer = Trainer(experiment, tree, processes, folder, console)
+            with distributed.together():
+                trainer = Trainer(experiment, tree, processes, folder, console)
+                if processes.is_main:
+                    (folder / "options.yml").write_text(options.dump(tree), encoding="utf-8")
+            if trainer.log is not None:
+                held.callback(trainer.log.close)
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, trainer.on_signal)
-            resume = choose_resume(trainer, args)
-            if processes.is_main:
-                (folder / "options.yml").write_text(options.dump(tree), encoding="utf-8")
             status("running")
             trainer.run(args.stage, resume)
             if processes.is_main and args.stage is None:
@@ -539,7 +616,8 @@ def train(
             status("preempted", str(reason))
             return EXIT_PREEMPTED
         except BaseException as error:
-            status("failed", f"{type(error).__name__}: {error}")
+            known = isinstance(error, (OptionError, OSError))
+            status("failed", str(error) if known else f"{type(error).__name__}: {error}")
             raise
 
 

@@ -49,6 +49,9 @@ class Folder(Source):
     def name(self, index: int) -> str:
         return self._paths[index]
 
+    def path(self, index: int) -> Path:
+        return Path(self._paths[index])
+
     def read(self, index: int) -> np.ndarray:
         return read_listed(self._paths[index])
 
@@ -77,6 +80,12 @@ def listed_images(root: Path, listing: Path) -> list[Path]:
         shown = ", ".join(str(path) for path in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise OptionError(f"names: {len(missing)} of the {len(found)} images listed in {listing} are missing: {shown}")
     return found
+
+
+def listable(name: str) -> bool:
+    """Whether a path relative to the root comes out of a list as it went in."""
+    match = _LISTED.match(name)
+    return match is not None and match[1] == name and name == name.strip() and len(name.splitlines()) == 1
 
 
 def _listed_path(root: Path, line: str, where: str) -> Path:

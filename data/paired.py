@@ -57,7 +57,7 @@ class Paired(Source):
         self._pairs: list[tuple[str, str]] = []
         problems = []
         for gt in truths:
-            key = str(gt.relative_to(root).parent / pattern.format(gt.stem))
+            key = str(gt.relative_to(root).parent / pattern.replace("{}", gt.stem))
             found = partners.pop(key, [])
             if len(found) != 1:
                 what = f"{len(found)} partners: {', '.join(map(str, found))}" if found else f"no partner {key}.*"
@@ -90,9 +90,16 @@ class Paired(Source):
     def name(self, index: int) -> str:
         return self._pairs[index][0]
 
+    def path(self, index: int) -> Path:
+        return Path(self._pairs[index][0])
+
     def read(self, index: int) -> np.ndarray:
         gt, (height, width) = read_listed(self._pairs[index][0]), self._lq_size(index)
-        return gt[: height * self.scale, : width * self.scale]
+        cut = gt[: height * self.scale, : width * self.scale]
+        if cut.shape[:2] != (height * self.scale, width * self.scale):  # a file was replaced since the start
+            problem = self._mismatch(*map(Path, self._pairs[index]))
+            raise UnreadableImageError(problem or f"{self._pairs[index][0]}: its header tells another size")
+        return cut
 
     def read_lq(self, index: int) -> np.ndarray:
         return read_listed(self._pairs[index][1])

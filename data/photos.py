@@ -56,6 +56,9 @@ class Photos(Source):
     def name(self, index: int) -> str:
         return self._names[index]
 
+    def path(self, index: int) -> Path:
+        return _locate(self._names[index])
+
     def read(self, index: int) -> np.ndarray:
         return _photo(self._names[index])
 

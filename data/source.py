@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Source:
         paired: `read_lq` gives a low-quality partner of the same index.
     """
 
-    paired: ClassVar[bool] = False
+    paired: bool = False
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} has no length")
@@ -32,6 +32,10 @@ class Source:
     def name(self, index: int) -> str:
         """Where image `index` comes from: a path or a key, for messages and result tables."""
         raise NotImplementedError(f"{type(self).__name__} names nothing")
+
+    def path(self, index: int) -> Path | None:
+        """The file that holds image `index` and nothing else, or None where there is no such file."""
+        return None
 
     def read(self, index: int) -> np.ndarray:
         """Ground truth (H, W, 3), RGB, uint8 or uint16. Raises UnreadableImageError naming the file and the reason."""

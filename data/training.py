@@ -149,11 +149,9 @@ class TrainingSet(Dataset[Samples]):
 
     def _choose(self, number: int, attempt: int, rng: np.random.Generator) -> tuple[int, int]:
         counts = self.mix.counts
-        if attempt == 0:
-            return index_of(number, self.seed, self.stage, counts, [entry.weight for entry in self.mix.entries])
-        pick = int(rng.integers(sum(counts)))
-        group = int(np.searchsorted(np.cumsum(counts), pick, side="right"))
-        return group, pick - sum(counts[:group])
+        group, index = index_of(number, self.seed, self.stage, counts, [entry.weight for entry in self.mix.entries])
+        # A replacement comes from the same source, so that unreadable files do not change the shares.
+        return group, index if attempt == 0 else int(rng.integers(counts[group]))
 
     def _read(
         self, source: Source, index: int, degradation: Degradation, rng: np.random.Generator
@@ -166,8 +164,10 @@ class TrainingSet(Dataset[Samples]):
                 raise UnreadableImageError(
                     f"{source.name(index)}: {gt.shape[1]}x{gt.shape[0]} is smaller than the crop of {crop}"
                 )
-            gt = reflect_to(gt, crop)
-            lq = None if lq is None else reflect_to(lq, crop // scale)
+            if lq is None:
+                gt = reflect_to(gt, crop)
+            else:
+                gt, lq = reflect_pair(gt, lq, crop, scale)
         step = 1 if lq is None else scale  # a pair is cut on the low-quality grid
         top, left = (step * int(rng.integers((side - crop) // step + 1)) for side in gt.shape[:2])
         gt = gt[top : top + crop, left : left + crop]
@@ -274,6 +274,16 @@ def reflect_to(image: np.ndarray, side: int) -> np.ndarray:
     """Mirrors an image at its bottom and right edges until both sides are at least `side`."""
     bottom, right = (max(0, side - length) for length in image.shape[:2])
     return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
+
+
+def reflect_pair(gt: np.ndarray, lq: np.ndarray, side: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `reflect_to` for a pair. The edge itself is repeated, or the two would be shifted against one another."""
+
+    def reflect(image: np.ndarray, side: int) -> np.ndarray:
+        bottom, right = (max(0, side - length) for length in image.shape[:2])
+        return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+
+    return reflect(gt, side), reflect(lq, side // scale)
 
 
 def draw_augment(rng: np.random.Generator, kind: str) -> tuple[bool, int]:

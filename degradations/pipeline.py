@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -63,12 +63,22 @@ class Pipeline(Degradation):
 
     Each step draws from a stream of its own, so switching one off changes nothing else that is drawn. The last size
     must be the ground truth's divided by `scale`.
+
+    Steps named in `gt_steps` come first, whatever the order, and what they give is the ground truth for all that
+    follows: the target `plain` and the start of the degradation. They keep the size.
     """
 
     conditions: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, steps: Mapping[str, StepEntry], scale: int, order: Order = Order()) -> None:  # noqa: B008 - frozen
-        self.steps, self.scale, self.order = dict(steps), scale, order
+    def __init__(
+        self,
+        steps: Mapping[str, StepEntry],
+        scale: int,
+        order: Order = Order(),  # noqa: B008 - frozen
+        gt_steps: tuple[str, ...] = (),
+    ) -> None:
+        self.steps, self.scale, self.gt_steps = dict(steps), scale, gt_steps
+        self.order = replace(order, first=(*gt_steps, *(name for name in order.first if name not in gt_steps)))
         self._by_name = {name: entry.step for name, entry in steps.items()}
         for i in range(8):
             self.sample(np.random.default_rng(i), (96 * scale, 80 * scale))
@@ -92,6 +102,8 @@ class Pipeline(Degradation):
                 and (values := self.steps[name].step.sample(own, state)) is not None
             ):
                 drawn.append((name, values))
+            if name in self.gt_steps and state.size != size:
+                raise ValueError(f"{name}: a step of the ground truth must not change its size")
         if state.size != state.lq_size:
             raise ValueError(
                 f"the steps end at {state.size[0]}x{state.size[1]} for a ground truth of {size[0]}x{size[1]} at scale "
@@ -100,4 +112,9 @@ class Pipeline(Degradation):
         return Plan(size, self.scale, tuple(drawn))
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
+        cuts = [sum(name in self.gt_steps for name, _ in plan.steps) for plan in plans]
+        if any(cuts):
+            heads = [replace(plan, steps=plan.steps[:cut]) for plan, cut in zip(plans, cuts, strict=True)]
+            plans = [replace(plan, steps=plan.steps[cut:]) for plan, cut in zip(plans, cuts, strict=True)]
+            gt = run_steps(gt, heads, self._by_name).data
         return Degraded(run_steps(gt, plans, self._by_name).data, {"plain": gt})

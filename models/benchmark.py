@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
+from data.folder import read_listed
 from data.source import Source, SourceEntry
 from data.training import ValidationItem, ValidationSet
-from degradations import DEGRADATIONS, Degradation
+from degradations import DEGRADATIONS, Batch, Degradation
 from models.experiment import Experiment
 from models.restore import Restorer
 from utils.checking import OptionsError, Problem, Spec, check_tree
 from utils.distributed import Processes, gather_objects
 from utils.evaluate import best_sigma, bicubic, mean_scores, score, smoothed, smoothing_scores, to_8bit
 from utils.fields import Count, OptionError, PositiveInt
-from utils.image import write_image
+from utils.image import image_files, to_tensor, write_image
 from utils.logging import Console
-from utils.metrics import METRICS, Metric
+from utils.metrics import Metric
 from utils.metrics.protocol import PROTOCOLS, Protocol
 from utils.sheet import strip
 
@@ -28,19 +29,32 @@ BICUBIC, SMOOTHED = "bicubic", "bicubic, smoothed"
 Scores = dict[str, float]
 
 
+def metric_specs(tree: Mapping[str, Any] | None = None) -> Mapping[str, Spec[Metric]]:
+    """Checks `metrics`, which is PSNR and SSIM by default. Raises OptionsError with every problem."""
+    tree = tree or {"psnr": {"type": "psnr"}, "ssim": {"type": "ssim"}}
+    return check_tree(_Metrics, {"metrics": tree}, "").metrics
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    metrics: Mapping[str, Spec[Metric]]
+
+
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """A test option file (`options/test/*.yml`), or the same from the command line.
 
-    `degradation` makes the low-quality images of data sets that bring none and name no other. `protocol` is a code
-    base whose RGB and Y measures are used. `weights`: further checkpoints by name.
+    `real`: folders of low-quality images that have no ground truth, by name. `degradation` makes the low-quality
+    images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
+    used. `weights`: further checkpoints by name.
     """
 
     name: str
     scale: PositiveInt
-    data: Mapping[str, Spec[Source]]
+    data: Mapping[str, Spec[Source]] = field(default_factory=dict)
+    real: dict[str, str] = field(default_factory=dict)
     degradation: Spec[Degradation] | None = None
-    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
+    metrics: Mapping[str, Spec[Metric]] = field(default_factory=metric_specs)
     protocol: str = "basicsr"
     weights: dict[str, str] = field(default_factory=dict)
     validation_seed: Count = 0
@@ -51,8 +65,10 @@ def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptio
     tree = {key: value for key, value in tree.items() if value is not None}
     scale = tree.get("scale")
     options = check_tree(BenchmarkOptions, tree, source, **({"scale": scale} if isinstance(scale, int) else {}))
-    if not options.data:
-        raise OptionsError([Problem("data", "names no data set")], source)
+    if not options.data and not options.real:
+        raise OptionsError([Problem("data", "names no data set, and neither does `real`")], source)
+    if twice := [name for name in options.real if name in options.data]:
+        raise OptionsError([Problem(f"real.{name}", "is the name of a set in `data` too") for name in twice], source)
     return options
 
 
@@ -67,20 +83,32 @@ class Measure:
     protocols: Mapping[str, Protocol]
 
     @classmethod
-    def build(cls, metrics: Sequence[str], family: str) -> Measure:
-        """Raises OptionError for an unknown name."""
+    def build(cls, metrics: Mapping[str, Spec[Metric]], family: str, device: str = "cpu") -> Measure:
+        """Metrics by name, which compute on `device` where they can.
+
+        Raises OptionError for an unknown family, and for a metric that lacks a file or a package.
+        """
         protocols = {PROTOCOLS[n].channels.upper(): PROTOCOLS[n] for n in (family, f"{family}_y") if n in PROTOCOLS}
         if not protocols:
             families = sorted({name.removesuffix("_y") for name in PROTOCOLS})
             raise OptionError(f"protocol: no protocol is called {family!r}, expected one of {', '.join(families)}")
-        return cls({name.upper(): METRICS.build(name) for name in metrics}, protocols)
+        built = {name.upper(): _built(spec, device) for name, spec in metrics.items()}
+        return cls(
+            built, {key: p for key, p in protocols.items() if any(p.channels in m.channels for m in built.values())}
+        )
 
     @property
     def columns(self) -> list[str]:
         """Names of the numbers."""
-        return [f"{metric} {channels}" for channels in self.protocols for metric in self.metrics]
+        return [
+            f"{name} {channels}"
+            for channels, protocol in self.protocols.items()
+            for name, metric in self.metrics.items()
+            if protocol.channels in metric.channels
+        ]
 
-    def __call__(self, sr: Tensor, gt: Tensor, scale: int) -> Scores:
+    def __call__(self, sr: Tensor, gt: Tensor | None, scale: int) -> Scores:
+        """The numbers of one image; without a ground truth, those that need none."""
         return {
             f"{metric} {channels}": value
             for channels, protocol in self.protocols.items()
@@ -88,17 +116,51 @@ class Measure:
         }
 
     def __str__(self) -> str:
-        return "; ".join(f"{channels}: {protocol}" for channels, protocol in self.protocols.items()) + "; 8-bit values"
+        lower = [name for name, metric in self.metrics.items() if not metric.higher_is_better]
+        parts = [f"{channels}: {protocol}" for channels, protocol in self.protocols.items()]
+        return "; ".join([*parts, "8-bit values", *([f"lower is better: {', '.join(lower)}"] if lower else [])])
+
+
+def _built(spec: Spec[Metric], device: str) -> Metric:
+    try:
+        return spec.component(device=device)
+    except OptionError as error:
+        text = str(error)
+        raise OptionError(text if text.startswith(spec.where) else f"{spec.where}: {text}") from error
 
 
 # --- what it is measured on --------------------------------------------------------------------------------------
+
+
+class RealImages:
+    """Low-quality images as they are, without ground truths: all of a folder, at any depth.
+
+    Raises OptionError if there are none.
+    """
+
+    def __init__(self, name: str, root: str, scale: int) -> None:
+        self.name, self.scale = name, scale
+        try:
+            self.paths = image_files(Path(root).expanduser())
+        except OSError as error:
+            raise OptionError(f"real.{name}: {error}") from error
+        if not self.paths:
+            raise OptionError(f"real.{name}: {root} holds no images")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> ValidationItem:
+        """An image whose batch has no targets. Raises UnreadableImageError for a file that cannot be read."""
+        path = str(self.paths[number])
+        return ValidationItem(path, Batch(to_tensor(read_listed(path))[None], {}, paths=[path]))
 
 
 @dataclass(frozen=True)
 class BenchmarkSet:
     """A validation set, words about where its low-quality images come from, and names for its output files."""
 
-    valid: ValidationSet
+    valid: ValidationSet | RealImages
     origin: str
     degraded: bool
     images: list[str]
@@ -121,7 +183,23 @@ def benchmark_sets(options: BenchmarkOptions) -> list[BenchmarkSet]:
             chosen, why = named("bicubic"), " (the default where no low-quality images are given)"
         assert chosen is not None
         sets.append(_set(name, entry, chosen, why, options.validation_seed, options.scale))
-    return sets
+    return sets + [_real_set(name, root, options) for name, root in options.real.items()]
+
+
+def _real_set(name: str, root: str, options: BenchmarkOptions) -> BenchmarkSet:
+    _check_set_name(name, "real")
+    images = RealImages(name, root, options.scale)
+    return BenchmarkSet(images, "given, without ground truths", False, image_names([str(p) for p in images.paths]))
+
+
+def check_measurable(sets: Sequence[BenchmarkSet], measure: Measure) -> None:
+    """Raises OptionError if there are real images, and no metric does without ground truths."""
+    real = [tested.valid.name for tested in sets if isinstance(tested.valid, RealImages)]
+    if real and all(metric.needs_gt for metric in measure.metrics.values()):
+        raise OptionError(
+            f"real.{real[0]}: these images have no ground truths, and all metrics ({', '.join(measure.metrics)}) need "
+            "them; add one that does not, such as --metrics niqe:model=FILE"
+        )
 
 
 def experiment_sets(experiment: Experiment) -> list[BenchmarkSet]:
@@ -141,8 +219,7 @@ def _entry(spec: Spec[Source], scale: int) -> SourceEntry:
 
 
 def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, seed: int, scale: int) -> BenchmarkSet:
-    if Path(name).name != name or name.startswith("."):
-        raise OptionError(f"data.{name}: the name of a set becomes a folder, expected one without slashes")
+    _check_set_name(name, "data")
     degradation = chosen.component(scale=scale)
     if degradation.starts_from_lq and not entry.source.paired:
         raise OptionError(f"data.{name}: `{chosen.name}` starts from low-quality images, and this set has none")
@@ -152,6 +229,11 @@ def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, see
     valid = ValidationSet(name, entry, degradation, seed=seed, scale=scale)
     images = image_names([entry.source.name(index) for index in range(len(valid))])
     return BenchmarkSet(valid, origin, chosen.name not in ("none", "bicubic"), images)
+
+
+def _check_set_name(name: str, kind: str) -> None:
+    if Path(name).name != name or name.startswith("."):
+        raise OptionError(f"{kind}.{name}: the name of a set becomes a folder, expected one without slashes")
 
 
 def image_names(sources: Sequence[str]) -> list[str]:
@@ -183,6 +265,11 @@ class SetResult:
     scores: dict[str, dict[str, Scores]]
     remarks: list[str]
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the numbers that were measured on this set."""
+        return list(next(iter(next(iter(self.scores.values())).values())))
+
     def means(self, row: str) -> Scores:
         """Mean over the images."""
         return mean_scores(list(self.scores[row].values()))
@@ -198,8 +285,8 @@ def run_set(
 ) -> SetResult:
     """Restores and measures a set, its images shared out over the ranks; all ranks get the result.
 
-    With `images_to`, writes `<set>/<checkpoint>/<image>.png`, and strips of all with their PSNR where there are
-    several checkpoints. Raises OptionError naming the image that cannot be measured.
+    With `images_to`, writes `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several
+    checkpoints. Raises OptionError naming the image that cannot be measured.
     """
     valid, found, smoothing = tested.valid, [], []
     mine = range(processes.rank, len(valid), processes.world_size)
@@ -209,7 +296,8 @@ def run_set(
             item = valid[index]
             try:
                 outputs = restore_all(item, restorers, valid.scale)
-                scores = {name: measure(sr, item.gt, valid.scale) for name, sr in outputs.items()}
+                gt = item.batch.targets.get("plain")
+                scores = {name: measure(sr, gt, valid.scale) for name, sr in outputs.items()}
                 if tested.degraded:
                     smoothing.append(smoothing_scores(outputs[BICUBIC], item.gt, first_protocol, valid.scale))
             except ValueError as error:
@@ -256,8 +344,11 @@ def write_outputs(
     for checkpoint, sr in outputs.items():
         write_image(folder / checkpoint / f"{name}.png", to_8bit(sr))
     if len(outputs) > 2:  # bicubic and two more
-        number = next((column for column in next(iter(scores.values())) if column.startswith("PSNR")), None)
-        numbers = {row: "" if number is None else f" {values[number]:.2f} dB" for row, values in scores.items()}
-        captions = ["LQ", *(f"{row}{numbers[row]}" for row in outputs), "GT"]
-        parts = [item.batch.lq, *outputs.values(), item.gt]
+        columns = list(next(iter(scores.values())))
+        number = next((column for column in columns if column.startswith("PSNR")), columns[0])
+        unit = "dB" if number.startswith("PSNR") else number
+        captions = ["LQ", *(f"{row} {scores[row][number]:.2f} {unit}" for row in outputs)]
+        parts = [item.batch.lq, *outputs.values()]
+        if (gt := item.batch.targets.get("plain")) is not None:
+            captions, parts = [*captions, "GT"], [*parts, gt]
         write_image(folder / "strips" / f"{name}.png", strip([to_8bit(part) for part in parts], captions))

@@ -48,15 +48,16 @@ def validate(
     """
     network.eval()
     restore, metrics, found, strips = restorer(network, device), default_metrics(), [], []
-    for index in range(rank, len(valid), process_count()):
-        item = valid[index]
-        sr = restore(item.batch)
-        values = score(sr, item.gt, metrics, PROTOCOL, valid.scale)
-        found.append((index, values))
-        if rank == 0 and len(strips) < images:
-            parts = [item.batch.lq, bicubic(item.batch.lq, valid.scale), sr, item.gt]
-            captions = ["LQ", "bicubic", f"SR {values['PSNR']:.2f} dB", f"GT {Path(item.name).name}"]
-            strips.append(strip([to_8bit(part) for part in parts], captions))
+    with together():  # an unreadable file on one rank must not leave the others waiting
+        for index in range(rank, len(valid), process_count()):
+            item = valid[index]
+            sr = restore(item.batch)
+            values = score(sr, item.gt, metrics, PROTOCOL, valid.scale)
+            found.append((index, values))
+            if rank == 0 and len(strips) < images:
+                parts = [item.batch.lq, bicubic(item.batch.lq, valid.scale), sr, item.gt]
+                captions = ["LQ", "bicubic", f"SR {values['PSNR']:.2f} dB", f"GT {Path(item.name).name}"]
+                strips.append(strip([to_8bit(part) for part in parts], captions))
     rows = sorted(pair for part in gather_objects(found) for pair in part)
     return mean_scores([values for _, values in rows]), strips
 

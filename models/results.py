@@ -35,10 +35,11 @@ def markdown(name: str, results: Sequence[SetResult], measure: Measure, checkpoi
     """One table per set, with the protocol, then what the checkpoints are."""
     parts = [f"# {name}", f"Measured by {measure}."]
     for result in results:
-        rows = [[row, *_cells(result.means(row), measure.columns)] for row in result.scores]
+        columns = [column for column in measure.columns if column in result.columns]
+        rows = [[row, *_cells(result.means(row), columns)] for row in result.scores]
         count = len(next(iter(result.scores.values())))
         parts.append(f"## {result.name}\n\n{count} images, x{result.scale}, low-quality images {result.origin}.")
-        parts += [table([result.name, *measure.columns], rows), *result.remarks]
+        parts += [table([result.name, *columns], rows), *result.remarks]
     if checkpoints:
         rows = [[name, _network(about["network"]), about["file"]] for name, about in checkpoints.items()]
         parts += ["## Checkpoints", table(["name", "network", "file"], rows)]
@@ -54,14 +55,17 @@ def _cells(scores: Scores, columns: Sequence[str]) -> list[str]:
 
 
 def comma_separated(results: Sequence[SetResult], measure: Measure) -> str:
-    """A line per set, checkpoint and image, and one for the mean, whose image is empty."""
+    """A line per set, checkpoint and image, and one for the mean, whose image is empty.
+
+    Numbers that need a ground truth are empty where there is none.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["set", "scale", "checkpoint", "image", *measure.columns])
     for result in results:
         for row, images in result.scores.items():
             for image, scores in [*images.items(), ("", result.means(row))]:
-                writer.writerow([result.name, result.scale, row, image, *(scores[c] for c in measure.columns)])
+                writer.writerow([result.name, result.scale, row, image, *(scores.get(c, "") for c in measure.columns)])
     return out.getvalue()
 
 

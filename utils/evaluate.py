@@ -28,10 +28,21 @@ def to_8bit(image: Tensor) -> np.ndarray:
     return np.round(from_tensor(flat.detach().float().cpu().clamp(0, 1)) * 255).astype(np.uint8)
 
 
-def score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Metric], protocol: Protocol, scale: int) -> dict[str, float]:
-    """Metrics of one restored image (1, 3, H, W) against its ground truth, on 8-bit values."""
-    pair = [prepare(to_8bit(image), protocol, scale) for image in (sr, gt)]
-    return {name: metric(pair[0], pair[1] if metric.needs_gt else None) for name, metric in metrics.items()}
+def score(
+    sr: Tensor, gt: Tensor | None, metrics: Mapping[str, Metric], protocol: Protocol, scale: int
+) -> dict[str, float]:
+    """Metrics of one restored image (1, 3, H, W) against its ground truth, on 8-bit values.
+
+    Metrics that are not measured on the protocol's channels are left out, and without a ground truth those that need
+    one.
+    """
+    image = prepare(to_8bit(sr), protocol, scale)
+    truth = None if gt is None else prepare(to_8bit(gt), protocol, scale)
+    return {
+        name: metric(image, truth if metric.needs_gt else None)
+        for name, metric in metrics.items()
+        if protocol.channels in metric.channels and (truth is not None or not metric.needs_gt)
+    }
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

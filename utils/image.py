@@ -62,14 +62,25 @@ def read_image_alpha(path: str | Path, max_megapixels: float = 400) -> tuple[np.
     Returns:
         The RGB image (H, W, 3); its alpha (H, W) of the same dtype or None; whether the file is gray.
     """
-    data = _read_bytes(path)
+    return decode_image_alpha(_read_bytes(path), path, max_megapixels)
+
+
+def decode_image(data: bytes, name: str | Path, max_megapixels: float = 400) -> np.ndarray:
+    """As `read_image`, from the bytes of a file. `name` stands in messages for where they come from."""
+    return decode_image_alpha(data, name, max_megapixels)[0]
+
+
+def decode_image_alpha(
+    data: bytes, name: str | Path, max_megapixels: float = 400
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """As `read_image_alpha`, from the bytes of a file."""
     header = parse_header(data)
     if header.size is not None:
-        _check_size(path, header.size, max_megapixels)
+        _check_size(name, header.size, max_megapixels)
     if header.damage is not None:
-        raise ImageError(f"{path}: {header.damage}")
-    image = _decode(path, data)
-    _check_size(path, image.shape[:2], max_megapixels)
+        raise ImageError(f"{name}: {header.damage}")
+    image = _decode(name, data)
+    _check_size(name, image.shape[:2], max_megapixels)
     return _split(image, header)
 
 
@@ -173,7 +184,20 @@ def write_image(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
         ValueError: the format is unknown or cannot hold this array.
         OSError: the disk refuses.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
+    path = Path(path)
+    data = encode_image(path, array, quality)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def encode_image(name: str | Path, array: np.ndarray, quality: int = 95) -> bytes:
+    """The bytes of the file that `write_image` writes. Raises ValueError as it does."""
+    path, suffix = Path(name), Path(name).suffix.lower()
     _check_writable(path, suffix, array)
     if array.ndim == 3:
         order = cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
@@ -185,13 +209,7 @@ def write_image(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
         done, data = False, np.empty(0)
     if not done:  # for example larger than the format allows
         raise ValueError(f"{path}: OpenCV cannot encode an array {array.shape} of {array.dtype} as {suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        aside.write_bytes(data.tobytes())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    return data.tobytes()
 
 
 def _check_writable(path: Path, suffix: str, array: np.ndarray) -> None:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import signal
+from types import FrameType
 from typing import Any
 
 import cv2
 import torch
 
+GRACE = 25
+"""Seconds for which workers outlive a SIGTERM, so that the main process can finish its step and save."""
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.alarm(GRACE)
+
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C goes to every process of the terminal; the main process decides when workers end.
+    # Ctrl-C and the SIGTERM of a batch system go to every process; the main process decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end_later)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

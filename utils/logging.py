@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import resource
 import socket
 import sys
@@ -249,6 +250,9 @@ def memory_mb() -> dict[str, float]:
     statm = Path("/proc/self/statm")
     if statm.exists():
         found["ram"] = int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
+        # ru_maxrss survives exec, so it may be the launcher's; VmHWM is this program's own, in KiB.
+        peak = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+        found["ram_peak"] = int(peak[1]) / 1024 if peak else found["ram_peak"]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
     return found

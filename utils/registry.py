@@ -131,6 +131,10 @@ class Registry(Generic[T]):
             _probe(spec, problems, context)
         return spec if len(problems) == before else None
 
+    def _is_object(self, name: str, annotation: Any) -> bool:  # noqa: ANN401
+        """Whether a parameter takes what only a builder has, such as the stage's generator."""
+        return name in self.context and inspect.isclass(annotation) and annotation not in (bool, int, float, str)
+
     def schema(self, definitions: dict[str, Any]) -> dict[str, Any]:
         """A JSON schema reference to any component of this kind; its definition is added to `definitions`."""
         if self.kind not in definitions:
@@ -139,7 +143,8 @@ class Registry(Generic[T]):
             variants = []
             for name in self.names():
                 factory = self._factories[name]
-                shape = fields_schema({**parameters_of(factory), **wrapper}, definitions)
+                own = {k: p for k, p in parameters_of(factory).items() if not self._is_object(k, p.annotation)}
+                shape = fields_schema({**own, **wrapper}, definitions)
                 shape["properties"] = {"type": {"const": name}, **shape["properties"]}
                 supplied = (*self.context, *self._presets[name])
                 shape["required"] = ["type", *(key for key in shape.get("required", []) if key not in supplied)]

@@ -22,6 +22,42 @@ def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -
     ]
 
 
+def poisson_counts(rates: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
+    """Poisson counts for fields of expected counts, of any shapes, each from its own seed. Exactly 0 where 0."""
+    return [
+        torch.poisson(rate, generator=torch_generator(seed, rate.device))
+        for rate, seed in zip(rates, seeds, strict=True)
+    ]
+
+
+KINDS: Weights = {"color": 0.4, "gray": 0.4, "correlated": 0.2}
+"""How often noise is independent per channel, one plane for all channels, or correlated between channels."""
+
+
+def check_kinds(kinds: Weights) -> None:
+    """Raises ValueError for a kind of noise that does not exist."""
+    if unknown := set(kinds) - set(KINDS):
+        raise ValueError(f"kinds: found {sorted(unknown)}, expected {', '.join(KINDS)}")
+
+
+def draw_noise(rng: np.random.Generator, level_range: tuple[float, float], kinds: Weights) -> Drawn:
+    """Kind, seed and strength of a noise field: a whole level in 8-bit units, or a covariance (see GaussianNoise)."""
+    low, high = level_range
+    level = int(rng.integers(int(low), int(high) + 1))
+    kind = str(rng.choice(list(kinds), p=list(kinds.values())))
+    drawn: Drawn = {"kind": kind, "seed": draw_seed(rng)}
+    if kind == "correlated":
+        return {**drawn, "covariance": random_covariance(rng, high / 255).tolist()}
+    return {**drawn, "level": level}
+
+
+def drawn_noise(images: Ragged, drawn: Sequence[Drawn]) -> list[Tensor]:
+    """The noise (C or 1, h, w) that was drawn for each image, in [0, 1] units."""
+    planes = [1 if d["kind"] == "gray" else images.data.shape[1] for d in drawn]
+    fields = normal_fields(images, [d["seed"] for d in drawn], planes)
+    return [shaped_noise(field, d) for field, d in zip(fields, drawn, strict=True)]
+
+
 @STEPS.register("gaussian_noise")
 class GaussianNoise(Step):
     """Additive Gaussian noise: independent per channel, one gray plane for all, or correlated (BSRGAN, Sec. 3.3).
@@ -35,26 +71,17 @@ class GaussianNoise(Step):
     def __init__(
         self,
         level_range: NonNegativeRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
-        kinds: Weights = {"color": 0.4, "gray": 0.4, "correlated": 0.2},  # noqa: B006 - never written to
+        kinds: Weights = KINDS,
     ) -> None:
-        unknown = set(kinds) - {"color", "gray", "correlated"}
-        if unknown:
-            raise ValueError(f"kinds: found {sorted(unknown)}, expected color, gray, correlated")
+        check_kinds(kinds)
         self.level_range, self.kinds = level_range, kinds
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        low, high = self.level_range.at(state.iteration)
-        level = int(rng.integers(int(low), int(high) + 1))
-        kind = str(rng.choice(list(self.kinds), p=list(self.kinds.values())))
-        drawn: Drawn = {"kind": kind, "seed": draw_seed(rng)}
-        if kind == "correlated":
-            return {**drawn, "covariance": random_covariance(rng, high / 255).tolist()}
-        return {**drawn, "level": level}
+        return draw_noise(rng, self.level_range.at(state.iteration), self.kinds)
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        planes = [1 if d["kind"] == "gray" else images.data.shape[1] for d in drawn]
-        fields = normal_fields(images, [d["seed"] for d in drawn], planes)
-        return images.per_image(lambda image, i: (image + shaped_noise(fields[i], drawn[i])).clamp_(0, 1))
+        noise = drawn_noise(images, drawn)
+        return images.per_image(lambda image, i: (image + noise[i]).clamp_(0, 1))
 
 
 def random_covariance(rng: np.random.Generator, level: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Changes of size: BSRGAN's halving and downsampling, and the resize to the final low-quality size."""
+"""Changes of size: halving, downsampling, up or down or neither, and the resize to the final low-quality size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
 from degradations.filters import Interpolation, convolve, resize
 from degradations.kernels import isotropic_gaussian, shift_to_upper_left
-from utils.fields import Odd, PositiveInt, PositiveRange, Prob
+from utils.fields import Odd, PositiveInt, PositiveRange, Prob, RangeSchedule, Weights
 from utils.resize import imresize
 
 MODES: tuple[Interpolation, ...] = ("linear", "cubic", "area")
@@ -110,6 +110,49 @@ class RandomDownsample(Step):
             kept = blurred.per_image(lambda image, k: image[:, :: chosen[k]["stride"], :: chosen[k]["stride"]])
             parts.append((strided, kept))
         return Ragged.join(parts)
+
+
+@STEPS.register("resize_up_down_keep")
+class ResizeUpDownKeep(Step):
+    """Resizes by a random factor, up, down or not at all (KAIR's bsrgan_plus, with these defaults; Real-ESRGAN).
+
+    Args:
+        kinds: probabilities of `up`, `down` and `keep`.
+        up_range: factors ≥ 1 of the sides when upsampling.
+        down_range: factors ≤ 1 when downsampling; left out, [0.5 / s, 1] with s the scale still to go.
+        relative_to: the size that the factor multiplies: the `current` one, or the final low-quality one (`lq`).
+        modes: interpolations, all equally likely; one is drawn also for `keep`, where it matters only with `lq`.
+
+    Sides are cut to whole pixels, and at least 1. Clipped.
+    """
+
+    def __init__(
+        self,
+        kinds: Weights = {"up": 0.2, "down": 0.7, "keep": 0.1},  # noqa: B006 - never written to
+        up_range: PositiveRange = RangeSchedule.fixed(1, 2),  # noqa: B008 - never written to
+        down_range: PositiveRange | None = None,
+        relative_to: Literal["current", "lq"] = "current",
+        modes: tuple[Interpolation, ...] = MODES,
+    ) -> None:
+        if unknown := set(kinds) - {"up", "down", "keep"}:
+            raise ValueError(f"kinds: found {sorted(unknown)}, expected up, down, keep")
+        self.kinds, self.up_range, self.down_range = kinds, up_range, down_range
+        self.relative_to, self.modes = relative_to, modes
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        kind = str(rng.choice(list(self.kinds), p=list(self.kinds.values())))
+        factor = 1.0
+        if kind == "up":
+            factor = rng.uniform(*self.up_range.at(state.iteration))
+        elif kind == "down":
+            down = (0.5 / state.factor, 1) if self.down_range is None else self.down_range.at(state.iteration)
+            factor = rng.uniform(*down)
+        height, width = state.size if self.relative_to == "current" else state.lq_size
+        state.size = (max(1, int(factor * height)), max(1, int(factor * width)))
+        return {"kind": kind, "size": list(state.size), "mode": draw_mode(rng, self.modes)}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        return resize_drawn(images, drawn)
 
 
 @STEPS.register("resize_to_lq")

@@ -101,7 +101,17 @@ def test_cuda_equals_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return [field.to(images.data.device) for field in fields]
 
+    counts: dict[int, Tensor] = {}
+
+    def counted(rates: list[Tensor], seeds: list[int]) -> list[Tensor]:
+        # Kept from the first device: one rate that differs in its last bit changes all counts that follow.
+        for rate, seed in zip(rates, seeds, strict=True):
+            if seed not in counts:
+                counts[seed] = torch.poisson(rate.cpu(), generator=torch.Generator().manual_seed(seed))
+        return [counts[seed].to(rate.device) for rate, seed in zip(rates, seeds, strict=True)]
+
     monkeypatch.setattr(noise, "normal_fields", recorded)
+    monkeypatch.setattr(noise, "poisson_counts", counted)
     degradation = build(name, 4)
     gt = torch.stack([picture(96, 96, seed) for seed in range(8)])
     plans = [degradation.sample(np.random.default_rng(i), (96, 96)) for i in range(8)]

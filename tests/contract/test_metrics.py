@@ -3,33 +3,82 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
-from utils.metrics import METRICS
+from data.photos import Photos
+from utils.metrics import METRICS, Metric
+from utils.metrics.niqe import fit_model, luma
 from utils.metrics.protocol import PROTOCOLS, Protocol, prepare
 
 NAMES = METRICS.names()
+
+Build = Callable[[str], Metric]
+
+
+@pytest.fixture(scope="module")
+def niqe_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model file, of the validation photographs."""
+    photos, path = Photos("validation"), tmp_path_factory.mktemp("niqe") / "model.npz"
+    fit_model([luma(photos.read(i).astype(np.float64)) for i in range(len(photos))], sharpness=0)[0].save(path)
+    return str(path)
+
+
+class _Distance(torch.nn.Module):
+    """Stands in for a trained network."""
+
+    metric_mode, lower_better = "FR", True
+
+    def forward(self, sr: Tensor, gt: Tensor, **_: Any) -> Tensor:
+        return (sr - gt).abs().mean()
+
+
+@pytest.fixture
+def build(niqe_model: str, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Builds a metric by name, with what it needs: a file, or a package that is not among the dependencies."""
+    for package in ("lpips", "pyiqa"):
+        module = ModuleType(package)
+        module.__dict__.update(list_models=lambda: ["any"], create_metric=lambda name, device: _Distance())
+        module.__dict__.update(LPIPS=lambda net, verbose: _Distance())
+        monkeypatch.setitem(sys.modules, package, module)
+    options = {"niqe": {"model": niqe_model}, "pyiqa": {"name": "any"}}
+    return lambda name: METRICS.build({"type": name, **options.get(name, {})}, device="cpu")
 
 
 def _photo() -> np.ndarray:
     return skimage.data.astronaut()[:64, 180:264].astype(np.float64)
 
 
-def _noisy(sigma: float) -> np.ndarray:
-    photo = _photo()
+def _large() -> np.ndarray:
+    """Large enough for every metric."""
+    return skimage.data.astronaut()[:200, 100:400].astype(np.float64)
+
+
+def _noisy(sigma: float, photo: np.ndarray | None = None) -> np.ndarray:
+    photo = _photo() if photo is None else photo
     return (photo + np.random.default_rng(0).normal(0, sigma, photo.shape)).round().clip(0, 255)
 
 
+def _seen(metric: Metric, image: np.ndarray) -> np.ndarray:
+    """An image with channels that the metric takes."""
+    return image if "rgb" in metric.channels else prepare(image.astype(np.uint8), Protocol("test", 0, "y"), 4)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_orders_images_by_quality_and_leaves_them_alone(name: str) -> None:
-    metric, gt = METRICS.build(name), _photo()
-    values = []
+def test_orders_images_by_quality_and_leaves_them_alone(name: str, build: Build) -> None:
+    metric = build(name)
+    gt, values = _seen(metric, _large()), []
     for sigma in (2, 10, 40):
-        sr = _noisy(sigma)
+        sr = _seen(metric, _noisy(sigma, _large()))
         kept = sr.copy()
         value = metric(sr, gt if metric.needs_gt else None)
         assert isinstance(value, float) and math.isfinite(value)
@@ -39,25 +88,26 @@ def test_orders_images_by_quality_and_leaves_them_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_best_for_identical_images(name: str) -> None:
-    metric = METRICS.build(name)
+def test_is_best_for_identical_images(name: str, build: Build) -> None:
+    metric = build(name)
     if metric.needs_gt:
         best, worse = metric(_photo(), _photo()), metric(_noisy(1), _photo())
         assert best > worse if metric.higher_is_better else best < worse
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("channels", ["rgb", "y"])
-def test_measures_what_protocols_prepare(name: str, channels: str) -> None:
-    metric = METRICS.build(name)
-    protocol = Protocol("test", 4, "y" if channels == "y" else "rgb")
-    sr, gt = (prepare(image.astype(np.uint8), protocol, 4) for image in (_noisy(10), _photo()))
-    assert math.isfinite(metric(sr, gt if metric.needs_gt else None))
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_measures_what_protocols_prepare(name: str, protocol: str, build: Build) -> None:
+    metric = build(name)
+    assert metric.channels and set(metric.channels) <= {"rgb", "y"}
+    if PROTOCOLS[protocol].channels in metric.channels:
+        pair = [prepare(image.astype(np.uint8), PROTOCOLS[protocol], 4) for image in (_noisy(10, _large()), _large())]
+        assert math.isfinite(metric(pair[0], pair[1] if metric.needs_gt else None))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_demands_equal_shapes(name: str) -> None:
-    metric = METRICS.build(name)
+def test_demands_equal_shapes(name: str, build: Build) -> None:
+    metric = build(name)
     if metric.needs_gt:
         with pytest.raises(ValueError, match=r"\(64, 84, 3\) and \(64, 84, 1\)"):
             metric(_photo(), _photo()[..., :1])

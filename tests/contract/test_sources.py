@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from data import DATASETS, Source, UnreadableImageError
+from data.folder import Folder
+from data.preparation.database import write_database
 from utils.checking import OptionsError
 from utils.fields import OptionError
-from utils.image import write_image
+from utils.image import read_image, write_image
+from utils.logging import Console
 
 SCALE = 4
 
@@ -46,14 +49,31 @@ def photos(tmp_path: Path) -> dict[str, Any]:
     return {"split": "validation"}
 
 
-SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {"folder": a_folder, "paired": paired, "photos": photos}
+def database(tmp_path: Path) -> dict[str, Any]:
+    write_database(fill(tmp_path / "gt"), tmp_path / "gt.lmdb", "", 1, Console())
+    return {"root": str(tmp_path / "gt.lmdb")}
 
 
-@pytest.fixture(params=DATASETS.names())
+def paired_databases(tmp_path: Path) -> dict[str, Any]:
+    write_database(fill(tmp_path / "lq", divide=SCALE), tmp_path / "lq.lmdb", "", 1, Console())
+    return {**database(tmp_path), "lq_root": str(tmp_path / "lq.lmdb")}
+
+
+# The first word is the type.
+SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "folder": a_folder,
+    "lmdb": database,
+    "lmdb with pairs": paired_databases,
+    "paired": paired,
+    "photos": photos,
+}
+
+
+@pytest.fixture(params=sorted({*DATASETS.names(), *SOURCES}))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     if request.param not in SOURCES:
         pytest.fail(f"no small set for the source {request.param!r}: add a line to SOURCES in {__file__}")
-    options = {"type": request.param, **SOURCES[request.param](tmp_path)}
+    options = {"type": request.param.split()[0], **SOURCES[request.param](tmp_path)}
     entry: Any = DATASETS.build(options, scale=SCALE)
     return entry.source
 
@@ -69,6 +89,15 @@ def test_reads_rgb(source: Source) -> None:
         array = source.read(index)
         assert array.ndim == 3 and array.shape[2] == 3 and array.dtype in (np.uint8, np.uint16)
         np.testing.assert_array_equal(source.read(index), array)
+
+
+def test_paths(source: Source) -> None:
+    """A path is a file that holds the image, for whoever compares files."""
+    for index in range(len(source)):
+        path = source.path(index)
+        assert path is None or path.is_file()
+    if isinstance(source, Folder):
+        np.testing.assert_array_equal(read_image(source.path(1)), source.read(1))
 
 
 def test_pairs(source: Source) -> None:

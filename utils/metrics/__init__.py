@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from utils.registry import Registry
@@ -18,16 +16,18 @@ class Metric:
     Attributes:
         higher_is_better: the direction of improvement.
         needs_gt: whether a ground truth is compared with; otherwise `gt` may be None.
+        channels: of which protocols it takes images: those of RGB, of luma (`y`), or both.
     """
 
-    higher_is_better: ClassVar[bool] = True
-    needs_gt: ClassVar[bool] = True
+    higher_is_better: bool = True
+    needs_gt: bool = True
+    channels: tuple[str, ...] = ("rgb", "y")
 
     def __call__(self, sr: np.ndarray, gt: np.ndarray | None) -> float:
         raise NotImplementedError(f"{type(self).__name__} measures nothing")
 
 
-METRICS: Registry[Metric] = Registry("metric", "utils.metrics", protocol=Metric)
+METRICS: Registry[Metric] = Registry("metric", "utils.metrics", protocol=Metric, context=("device",))
 
 
 def check_pair(sr: np.ndarray, gt: np.ndarray | None) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""Whether a run would be judged on what it learns from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.source import Source
+
+_SHOWN = 5
+_CHUNK = 2**20
+
+
+def overlap(train: Mapping[str, Source], validation: Mapping[str, Source]) -> list[str]:
+    """Warnings for validation images that are among the training images, by the content of their files.
+
+    Cheap: only files of equal size are read, each once. Sources whose images are not files of their own (`lmdb`)
+    cannot be looked into, and copies in another format are not found; `python -m data.prepare check` finds those.
+
+    Args:
+        train, validation: sources by their names in the option file.
+
+    Returns:
+        A sentence for each pair of sources with common images, naming some of them.
+    """
+    by_size: dict[int, list[tuple[str, Path]]] = {}
+    for name, source in validation.items():
+        for path, size in _files(source):
+            by_size.setdefault(size, []).append((name, path))
+    hashes: dict[int, dict[bytes, list[tuple[str, Path]]]] = {}
+    common: dict[tuple[str, str], dict[Path, Path]] = {}
+    for name, source in train.items():
+        for path, size in _files(source):
+            if size not in by_size:
+                continue
+            if size not in hashes:
+                hashes[size] = {}
+                for held_out in by_size[size]:
+                    hashes[size].setdefault(_digest(held_out[1]), []).append(held_out)
+            for valid, twin in hashes[size].get(_digest(path), []):
+                common.setdefault((valid, name), {})[twin] = path
+    return [_sentence(valid, name, pairs, len(validation[valid])) for (valid, name), pairs in common.items()]
+
+
+def _sentence(valid: str, train: str, pairs: dict[Path, Path], count: int) -> str:
+    shown = ", ".join(f"{twin} = {path}" for twin, path in list(pairs.items())[:_SHOWN])
+    more = ", ..." if len(pairs) > _SHOWN else ""
+    return (
+        f"data.validation.{valid}: {len(pairs)} of its {count} images are also in data.train.{train}, "
+        f"so its scores tell nothing about new images: {shown}{more}"
+    )
+
+
+def _files(source: Source) -> list[tuple[Path, int]]:
+    found = []
+    for path in map(source.path, range(len(source))):
+        try:
+            if path is not None:
+                found.append((path, path.stat().st_size))
+        except OSError:
+            continue  # whoever reads it says so
+    return found
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return str(path).encode()  # equal to nothing; whoever reads it says so
+    return digest.digest()

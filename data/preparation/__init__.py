@@ -1,0 +1,1 @@
+"""What `python -m data.prepare` does, a module for each command. Not imported by training."""

@@ -1,0 +1,38 @@
+"""Large photographs to overlapping tiles, which are read faster during training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Square windows of `size` pixels every `step` pixels, row by row; `NAME_s001` is the first.
+
+    Where more than `thresh` pixels are left behind the last window, one more ends at the border. An image that is
+    smaller than a window in a direction is kept at its own length there: BasicSR's script drops such images silently.
+    """
+
+    size: int = 480
+    step: int = 240
+    thresh: int = 0
+
+    def outputs(self, image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        corners = [(top, left) for top in self.starts(image.shape[0]) for left in self.starts(image.shape[1])]
+        for number, (top, left) in enumerate(corners, 1):
+            yield f"_s{number:03d}", image[top : top + self.size, left : left + self.size]
+
+    def remark(self, image: np.ndarray) -> str:
+        height, width = image.shape[:2]
+        small = min(height, width) < self.size
+        return f"{height}x{width} is smaller than a tile of {self.size}, kept as it is" if small else ""
+
+    def starts(self, length: int) -> list[int]:
+        """Where windows begin along a side."""
+        found = list(range(0, max(length - self.size, 0) + 1, self.step))
+        if length - (found[-1] + self.size) > self.thresh:
+            found.append(length - self.size)
+        return found

@@ -1,0 +1,35 @@
+"""Multiplicative noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from degradations import STEPS, Drawn, Ragged, State, Step
+from degradations.steps.noise import KINDS, check_kinds, draw_noise, drawn_noise
+from utils.fields import NonNegativeRange, RangeSchedule, Weights
+
+
+@STEPS.register("speckle_noise")
+class SpeckleNoise(Step):
+    """Gaussian noise multiplied by the image (KAIR's bsrgan_plus; after the speckle of coherent imaging).
+
+    Kinds, levels and the correlated kind's oddity are those of `gaussian_noise`: the standard deviation at white is
+    the drawn level in 8-bit units. Clipped before and after.
+    """
+
+    def __init__(
+        self,
+        level_range: NonNegativeRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
+        kinds: Weights = KINDS,
+    ) -> None:
+        check_kinds(kinds)
+        self.level_range, self.kinds = level_range, kinds
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        return draw_noise(rng, self.level_range.at(state.iteration), self.kinds)
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        noise, clipped = drawn_noise(images, drawn), images.clip()
+        return clipped.per_image(lambda image, i: (image + image * noise[i]).clamp_(0, 1))
