@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from data.overlap import overlap
 from data.sampler import StepSampler
 from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch
@@ -78,6 +80,11 @@ class Trainer:
         default = experiment.degradation.component(scale=experiment.scale)
         self.mix = Mix.build(experiment.data.train, default, experiment.scale)
         self.validation = validation_sets(experiment, default)
+        if processes.is_main:
+            held_out = {valid.name: valid.entry.source for valid in self.validation}
+            trained = {name: e.source for name, e in zip(self.mix.names, self.mix.entries, strict=True)}
+            for text in overlap(trained, held_out):
+                console.warn(text)
         logger = experiment.logger
         self.checkpoints = Checkpoints(
             folder / "checkpoints", logger.keep_last, logger.keep_best, metric="PSNR", warn=console.warn
@@ -232,8 +239,11 @@ class Trainer:
                 if len(micros) == accumulate:
                     yield micros
                     micros = []
-        except OptionError as error:  # from a worker its text is a whole traceback
-            raise OptionError(str(error).rpartition("OptionError: ")[2].strip()) from error
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the loader, and so its workers
+            if isinstance(error, OptionError):  # from a worker its text is a whole traceback
+                raise OptionError(str(error).rpartition("OptionError: ")[2].strip()) from error
+            raise
 
     def note_mishaps(self, micros: Sequence[Samples]) -> None:
         """Names each unusable file of any rank once. Raises AgreedError when there are too many."""
@@ -282,7 +292,10 @@ class Trainer:
                         stack.enter_context(getattr(self.ddp[name], "no_sync", nullcontext)())
                 with self.autocast():
                     losses = phase.loss(batch, memo, nets, self.iteration)
-                total = torch.stack([v for k, v in losses.items() if not k.startswith("_")]).sum() / len(batches)
+                counted = [value for key, value in losses.items() if not key.startswith("_")]
+                if not counted:  # no loss is due in this iteration (`every`)
+                    return values
+                total = torch.stack(counted).sum() / len(batches)
                 self.scaler.scale(total).backward()
             for key, value in losses.items():
                 values[key] = values.get(key, torch.zeros_like(value)) + value.detach() / len(batches)
@@ -434,6 +447,12 @@ class Trainer:
             raise AgreedError(
                 f"{self.save_failures} checkpoints in a row could not be saved in {self.folder}; free some disk space"
             )
+
+    def close(self) -> None:
+        """Writes out the logs."""
+        if self.log is not None:
+            with self.despite_full_disk():
+                self.log.close()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Remembers a signal; the loop ends after the current step, once all ranks know of it."""
@@ -599,8 +618,7 @@ def train(
                 trainer = Trainer(experiment, tree, processes, folder, console)
                 if processes.is_main:
                     (folder / "options.yml").write_text(options.dump(tree), encoding="utf-8")
-            if trainer.log is not None:
-                held.callback(trainer.log.close)
+            held.callback(trainer.close)
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, trainer.on_signal)
             status("running")

@@ -73,6 +73,23 @@ class Samples:
         return self
 
 
+def degradation_of(entry: SourceEntry, default: Degradation, scale: int, where: str) -> Degradation:
+    """A source's own degradation, or the default. Raises OptionError where one has low-quality images to give and
+    the other does not start from them, or the other way round."""
+    chosen = default if entry.degradation is None else entry.degradation.component(scale=scale)
+    if chosen.starts_from_lq and not entry.source.paired:
+        raise OptionError(
+            f"{where}: this source has no low-quality images, but its degradation needs them; choose a paired source, "
+            "or a degradation that makes them"
+        )
+    if entry.source.paired and not chosen.starts_from_lq:
+        raise OptionError(
+            f"{where}: its degradation would make new low-quality images and ignore the given ones; add "
+            "`degradation: none`, or name a source without them"
+        )
+    return chosen
+
+
 @dataclass(frozen=True)
 class Mix:
     """The training sources with the degradation of each, in the order of the option file."""
@@ -87,14 +104,8 @@ class Mix:
         entries, degradations = [], []
         for name, spec in specs.items():
             entry: SourceEntry = spec.build(scale=scale)  # type: ignore[assignment]
-            degradation = default if entry.degradation is None else entry.degradation.component(scale=scale)
-            if degradation.starts_from_lq and not entry.source.paired:
-                raise OptionError(
-                    f"data.train.{name}: `{spec.name}` has no low-quality images, but its degradation needs them; "
-                    "choose a paired source, or a degradation that makes them"
-                )
+            degradations.append(degradation_of(entry, default, scale, f"data.train.{name}"))
             entries.append(entry)
-            degradations.append(degradation)
         return cls(tuple(entries), tuple(specs), tuple(degradations))
 
     @property
@@ -319,8 +330,7 @@ class ValidationSet:
 
     def __init__(self, name: str, entry: SourceEntry, default: Degradation, *, seed: int, scale: int) -> None:
         self.name, self.entry, self.seed, self.scale = name, entry, seed, scale
-        own = entry.degradation
-        self.degradation = default if own is None else own.component(scale=scale)
+        self.degradation = degradation_of(entry, default, scale, f"data.validation.{name}")
 
     def __len__(self) -> int:
         return len(self.entry.source) * self.entry.repeats

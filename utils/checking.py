@@ -78,10 +78,11 @@ class Spec(Generic[T]):
                 raise OptionError(f"{self.where or self.name}: {name} is missing and has no default")
         try:
             return self.factory(**built(self.values, context), **extra)
-        except OptionError:
-            raise
         except ValueError as error:
-            raise OptionError(f"{self.where or self.name}: {error}") from error
+            place = self.where or self.name
+            if isinstance(error, OptionError) and str(error).startswith(place):
+                raise  # from deeper in the tree, and already said where
+            raise OptionError(f"{place}: {error}") from error
 
     @property
     def settings(self) -> Any:  # noqa: ANN401

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -49,26 +48,34 @@ def built(**options: Any) -> Source:  # noqa: ANN401
 
 
 def kill_in_the_middle(block: Path, ready: Callable[[], bool], *arguments: str | Path) -> None:
-    """Runs a command that hangs while it reads `block`, kills it when the rest is done, and waits for its workers."""
+    """Runs a command that hangs while it reads `block`, kills it when `ready`, and waits for its workers to go."""
     os.mkfifo(block)
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_until(ready, process)
-        wait_until(lambda: is_read(block), process)
-    finally:
-        process.send_signal(signal.SIGKILL)
+        assert len(running(process.pid)) > 2  # workers, too
+        process.kill()
         process.wait()
-    wait_until(lambda: not is_read(block))  # a worker left behind would read on
+        wait_until(lambda: not running(process.pid))
+    finally:
+        for pid in running(process.pid):
+            os.kill(pid, signal.SIGKILL)
     block.unlink()
 
 
-def is_read(fifo: Path) -> bool:
-    try:
-        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError as error:
-        assert error.errno == errno.ENXIO
-        return False
-    return True
+def running(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for about in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = about.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # gone meanwhile
+        if int(its_session) == session and state != "Z":
+            found.append(int(about.parent.name))
+    return found
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:

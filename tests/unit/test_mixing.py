@@ -149,7 +149,7 @@ def test_a_pair_whose_file_was_replaced_is_named_not_misaligned(tmp_path: Path) 
 def test_photos_without_low_quality_images_refuse_to_be_undegraded(tmp_path: Path) -> None:
     sources = write_sources(tmp_path)
     sources["photos"]["degradation"] = "none"
-    with pytest.raises(OptionError, match=r"data\.train\.photos: `folder` has no low-quality images"):
+    with pytest.raises(OptionError, match=r"data\.train\.photos: this source has no low-quality images"):
         training_set(sources)
 
 
