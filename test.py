@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,22 @@ def arguments() -> argparse.Namespace:
     )
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option of --opt")
 
-    group = parser.add_argument_group("benchmark")
-    add = group.add_argument
+    _benchmark_arguments(parser.add_argument_group("benchmark").add_argument)
+    _restoring_arguments(parser.add_argument_group("restoring images").add_argument)
+    _computing_arguments(parser.add_argument_group("computing").add_argument)
+    args = parser.parse_args()
+    if args.input and (args.data or args.real):
+        parser.error("-i restores images, --data and --real measure on sets of them: choose one")
+    if not (args.input or args.data or args.real or args.opt):
+        parser.error("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
+    if args.input and (len(args.weights) != 1 or args.out is None):
+        parser.error("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
+    if args.tile and not 0 <= args.overlap < args.tile:
+        parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
+    return args
+
+
+def _benchmark_arguments(add: Callable[..., object]) -> None:
     add(
         "--data",
         nargs="+",
@@ -123,8 +137,8 @@ def arguments() -> argparse.Namespace:
     )
     add("--no-images", action="store_true", help="write the tables only")
 
-    group = parser.add_argument_group("restoring images")
-    add = group.add_argument
+
+def _restoring_arguments(add: Callable[..., object]) -> None:
     add(
         "-i",
         "--input",
@@ -153,8 +167,8 @@ def arguments() -> argparse.Namespace:
         help="go on with an interrupted folder: leave out results that are there",
     )
 
-    group = parser.add_argument_group("computing")
-    add = group.add_argument
+
+def _computing_arguments(add: Callable[..., object]) -> None:
     add(
         "--tile",
         type=int,
@@ -165,16 +179,6 @@ def arguments() -> argparse.Namespace:
     add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    args = parser.parse_args()
-    if args.input and (args.data or args.real):
-        parser.error("-i restores images, --data and --real measure on sets of them: choose one")
-    if not (args.input or args.data or args.real or args.opt):
-        parser.error("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
-    if args.input and (len(args.weights) != 1 or args.out is None):
-        parser.error("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
-    if args.tile and not 0 <= args.overlap < args.tile:
-        parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
-    return args
 
 
 # --- weights ---------------------------------------------------------------------------------------------------

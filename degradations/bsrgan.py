@@ -26,5 +26,7 @@ def bsrgan(steps: Mapping[str, StepEntry], scale: int, shuffle: bool = True) -> 
     `fit` (the resize to the final size) comes after `downsample` always. Steps may be re-ranged, removed (null) or
     added; added ones join the shuffle. Without `shuffle` all keep the order of the file.
     """
-    order = Order("shuffle" if shuffle else "fixed", first=("halve",), last=("final_jpeg",), in_order=("downsample", "fit"))
+    order = Order(
+        "shuffle" if shuffle else "fixed", first=("halve",), last=("final_jpeg",), in_order=("downsample", "fit")
+    )
     return Pipeline(steps, scale, order)

@@ -11,9 +11,16 @@ from torch import Tensor
 
 from data.training import Samples
 from degradations import Batch, Degraded, Plan
+from models.experiment import Logger
 from models.stages.stage import Stage, StageSettings
+from models.watch import Watcher
 from train import Trainer
+from utils.distributed import Processes
+from utils.logging import Console
 from utils.optim import Ema
+
+ELSEWHERE = Processes(rank=1, world_size=1, local_rank=0, device=torch.device("cpu"))
+"""A process that is not the main one, and so writes nothing."""
 
 
 def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
@@ -23,8 +30,8 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     trainer.name, trainer.iteration, trainer.device = "stage", 0, torch.device("cpu")
     trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0))  # type: ignore[assignment]
     trainer.mix = SimpleNamespace(degradations=())  # type: ignore[assignment]
-    trainer.folder, trainer.log, trainer.scores = Path("nowhere"), None, {}
-    trainer.mishaps, trainer.stop_signal, trainer.nonfinite_in_a_row = set(), 0, 0
+    trainer.watcher = Watcher(Logger(tensorboard=False), (), Path("nowhere"), ELSEWHERE, Console(rank=1))
+    trainer.stop_signal, trainer.nonfinite_in_a_row = 0, 0
     trainer.ema = Ema(stage.networks["network_g"], trainer.settings.ema_decay)
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
     trainer.ddp = dict(stage.networks)

@@ -20,7 +20,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 420, 70
 EXPERIMENT, STAGES, NETWORKS = "models (top)", "models/stages", "models/networks"
 
 # The modules of `models` that use everything; the others are networks and what belongs to them.
-TOP = ("benchmark", "experiment", "report", "restore", "results")
+TOP = ("benchmark", "building", "experiment", "report", "restore", "results", "watch")
 
 # Layer → layers it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -244,7 +244,7 @@ def test_nothing_forbidden_is_used(check: Callable[[str, ast.Module], Iterator[s
 
 
 def test_the_trainer_seeds_initial_weights_inside_a_fork() -> None:
-    _, tree = sources()["train"]
+    _, tree = sources()["models.building"]
     seeds = [node for outer in ast.walk(tree) if forks(outer) for node, name in calls(outer) if "manual_seed" in name]
     assert len(seeds) == 1
 

@@ -60,6 +60,13 @@ class StageSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     clip_grad_norm: Positive | None = None
 
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """The dtype of autocast on a device."""
+        wish = self.precision
+        if wish == "auto":
+            wish = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
+
     def rate_factor(self, completed: int) -> float:
         """The learning-rate factor of the step after `completed` ones."""
         return (self.schedule or default_schedule()).factor(completed, self.iterations)

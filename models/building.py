@@ -1,0 +1,92 @@
+"""Building a stage: fresh networks, what it takes over from elsewhere, and how its networks are called."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.experiment import Experiment, build_generator
+from models.stages.stage import Handover, Stage
+from models.weights import load_weights
+from utils import checkpoint, distributed
+from utils.checkpoint import Checkpoints
+from utils.distributed import AgreedError, Processes
+from utils.seeding import generator
+
+
+def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stage:
+    """A stage with fresh networks on the CPU. Their weights depend on the run seed and the stage's name alone.
+
+    Raises AgreedError if its batch does not divide among ranks and micro-batches, or a constructor refuses.
+    """
+    batch, accumulate = experiment.batch_size(name), experiment.settings(name).accumulate
+    if batch % (processes.world_size * accumulate):
+        raise AgreedError(
+            f"stages.{name}: a batch of {batch} does not divide among {processes.world_size} processes with "
+            f"{accumulate} micro-batches each; choose a multiple of {processes.world_size * accumulate}"
+        )
+    with distributed.together(), torch.random.fork_rng(devices=[]):  # the global generator is left as it was
+        torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
+        network_g = build_generator(experiment)
+        return experiment.stages[name].component(network_g=network_g, scale=experiment.scale)
+
+
+def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
+    """Builds a stage to come once, so that what only a constructor sees is said now and not after days."""
+    build_stage(experiment, name, processes)
+    start = experiment.settings(name).init_from
+    if start is not None and start.checkpoint is not None and not Path(start.checkpoint).exists():
+        raise AgreedError(f"stages.{name}.init_from.checkpoint: there is no {start.checkpoint}")
+
+
+def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Checkpoints) -> str:
+    """Fills a stage with what its `init_from` names. Returns what was done, in words.
+
+    Raises AgreedError if the earlier stage is not finished or lacks what is to be carried, OptionError for weights
+    that cannot be read.
+    """
+    if start is None:
+        return f"stage {name} starts from fresh weights"
+    if start.checkpoint is not None:
+        report = load_weights(stage.networks["network_g"], start.checkpoint, prefer=start.weights, strict=False)
+        return f"stage {name} starts from {start.checkpoint}: {report}"
+    assert start.stage is not None
+    if (folder := checkpoints.finished(start.stage)) is None:
+        raise AgreedError(f"stages.{name}.init_from: stage {start.stage} is not finished in {checkpoints.folder}")
+    source = checkpoint.load(folder)
+    for carried in start.carry:
+        if carried in stage.networks:
+            key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
+            if key not in source.networks:
+                raise AgreedError(f"stages.{name}.init_from.carry: stage {start.stage} has no {carried}")
+            stage.networks[carried].load_state_dict(source.networks[key])
+    if "optimizer" in start.carry:
+        load_optimizers(stage, source.state["optimizers"])
+    return f"stage {name} starts from the {start.weights} weights of stage {start.stage}"
+
+
+def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
+    """Restores optimizers by phase name. Rates, betas and decay stay those of the option file."""
+    for phase in stage.phases():
+        if phase.name in states:
+            chosen = [{k: v for k, v in group.items() if k != "params"} for group in phase.optimizer.param_groups]
+            phase.optimizer.load_state_dict(states[phase.name])
+            for group, own in zip(phase.optimizer.param_groups, chosen, strict=True):
+                group.update(own)
+
+
+def distribute(network: nn.Module, processes: Processes) -> nn.Module:
+    """The network as its own phase calls it: through DDP where there are several processes."""
+    if processes.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
+        return network
+    ids = [processes.device.index] if processes.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        # PyTorch 2.13 renames the argument; older ones know only this name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)

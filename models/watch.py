@@ -1,0 +1,121 @@
+"""What a run writes down while it trains: losses and rates, validation scores and sample images, bad batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from data.overlap import overlap
+from data.training import Mix, Samples, ValidationSet
+from degradations import Batch
+from models.experiment import Logger
+from models.report import validate
+from utils import distributed
+from utils.distributed import AgreedError, Processes
+from utils.evaluate import mean_scores
+from utils.logging import Console, MetricsLog, Progress, memory_mb
+from utils.sheet import sheet
+
+
+class Watcher:
+    """Metrics on disk and words on the console. What cannot be written is warned of; training goes on.
+
+    Attributes:
+        scores: the newest mean scores by validation set.
+    """
+
+    def __init__(
+        self, logger: Logger, sets: Sequence[ValidationSet], folder: Path, processes: Processes, console: Console
+    ) -> None:
+        self.logger, self.sets, self.folder, self.processes, self.console = logger, sets, folder, processes, console
+        self.log = MetricsLog(folder, tensorboard=logger.tensorboard) if processes.is_main else None
+        self.scores: dict[str, dict[str, float]] = {}
+        self.mishaps: set[str] = set()
+
+    def warn_of_overlap(self, mix: Mix) -> None:
+        """Warns when validation images occur among those trained on."""
+        if self.processes.is_main:
+            held_out = {valid.name: valid.entry.source for valid in self.sets}
+            trained = {name: entry.source for name, entry in zip(mix.names, mix.entries, strict=True)}
+            for text in overlap(trained, held_out):
+                self.console.warn(text)
+
+    def report(
+        self, stage: str, iteration: int, values: Mapping[str, Tensor], rate: float, progress: Progress
+    ) -> dict[str, float]:
+        """Writes losses, learning rate, speed and memory to the log; returns the losses for the progress line."""
+        if self.log is None:
+            return {}
+        plain = {key.lstrip("_"): float(value) for key, value in values.items()}
+        with self.despite_full_disk():
+            self.log.scalars(stage, iteration, {**plain, "lr": rate, **progress.rates(), **memory_mb()})
+        return {key: plain[key] for key in values if not key.startswith("_")}
+
+    def validate(self, stage: str, iteration: int, network: nn.Module, device: torch.device) -> None:
+        """Scores a network on every validation set and writes sample images."""
+        for valid in self.sets:
+            rows, strips = validate(network, valid, device, self.processes.rank, self.logger.images)
+            self.scores[valid.name] = rows
+            text = ", ".join(f"{metric} {value:.4g}" for metric, value in rows.items())
+            self.console.info(f"{stage} {iteration}: {valid.name} {text}")
+            if self.log is not None:
+                with self.despite_full_disk():
+                    self.log.scalars(stage, iteration, {f"{valid.name}/{k}": v for k, v in rows.items()})
+                    if strips:
+                        self.log.images(stage, iteration, valid.name, sheet(strips))
+
+    def means(self) -> dict[str, float]:
+        """What `best` is judged by: the means over the validation sets."""
+        return mean_scores(list(self.scores.values()))
+
+    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch], mine: bool) -> None:
+        """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`."""
+        path = self.folder / f"nonfinite_{stage}_{iteration}_rank{self.processes.rank}.jsonl"
+        if mine:
+            lines = [
+                f'{{"path": {json.dumps(p)}, "plan": {plan.to_json()}}}\n'
+                for batch in batches
+                for p, plan in zip(batch.paths, batch.plans, strict=True)
+            ]
+            with self.despite_full_disk():
+                path.write_text("".join(lines), encoding="utf-8")
+        self.console.warn(f"step {iteration}, phase {phase}: the gradient is not finite; skipped, see {path}")
+
+    def note_mishaps(self, micros: Sequence[Samples], limit: int) -> None:
+        """Names each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
+        new = dict(item for samples in micros for item in samples.mishaps if item[0] not in self.mishaps)
+        if not distributed.agree(torch.tensor([len(new)]))[0]:
+            return
+        for path, reason in (item for found in distributed.gather_objects(new) for item in found.items()):
+            if path not in self.mishaps:
+                self.mishaps.add(path)
+                self.console.warn(f"left out, another image is drawn instead: {reason}")
+        if len(self.mishaps) > limit:
+            raise AgreedError(
+                f"data: {len(self.mishaps)} files could not be used, more than max_unreadable ({limit}); "
+                "mend or remove those named above"
+            )
+
+    def resume(self, stage: str, iteration: int) -> None:
+        """Cuts from the log what comes after the iteration that a run resumes from."""
+        if self.log is not None:
+            self.log.resume(stage, iteration)
+
+    def close(self) -> None:
+        """Writes out the logs."""
+        if self.log is not None:
+            with self.despite_full_disk():
+                self.log.close()
+
+    @contextmanager
+    def despite_full_disk(self) -> Iterator[None]:
+        """For what training can do without: a failure to write is warned of once."""
+        try:
+            yield
+        except OSError as error:
+            self.console.warn(f"{self.folder}: logs cannot be written, training goes on: {error}", once="log")
