@@ -129,7 +129,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.dtype(self.device) is torch.float16)
         if resume is not None:
             self.restore(resume)
-        self.ddp = {n: distribute(network, self.processes) for n, network in self.stage.networks.items()}
+        self.ddp = {n: distribute(network, self.processes, self.stage) for n, network in self.stage.networks.items()}
         sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.stage.networks.items())
         self.console.info(
             f"stage {name}: {sizes} parameters, {self.settings.iterations} iterations of {self.batch_size}"

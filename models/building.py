@@ -17,6 +17,7 @@ from models.weights import load_weights
 from utils import checkpoint, distributed
 from utils.checkpoint import Checkpoints
 from utils.distributed import AgreedError, Processes
+from utils.fields import OptionError
 from utils.seeding import generator
 
 
@@ -81,12 +82,26 @@ def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
                 group.update(own)
 
 
-def distribute(network: nn.Module, processes: Processes) -> nn.Module:
-    """The network as its own phase calls it: through DDP where there are several processes."""
-    if processes.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
+def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Module:
+    """The network as its own phase calls it: through DDP where there are several processes, through DataParallel where
+    one process was started by hand on a machine of several GPUs.
+
+    Raises OptionError for a stage whose forward pass keeps state: DataParallel would lose it.
+    """
+    if not any(p.requires_grad for p in network.parameters()):
         return network
-    ids = [processes.device.index] if processes.device.type == "cuda" else None
-    with warnings.catch_warnings():
-        # PyTorch 2.13 renames the argument; older ones know only this name.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+    if processes.world_size > 1:
+        ids = [processes.device.index] if processes.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            # PyTorch 2.13 renames the argument; older ones know only this name.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+    if len(processes.gpus) > 1:
+        if stage.single_process_only:
+            raise OptionError(
+                f"{type(stage).__name__} keeps state in its forward pass, which DataParallel over "
+                f"{len(processes.gpus)} GPUs would lose; start it with torchrun --nproc-per-node {len(processes.gpus)}, or on one with "
+                "--device cuda:0"
+            )
+        return nn.DataParallel(network, device_ids=list(processes.gpus))
+    return network

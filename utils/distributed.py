@@ -29,12 +29,16 @@ _TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. Rank 0 is the main one: it prints, saves and logs."""
+    """This process among those of the run. Rank 0 is the main one: it prints, saves and logs.
+
+    `gpus` are those that a run of one process, not started by torchrun, spreads its batches over; mostly one or none.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
+    gpus: tuple[int, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -60,7 +64,11 @@ def start(device: str = "auto") -> Processes:
             timeout=_TIMEOUT,
             device_id=chosen if chosen.type == "cuda" else None,
         )
-    return Processes(rank, world_size, local_rank, chosen)
+    gpus: tuple[int, ...] = ()
+    if chosen.type == "cuda":
+        alone = "LOCAL_RANK" not in os.environ and device in ("auto", "cuda")
+        gpus = tuple(range(torch.cuda.device_count())) if alone else (chosen.index,)
+    return Processes(rank, world_size, local_rank, chosen, gpus)
 
 
 def _environment() -> tuple[int, int, int]:
