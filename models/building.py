@@ -100,7 +100,8 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
         if stage.single_process_only:
             raise OptionError(
                 f"{type(stage).__name__} keeps state in its forward pass, which DataParallel over "
-                f"{len(processes.gpus)} GPUs would lose; start it with torchrun --nproc-per-node {len(processes.gpus)}, or on one with "
+                f"{len(processes.gpus)} GPUs would lose; "
+                f"start it with torchrun --nproc-per-node {len(processes.gpus)}, or on one with "
                 "--device cuda:0"
             )
         return nn.DataParallel(network, device_ids=list(processes.gpus))
