@@ -181,9 +181,14 @@ def test_two_ranks_resume_exactly(images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_learn_what_one_learns(short: Path, tmp_path: Path) -> None:
-    """The same samples and the mean of the gradients: the first losses agree to rounding."""
-    both = finished(short, tmp_path / "two", "--stage", "psnr", ranks=2)
-    one = finished(short, tmp_path / "one", "--stage", "psnr")
+    """The same samples and the mean of the gradients: weights agree to rounding. And the same validation table, of
+    three images shared out over two ranks."""
+    more = ("--stage", "psnr", "--set", "data.validation.pictures.max_images=3")
+    both = finished(short, tmp_path / "two", *more, ranks=2)
+    one = finished(short, tmp_path / "one", *more)
+    first = [(run.folder / "metrics.jsonl").read_text().splitlines()[0] for run in (both, one)]
+    tables = [{k: v for k, v in json.loads(line).items() if "/" in k} for line in first]
+    assert tables[0] == tables[1] and len(tables[0]) == 2
     weights = [
         checkpoint.load(run.folder / "checkpoints" / "psnr_00000006").networks["network_g"] for run in (both, one)
     ]
