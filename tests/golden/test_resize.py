@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import SHARED
 from utils.resize import imresize, weight_matrix
 
 GOLDEN = Path(__file__).parent / "kair"
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
+BENCHMARKS = SHARED / "data" / "benchmarks"
 ARRAYS = np.load(GOLDEN / "ops.npz")
 CASES = {k: v for k, v in json.loads((GOLDEN / "ops.json").read_text())["arrays"].items() if k.startswith("imresize")}
 

@@ -308,8 +308,8 @@ def test_gan_stage_trains_as_realsr(kind: str, perceptual: bool, torchvision_vgg
     for found, expected in zip(train(trainer, [samples] * 3), logs, strict=True):
         for theirs in expected.keys() & ours.keys():
             # Mean logits feel each weight whose tiny gradient changed its sign, and with it Adam's step.
-            atol = 2e-4 if theirs.startswith("D_") else 1e-5
-            assert found[ours[theirs]] == pytest.approx(expected[theirs], rel=1e-3, abs=atol), theirs
+            rtol = 5e-3 if theirs.startswith("D_") else 1e-3
+            assert found[ours[theirs]] == pytest.approx(expected[theirs], rel=rtol, abs=1e-5), theirs
         share = 0.5 if kind == "ragan" else 1.0  # Real-SR logs the relativistic halves before halving
         assert found["d"] == pytest.approx(share * (expected["l_d_real"] + expected["l_d_fake"]), rel=1e-4)
     g, d = (stage.networks[name].state_dict() for name in ("network_g", "network_d"))
