@@ -307,9 +307,10 @@ def test_gan_stage_trains_as_realsr(kind: str, perceptual: bool, torchvision_vgg
     ours = {"l_g_pix": "pixel", "l_g_fea": "perceptual", "l_g_gan": "gan", "D_real": "_d_real", "D_fake": "_d_fake"}
     for found, expected in zip(train(trainer, [samples] * 3), logs, strict=True):
         for theirs in expected.keys() & ours.keys():
-            # Mean logits feel each weight whose tiny gradient changed its sign, and with it Adam's step.
-            rtol = 5e-3 if theirs.startswith("D_") else 1e-3
-            assert found[ours[theirs]] == pytest.approx(expected[theirs], rel=rtol, abs=1e-5), theirs
+            # A relativistic loss does not feel the last bias: its gradient is rounding noise, which Adam turns into a
+            # full step of ±1e-4, and both mean logits move with it.
+            atol = 5e-4 if theirs.startswith("D_") and kind == "ragan" else 1e-5
+            assert found[ours[theirs]] == pytest.approx(expected[theirs], rel=1e-3, abs=atol), theirs
         share = 0.5 if kind == "ragan" else 1.0  # Real-SR logs the relativistic halves before halving
         assert found["d"] == pytest.approx(share * (expected["l_d_real"] + expected["l_d_fake"]), rel=1e-4)
     g, d = (stage.networks[name].state_dict() for name in ("network_g", "network_d"))
