@@ -80,14 +80,18 @@ def check_experiment(tree: Mapping[str, Any], source: str = "") -> Experiment:
     tree = {key: value for key, value in tree.items() if value is not None}
     scale = tree.get("scale")
     context = {"scale": scale} if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else {}
-    experiment = check_tree(Experiment, tree, source, **context)
-    if problems := _cross_check(experiment):
+    sizes = _check_sizes(tree.get("data"), context.get("scale"))  # on the bare tree, so that all is said at once
+    try:
+        experiment = check_tree(Experiment, tree, source, **context)
+    except OptionsError as error:
+        raise OptionsError(error.problems + sizes, source) from None
+    if problems := sizes + _cross_check(experiment):
         raise OptionsError(problems, source)
     return experiment
 
 
 def _cross_check(experiment: Experiment) -> list[Problem]:
-    problems = _check_sizes(experiment)
+    problems = []
     if getattr(experiment.network_g.factory, "role", "generator") != "generator":
         problems.append(Problem("network_g", f"`{experiment.network_g.name}` is a discriminator, expected a generator"))
     if not experiment.data.train:
@@ -101,15 +105,16 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
     return problems
 
 
-def _check_sizes(experiment: Experiment) -> list[Problem]:
-    data, scale = experiment.data, experiment.scale
+def _check_sizes(data: Any, scale: int | None) -> list[Problem]:  # noqa: ANN401
+    sizes = {key: data.get(key) for key in ("crop_size", "gt_size")} if isinstance(data, Mapping) else {}
+    whole = {key: size for key, size in sizes.items() if type(size) is int and size > 0}
     problems = []
-    for key, size in (("crop_size", data.crop_size), ("gt_size", data.gt_size)):
-        if size is not None and size % scale:
+    for key, size in whole.items():
+        if scale is not None and size % scale:
             better = max(scale, round(size / scale) * scale)
             problems.append(Problem(f"data.{key}", f"{size} is no multiple of the scale {scale}; {better} is"))
-    if data.gt_size is not None and data.gt_size > data.crop_size:
-        problems.append(Problem("data.gt_size", f"{data.gt_size} is larger than crop_size {data.crop_size}"))
+    if len(whole) == 2 and whole["gt_size"] > whole["crop_size"]:
+        problems.append(Problem("data.gt_size", f"{whole['gt_size']} is larger than crop_size {whole['crop_size']}"))
     return problems
 
 

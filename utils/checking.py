@@ -210,6 +210,18 @@ def check_value(
             problems.append(Problem(where, f"found {value!r}, expected a mapping of names to entries"))
             return None
         kept = {name: entry for name, entry in value.items() if entry is not None}  # null removes an entry
+        for name, entry in list(kept.items()):
+            # An override of an entry that does not exist is most often a slip in its name.
+            close = difflib.get_close_matches(str(name), [n for n in kept if n != name], n=1)
+            if (
+                close
+                and isinstance(entry, Mapping)
+                and "type" not in entry
+                and not dataclasses.is_dataclass(arguments[1])
+            ):
+                text = f"is a new entry, so it needs a `type:`; did you mean {close[0]!r}?"
+                problems.append(Problem(f"{where}.{name}", text))
+                del kept[name]
         return {n: check_value(arguments[1], e, f"{where}.{n}", problems, context) for n, e in kept.items()}
     if dataclasses.is_dataclass(annotation):
         return _check_dataclass(annotation, value, where, problems, context)
@@ -265,6 +277,10 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
 def _served_by(annotation: Any) -> Registry[Any] | None:  # noqa: ANN401
     """The registry that builds parameters with this annotation: of its protocol or its entry class itself."""
     return vars(annotation).get("__registry__") if inspect.isclass(annotation) else None
+
+
+def _has_type(annotation: Any) -> bool:  # noqa: ANN401
+    return get_origin(annotation) is Spec or _served_by(annotation) is not None
 
 
 def _is_mapping(origin: Any) -> bool:  # noqa: ANN401

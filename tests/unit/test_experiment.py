@@ -211,3 +211,13 @@ def test_the_schema_knows_every_part_and_refuses_unknown_keys() -> None:
     text = json.dumps(whole)
     for word in ("bsrgan", "srvgg", "crop_size", "keep_last", "turn_d", "iterations"):
         assert f'"{word}"' in text
+
+
+def test_a_slip_in_the_name_of_a_step_is_recognised(tmp_path: Path) -> None:
+    """And problems of single fields do not hide those of sizes."""
+    changes = ["degradation.steps.nosie.prob=0", "data.crop_size=97"]
+    with pytest.raises(OptionsError) as error:
+        load_experiment(ROOT / "options" / "quickstart.yml", changes)
+    text = str(error.value)
+    assert "degradation.steps.nosie: is a new entry, so it needs a `type:`; did you mean 'noise'?" in text
+    assert "data.crop_size: 97 is no multiple of the scale 2; 96 is" in text
