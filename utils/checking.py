@@ -213,12 +213,7 @@ def check_value(
         for name, entry in list(kept.items()):
             # An override of an entry that does not exist is most often a slip in its name.
             close = difflib.get_close_matches(str(name), [n for n in kept if n != name], n=1)
-            if (
-                close
-                and isinstance(entry, Mapping)
-                and "type" not in entry
-                and not dataclasses.is_dataclass(arguments[1])
-            ):
+            if close and isinstance(entry, Mapping) and "type" not in entry and _has_type(arguments[1]):
                 text = f"is a new entry, so it needs a `type:`; did you mean {close[0]!r}?"
                 problems.append(Problem(f"{where}.{name}", text))
                 del kept[name]
