@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -335,6 +336,12 @@ class ValidationSet:
     def __len__(self) -> int:
         return len(self.entry.source) * self.entry.repeats
 
+    def item_name(self, number: int) -> str:
+        """The name of an item: its image's, with a number where one image is degraded several times."""
+        index, again = number % len(self.entry.source), number // len(self.entry.source)
+        path = Path(self.entry.source.name(index))
+        return str(path.with_stem(f"{path.stem}_{again}") if again else path)
+
     def __getitem__(self, number: int) -> ValidationItem:
         """Raises UnreadableImageError for a file that cannot be read: a validation set must be whole."""
         source = self.entry.source
@@ -352,7 +359,7 @@ class ValidationSet:
             groups=[0],
             lq=None if lq is None else _to_tensor(lq)[None],
         )
-        return ValidationItem(source.name(index), degrade(samples, [self.degradation], torch.device("cpu")))
+        return ValidationItem(self.item_name(number), degrade(samples, [self.degradation], torch.device("cpu")))
 
 
 def _window(

@@ -227,7 +227,7 @@ def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, see
     if cut := getattr(entry.source, "cut", 0):
         origin += f"; {cut} ground truths cut at the bottom and right to a multiple of {scale}"
     valid = ValidationSet(name, entry, degradation, seed=seed, scale=scale)
-    images = image_names([entry.source.name(index) for index in range(len(valid))])
+    images = image_names([valid.item_name(number) for number in range(len(valid))])
     return BenchmarkSet(valid, origin, chosen.name not in ("none", "bicubic"), images)
 
 
