@@ -45,11 +45,6 @@ class Ragged:
             row[:, :h, :w] = image
         return cls(data, sizes)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether every image fills the tensor."""
-        return all(size == tuple(self.data.shape[-2:]) for size in self.sizes)
-
     def images(self) -> list[Tensor]:
         """Views (C, h, w) of the images."""
         return [row[:, :h, :w] for row, (h, w) in zip(self.data, self.sizes, strict=True)]

@@ -25,7 +25,6 @@ PROTOCOL: Protocol = PROTOCOLS["kair"]
 """Validation follows KAIR: RGB, border = scale, on 8-bit values."""
 
 Restore = Callable[[Batch], Tensor]
-Row = tuple[str, Restore]
 
 
 def restorer(network: nn.Module, device: torch.device) -> Restore:

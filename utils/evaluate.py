@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -82,7 +82,3 @@ def best_smoothing(pairs: Iterable[tuple[Tensor, Tensor]], protocol: Protocol, s
 def best_sigma(rows: Sequence[Mapping[float, float]]) -> float:
     """The σ with the greatest sum of PSNR over images, from `smoothing_scores` of each."""
     return max(SMOOTHING_SIGMAS, key=lambda sigma: sum(row[sigma] for row in rows))
-
-
-Restore = Callable[[Tensor], Tensor]
-"""Maps low-quality images (1, 3, h, w) to restored ones."""
