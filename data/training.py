@@ -329,9 +329,18 @@ class ValidationItem:
 class ValidationSet:
     """Whole images with frozen degradations: they depend on (validation seed, set name, index) alone."""
 
-    def __init__(self, name: str, entry: SourceEntry, default: Degradation, *, seed: int, scale: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        entry: SourceEntry,
+        default: Degradation,
+        *,
+        seed: int,
+        scale: int,
+        section: str = "data.validation",
+    ) -> None:
         self.name, self.entry, self.seed, self.scale = name, entry, seed, scale
-        self.degradation = degradation_of(entry, default, scale, f"data.validation.{name}")
+        self.degradation = degradation_of(entry, default, scale, f"{section}.{name}")
 
     def __len__(self) -> int:
         return len(self.entry.source) * self.entry.repeats

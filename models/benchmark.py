@@ -220,13 +220,10 @@ def _entry(spec: Spec[Source], scale: int) -> SourceEntry:
 
 def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, seed: int, scale: int) -> BenchmarkSet:
     _check_set_name(name, "data")
-    degradation = chosen.component(scale=scale)
-    if degradation.starts_from_lq and not entry.source.paired:
-        raise OptionError(f"data.{name}: `{chosen.name}` starts from low-quality images, and this set has none")
     origin = "given" if chosen.name == "none" else f"made by `{chosen.name}`{why}, seed {seed}"
     if cut := getattr(entry.source, "cut", 0):
         origin += f"; {cut} ground truths cut at the bottom and right to a multiple of {scale}"
-    valid = ValidationSet(name, entry, degradation, seed=seed, scale=scale)
+    valid = ValidationSet(name, entry, chosen.component(scale=scale), seed=seed, scale=scale, section="data")
     images = image_names([valid.item_name(number) for number in range(len(valid))])
     return BenchmarkSet(valid, origin, chosen.name not in ("none", "bicubic"), images)
 
