@@ -360,7 +360,8 @@ class ValidationSet:
         size: Size = (gt.shape[0], gt.shape[1])
         rng = validation_stream(self.seed, self.name, number)
         # A range that follows a schedule stands at its end: validation does not move with the training.
-        plan = self.degradation.sample(rng, size, END_OF_SCHEDULES, self.degradation.draw_shared(rng))
+        shared = {**self.degradation.draw_shared(rng), "scale": self.scale}
+        plan = self.degradation.sample(rng, size, END_OF_SCHEDULES, shared)
         samples = Samples(
             gt=_to_tensor(gt)[None],
             plans=[plan],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Size, State, StepEntry, run_steps
-from utils.fields import Prob
+from utils.fields import PositiveInt, Prob
 from utils.seeding import draw_seed, generator
 
 
@@ -21,7 +22,8 @@ class Order:
     `fixed` keeps the order of the file; `shuffle` permutes all steps; `local_shuffle` permutes each of the `groups`
     among its own places; `choice` applies one step alone, all equally likely. `first` and `last` stay at the ends.
     Steps named in `in_order` keep their order among themselves, whatever places a shuffle gives them. With
-    probability `full_prob` a local shuffle becomes a full one.
+    probability `full_prob` a local shuffle becomes a full one. `alternatives` are orders of the same names, of which
+    one is drawn, all equally likely.
     """
 
     rule: Literal["fixed", "shuffle", "local_shuffle", "choice"] = "fixed"
@@ -30,6 +32,7 @@ class Order:
     in_order: tuple[str, ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
     full_prob: Prob = 0.0
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
     def draw(self, names: Sequence[str], seed: int) -> list[str]:
         """An order of the named steps. Names that this rule mentions but the pipeline lacks do not count."""
@@ -47,6 +50,9 @@ class Order:
         elif self.rule == "choice" and middle:
             middle = [min(middle, key=key.__getitem__)]
         _reorder(middle, [n for n in self.in_order if n in middle])
+        if self.alternatives:
+            chosen = self.alternatives[int(generator(seed, "order", "alternatives").integers(len(self.alternatives)))]
+            _reorder(middle, [n for n in chosen if n in middle])
         return [*first, *middle, *last]
 
 
@@ -66,9 +72,12 @@ class Pipeline(Degradation):
 
     Steps named in `gt_steps` come first, whatever the order, and what they give is the ground truth for all that
     follows: the target `plain` and the start of the degradation. They keep the size.
-    """
 
-    conditions: ClassVar[tuple[str, ...]] = ()
+    `conditions` names what a non-blind network is told: the `kernel` of the one blur and the `sigma` of the one noise
+    of each sample. With several `scales` one is drawn per optimizer step; `scale` is that of validation. `draws:
+    batch` draws once per batch what the published code decides so: order, whether a step happens, resizes, the kind of
+    noise.
+    """
 
     def __init__(
         self,
@@ -76,12 +85,20 @@ class Pipeline(Degradation):
         scale: int,
         order: Order = Order(),  # noqa: B008 - frozen
         gt_steps: tuple[str, ...] = (),
+        conditions: tuple[Literal["kernel", "sigma"], ...] = (),
+        scales: tuple[PositiveInt, ...] = (),
+        draws: Literal["sample", "batch"] = "sample",
     ) -> None:
         self.steps, self.scale, self.gt_steps = dict(steps), scale, gt_steps
+        self.conditions, self.scales, self.draws = conditions, scales, draws
         self.order = replace(order, first=(*gt_steps, *(name for name in order.first if name not in gt_steps)))
         self._by_name = {name: entry.step for name, entry in steps.items()}
-        for i in range(8):
-            self.sample(np.random.default_rng(i), (96 * scale, 80 * scale))
+        for i, factor in enumerate(8 * (scale, *scales)):
+            plan = self.sample(np.random.default_rng(i), (96 * factor, 80 * factor), shared={"scale": factor})
+            self._told([plan])
+
+    def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:
+        return {**super().draw_shared(rng), **({"seed": draw_seed(rng)} if self.draws == "batch" else {})}
 
     def sample(
         self,
@@ -90,31 +107,59 @@ class Pipeline(Degradation):
         iteration: int = 0,
         shared: Mapping[str, Any] | None = None,
     ) -> Plan:
-        if size[0] % self.scale or size[1] % self.scale:
-            raise ValueError(f"a ground truth of {size[0]}x{size[1]} is not a multiple of the scale {self.scale}")
+        shared = shared or {}
+        scale = shared.get("scale", self.scale)
+        if size[0] % scale or size[1] % scale:
+            raise ValueError(f"a ground truth of {size[0]}x{size[1]} is not a multiple of the scale {scale}")
         seed = draw_seed(rng)
-        state = State(size, size, self.scale, self.scale, iteration, shared or {})
+        state = State(size, size, scale, scale, iteration, shared)
         drawn = []
-        for name in self.order.draw(list(self.steps), seed):
+        for name in self.order.draw(list(self.steps), shared.get("seed", seed)):
             own = generator(seed, "step", name)
-            if (
-                own.random() < self.steps[name].prob
-                and (values := self.steps[name].step.sample(own, state)) is not None
-            ):
+            state.decisions = generator(shared["seed"], "step", name) if "seed" in shared else None
+            if (state.decisions or own).random() < self.steps[name].prob and (
+                values := self.steps[name].step.sample(own, state)
+            ) is not None:
                 drawn.append((name, values))
             if name in self.gt_steps and state.size != size:
                 raise ValueError(f"{name}: a step of the ground truth must not change its size")
         if state.size != state.lq_size:
             raise ValueError(
                 f"the steps end at {state.size[0]}x{state.size[1]} for a ground truth of {size[0]}x{size[1]} at scale "
-                f"{self.scale}, expected {state.lq_size[0]}x{state.lq_size[1]}; add a step such as resize_to_lq"
+                f"{scale}, expected {state.lq_size[0]}x{state.lq_size[1]}; add a step such as resize_to_lq"
             )
-        return Plan(size, self.scale, tuple(drawn))
+        return Plan(size, scale, tuple(drawn))
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
+        told = self._told(plans, gt.device)
         cuts = [sum(name in self.gt_steps for name, _ in plan.steps) for plan in plans]
         if any(cuts):
             heads = [replace(plan, steps=plan.steps[:cut]) for plan, cut in zip(plans, cuts, strict=True)]
             plans = [replace(plan, steps=plan.steps[cut:]) for plan, cut in zip(plans, cuts, strict=True)]
             gt = run_steps(gt, heads, self._by_name).data
-        return Degraded(run_steps(gt, plans, self._by_name).data, {"plain": gt})
+        return Degraded(run_steps(gt, plans, self._by_name).data, {"plain": gt}, **told)
+
+    def _told(self, plans: Sequence[Plan], device: torch.device | None = None) -> dict[str, Tensor]:
+        """The conditions of a batch: `kernel` (B, k, k), `sigma` (B,); no blur is a single pixel, no noise 0."""
+        told = {}
+        if "kernel" in self.conditions:
+            kernels = [self._one(plan, "kernel") for plan in plans]
+            told["kernel"] = _stack([np.ones((1, 1)) if kernel is None else kernel for kernel in kernels])
+        if "sigma" in self.conditions:
+            told["sigma"] = torch.tensor([self._one(plan, "sigma") or 0.0 for plan in plans])
+        return {name: value.to(device) for name, value in told.items()}
+
+    def _one(self, plan: Plan, condition: Literal["kernel", "sigma"]) -> Any:  # noqa: ANN401
+        """What the one step that knows it says of its kernel or sigma."""
+        told = {name: getattr(self._by_name[name], condition)(drawn) for name, drawn in plan.steps}
+        told = {name: value for name, value in told.items() if value is not None}
+        if len(told) > 1:
+            raise ValueError(f"conditions: a sample has one {condition}, but {' and '.join(told)} each draw one")
+        return next(iter(told.values()), None)
+
+
+def _stack(kernels: Sequence[np.ndarray]) -> Tensor:
+    """Odd kernels of any sizes in the middle of the largest, (B, k, k) float32."""
+    size = max(kernel.shape[0] for kernel in kernels)
+    padded = [np.pad(kernel, (size - kernel.shape[0]) // 2) for kernel in kernels]
+    return torch.from_numpy(np.stack(padded).astype(np.float32))

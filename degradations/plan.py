@@ -103,6 +103,8 @@ class State:
         factor: the scale still to go through by downsampling; BSRGAN's halving turns 4 into 2.
         iteration: the optimizer step that the sample belongs to, for ranges that follow a schedule.
         shared: draws made once per optimizer step, equal for the whole batch.
+        decisions: the stream for what the published code decides once per batch (whether and how to resize, which
+            noise): the batch's with `draws: batch`; otherwise None, and a step takes its own.
     """
 
     size: Size
@@ -111,6 +113,7 @@ class State:
     factor: int
     iteration: int = 0
     shared: Mapping[str, Any] = field(default_factory=dict)
+    decisions: np.random.Generator | None = None
 
     @property
     def lq_size(self) -> Size:
@@ -122,7 +125,8 @@ class Step:
     """One operation of a degradation: it draws, then it applies what was drawn.
 
     `sample` draws everything random into plain values and moves `state.size` on when it changes the size; None
-    means that it does nothing this time. `apply` is a pure function of images and drawn values.
+    means that it does nothing this time. `apply` is a pure function of images and drawn values. `kernel` and `sigma`
+    tell what a non-blind network is given.
     """
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn | None:
@@ -130,6 +134,14 @@ class Step:
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         raise NotImplementedError(f"{type(self).__name__} does nothing")
+
+    def kernel(self, drawn: Drawn) -> np.ndarray | None:
+        """The drawn kernel (k, k), sum 1, of a step that is a convolution with one; None for any other step."""
+        return None
+
+    def sigma(self, drawn: Drawn) -> float | None:
+        """The drawn standard deviation, in [0, 1] units, of a step that adds white noise; None for any other step."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -174,8 +186,13 @@ class Batch:
     paths: list[str] = field(default_factory=list)
     views: int = 1
 
-    def conditions(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """The further inputs that a network asks for by name."""
+    @property
+    def scale(self) -> int | None:
+        """The scale of this batch, equal for all its samples; None for images of which no plan tells."""
+        return self.plans[0].scale if self.plans else None
+
+    def conditions(self, names: Sequence[str]) -> dict[str, Any]:
+        """The further inputs that a network asks for by name: `kernel`, `sigma`, `scale`."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -184,15 +201,17 @@ class Degradation:
 
     Attributes:
         scale: how many times smaller the low-quality image is.
+        scales: those that training draws from, one per optimizer step, where it is not the one.
         targets: names of the ground truths that `apply` gives.
         conditions: names of what it knows besides the image: `kernel`, `sigma`.
         starts_from_lq: whether `apply` works on given low-quality images, as paired data have them.
     """
 
     scale: int
+    scales: tuple[int, ...] = ()
     starts_from_lq: ClassVar[bool] = False
-    targets: ClassVar[tuple[str, ...]] = ("plain",)
-    conditions: ClassVar[tuple[str, ...]] = ()
+    targets: tuple[str, ...] = ("plain",)
+    conditions: tuple[str, ...] = ()
 
     def sample(
         self,
@@ -205,8 +224,8 @@ class Degradation:
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:
-        """What is drawn once per optimizer step for the whole batch; handed to `sample` as `shared`."""
-        return {}
+        """What is drawn once per optimizer step for the whole batch, such as `scale`; `sample` gets it as `shared`."""
+        return {"scale": int(rng.choice(self.scales))} if self.scales else {}
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
         """Applies one plan per image to ground truths (B, C, H, W) in [0, 1]. The input is not changed."""

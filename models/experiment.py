@@ -6,6 +6,7 @@ The top of the import graph: everything else may be used here, and only the entr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,10 +99,44 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
         problems.append(Problem("data.train", "names no source of training images"))
     if not experiment.stages:
         problems.append(Problem("stages", "names no stage"))
+    for where, spec in _degradations(experiment).items():
+        problems += _check_degradation(experiment, where, spec.component(scale=experiment.scale), spec.name)
     earlier: list[str] = []
     for name, spec in experiment.stages.items():
         problems += _check_stage(experiment, name, spec, earlier)
         earlier.append(name)
+    return problems
+
+
+def _degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
+    """All that training and validation use, by their places in the file."""
+    own = {
+        f"data.{kind}.{name}.degradation": spec.wrapper.get("degradation")
+        for kind, specs in (("train", experiment.data.train), ("validation", experiment.data.validation))
+        for name, spec in specs.items()
+    }
+    return {"degradation": experiment.degradation, **{where: spec for where, spec in own.items() if spec is not None}}
+
+
+def _check_degradation(experiment: Experiment, where: str, degradation: Degradation, name: str) -> list[Problem]:
+    problems, generator = [], experiment.network_g
+    if missing := set(getattr(generator.factory, "conditions", ())) - {"scale"} - set(degradation.conditions):
+        text = f"`{generator.name}` is given {' and '.join(sorted(missing))} with each image, but `{name}` tells"
+        problems.append(Problem(where, f"{text} less; use `classical`, or name the `conditions` of a pipeline"))
+    if set(degradation.scales) - {experiment.scale} and "scale" not in getattr(generator.factory, "conditions", ()):
+        text = f"draws from {list(degradation.scales)}, but `{generator.name}` has one scale"
+        problems.append(Problem(f"{where}.scales", text))
+    common = math.lcm(*degradation.scales)
+    for key in ("crop_size", "gt_size"):
+        if (size := getattr(experiment.data, key)) is not None and size % common:
+            better = max(common, round(size / common) * common)
+            text = f"{size} is no multiple of all of {where}.scales; {better} is"
+            problems.append(Problem(f"data.{key}", text))
+    if where.startswith("data.train") and degradation.scales != (
+        default := experiment.degradation.component(scale=experiment.scale).scales
+    ):
+        text = f"found {list(degradation.scales)}, but the scale of a batch is drawn from {list(default)} elsewhere"
+        problems.append(Problem(f"{where}.scales", text))
     return problems
 
 

@@ -32,8 +32,9 @@ def restorer(network: nn.Module, device: torch.device) -> Restore:
 
     @torch.no_grad()
     def restore(batch: Batch) -> Tensor:
-        conditions = {k: v.to(device) for k, v in batch.conditions(getattr(network, "conditions", ())).items()}
-        return network(batch.lq.to(device), **conditions).float().cpu()
+        conditions = batch.conditions(getattr(network, "conditions", ()))
+        given = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
+        return network(batch.lq.to(device), **given).float().cpu()
 
     return restore
 

@@ -140,6 +140,7 @@ class ResizeUpDownKeep(Step):
         self.relative_to, self.modes = relative_to, modes
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
+        rng = state.decisions or rng
         kind = str(rng.choice(list(self.kinds), p=list(self.kinds.values())))
         factor = 1.0
         if kind == "up":
@@ -164,7 +165,7 @@ class ResizeToLq(Step):
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         state.size = state.lq_size
-        return {"size": list(state.size), "mode": draw_mode(rng, self.modes)}
+        return {"size": list(state.size), "mode": draw_mode(state.decisions or rng, self.modes)}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         return resize_drawn(images, drawn)

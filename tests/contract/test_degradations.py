@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, run_steps
+from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, Step, run_steps
 from degradations.filters import convolve, convolve_batched, resize, resize_batched
 from degradations.plan import run_batched
 
@@ -21,6 +21,13 @@ OPTIONS: dict[str, dict] = {
         "order": {"rule": "shuffle"},
     },
 }
+STEP_OPTIONS: dict[str, dict] = {
+    "one_of": {"of": {"few": {"type": "gaussian_noise", "prob": 0.5}, "other": {"type": "gaussian_blur", "prob": 0.5}}},
+}
+
+
+def step_of(name: str) -> Step:
+    return STEPS.check({"type": name, **STEP_OPTIONS.get(name, {})}).component()
 
 
 def build(name: str, scale: int) -> Degradation:
@@ -122,7 +129,7 @@ def test_cuda_equals_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", STEPS.names())
 def test_steps_draw_plain_values_and_sizes(name: str) -> None:
     """What a step draws is JSON, and the image it makes has the size it announced."""
-    step = STEPS.build(name).step if hasattr(STEPS.build(name), "step") else STEPS.check(name).component()
+    step = step_of(name)
     for i in range(10):
         state = State((40, 32), (40, 32), 4, 4)
         drawn = step.sample(np.random.default_rng(i), state)
@@ -137,7 +144,7 @@ def test_steps_draw_plain_values_and_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", STEPS.names())
 def test_steps_never_read_padding(name: str) -> None:
     """What stands outside an image's own size in a padded batch has no influence."""
-    step = STEPS.check(name).component()
+    step = step_of(name)
     images = [picture(40, 32), picture(28, 44, 1)]
     state = State((40, 32), (40, 32), 4, 4)
     drawn = [

@@ -1,0 +1,43 @@
+"""One of several steps, drawn anew for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from degradations import STEPS, Drawn, Ragged, State, Step, StepEntry
+
+
+@STEPS.register("one_of")
+class OneOf(Step):
+    """Draws one of the steps `of`, each with its probability `prob`, and applies that.
+
+    The probabilities sum to 1. A plan says which was drawn: `{which: NAME, ...}`.
+    """
+
+    def __init__(self, of: Mapping[str, StepEntry]) -> None:
+        total = sum(entry.prob for entry in of.values())
+        if abs(total - 1) > 1e-6:
+            given = ", ".join(f"{name} {entry.prob:g}" for name, entry in of.items())
+            raise ValueError(f"of: the probabilities `prob` sum to {total:g}, expected 1 (found {given or 'no step'})")
+        self.steps = {name: entry.step for name, entry in of.items()}
+        self.bounds = np.cumsum([entry.prob for entry in of.values()])[:-1]
+
+    def sample(self, rng: np.random.Generator, state: State) -> Drawn | None:
+        which = list(self.steps)[int(np.searchsorted(self.bounds, (state.decisions or rng).random(), side="right"))]
+        drawn = self.steps[which].sample(rng, state)
+        return None if drawn is None else {"which": which, **drawn}
+
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        parts = []
+        for name in dict.fromkeys(d["which"] for d in drawn):
+            chosen = [i for i, d in enumerate(drawn) if d["which"] == name]
+            parts.append((chosen, self.steps[name].apply(images.select(chosen), [drawn[i] for i in chosen])))
+        return Ragged.join(parts)
+
+    def kernel(self, drawn: Drawn) -> np.ndarray | None:
+        return self.steps[drawn["which"]].kernel(drawn)
+
+    def sigma(self, drawn: Drawn) -> float | None:
+        return self.steps[drawn["which"]].sigma(drawn)
