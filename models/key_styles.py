@@ -17,6 +17,10 @@ from utils.fields import OptionError
 State = dict[str, Tensor]
 Renames = dict[str, str]
 
+_USRNET_KEYS = {
+    *("h.mlp.0.weight", "h.mlp.4.weight", "p.m_head.weight", "p.m_tail.weight"),
+    *(f"p.m_down{level}.0.res.0.weight" for level in (1, 2, 3)),
+}
 _ESRGAN_TOP = {"trunk_conv": "conv_body", "HRconv": "conv_hr", "upconv1": "conv_up1", "upconv2": "conv_up2"}
 
 
@@ -127,8 +131,9 @@ def _rename_vgg_spectral(keys: list[str]) -> Renames | None:
 def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options of the generator that a published state dict (any key style) belongs to.
 
-    Knows rrdbnet and srvgg. One upsampling step without unshuffle is taken for scale 2, as in BSRGAN's x2 model: no
-    checkpoint is published in the x3 form, which has the same shapes.
+    Knows rrdbnet, srvgg and usrnet. One upsampling step without unshuffle is taken for scale 2, as in BSRGAN's x2
+    model: no checkpoint is published in the x3 form, which has the same shapes. A usrnet serves all scales and gets
+    the nominal scale 4; its activation is taken for ReLU, as in all published ones.
 
     Raises:
         OptionError: if keys and shapes do not settle the options.
@@ -138,10 +143,12 @@ def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return _guess_rrdbnet(state)
     if "body.0.weight" in state and all(re.fullmatch(r"body\.\d+\.(weight|bias)", key) for key in state):
         return _guess_srvgg(state)
+    if state.keys() >= _USRNET_KEYS:
+        return _guess_usrnet(state)
     some = ", ".join(list(state)[:5]) or "none"
     raise OptionError(
-        f"these weights are of no network that can be told by its keys (known: rrdbnet, srvgg; first keys found: "
-        f"{some}); give the option file of the network"
+        f"these weights are of no network that can be told by its keys (known: rrdbnet, srvgg, usrnet; first keys "
+        f"found: {some}); give the option file of the network"
     )
 
 
@@ -187,4 +194,25 @@ def _guess_srvgg(state: State) -> dict[str, Any]:
         "num_feat": first.shape[0],
         "num_conv": positions[-1] // 2 - 1,
         "act_type": "prelu",
+    }
+
+
+def _guess_usrnet(state: State) -> dict[str, Any]:
+    nb = len({m[1] for key in state if (m := re.match(r"p\.m_down1\.(\d+)\.res\.", key))})
+    body = [weight.shape[0] for key, weight in state.items() if re.fullmatch(r"p\.m_body\.(0\.)?res\.0\.weight", key)]
+    # Keys hold the positions of layers: pooling and nearest upsampling stand before their convolutions.
+    first_up = state.get("p.m_up1.0.weight")
+    upsample_mode = "upconv" if first_up is None else "convtranspose" if first_up.shape[-1] == 2 else "pixelshuffle"
+    return {
+        "type": "usrnet",
+        "scale": 4,
+        "n_iter": state["h.mlp.4.weight"].shape[0] // 2,
+        "h_nc": state["h.mlp.0.weight"].shape[0],
+        "in_nc": state["p.m_head.weight"].shape[1],
+        "out_nc": state["p.m_tail.weight"].shape[0],
+        "nc": [*(state[f"p.m_down{level}.0.res.0.weight"].shape[0] for level in (1, 2, 3)), *body],
+        "nb": nb,
+        "act_mode": "BR" if "p.m_down1.0.res.1.weight" in state else "R",
+        "downsample_mode": "strideconv" if f"p.m_down1.{nb}.weight" in state else "avgpool",
+        "upsample_mode": upsample_mode,
     }

@@ -1,8 +1,8 @@
-"""The plain version: degradations written in the manner of the released code, to be measured against.
+"""The plain version: work done in the manner of the released code, to be measured against.
 
-scipy.ndimage on three channels at once with a dense kernel, kernels built pixel by pixel from a density function,
-MATLAB's resize by a loop over rows, one sample at a time, in NumPy. Our own code after the facts of the papers; it
-draws from the global generators as the released code does.
+Degradations: scipy.ndimage on three channels at once with a dense kernel, kernels built pixel by pixel from a density
+function, MATLAB's resize by a loop over rows, one sample at a time, in NumPy, drawing from the global generators as the
+released code does. USRNet's data steps: whole complex spectra. Our own code after the facts of the papers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import random
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy import linalg, ndimage, stats
+from torch import Tensor
 
 MODES = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA)
 
@@ -128,3 +131,31 @@ def bsrgan(image: np.ndarray, sf: int = 4, lq_size: int = 72) -> tuple[np.ndarra
     lq = image[top : top + lq_size, left : left + lq_size]
     top, left, size = top * scale, left * scale, lq_size * scale
     return lq, gt[top : top + size, left : left + size]
+
+
+def usrnet_data_steps(lq: Tensor, kernel: Tensor, alphas: list[Tensor], scale: int) -> Tensor:
+    """USRNet's data steps one after another (no prior between), by its Eq. 7 and 8 on full complex spectra.
+
+    As released, what depends on kernel and LQ image alone is computed once, the alias mean of |FB|² in every step.
+    """
+    height, width = (scale * side for side in lq.shape[-2:])
+    otf = torch.zeros(len(kernel), 1, height, width)
+    otf[..., : kernel.shape[-2], : kernel.shape[-1]] = kernel[:, None]
+    for axis in (-2, -1):
+        otf = torch.roll(otf, -int(kernel.shape[axis] / 2), axis)
+    fb = torch.fft.fftn(otf, dim=(-2, -1))
+    fbc, f2b = torch.conj(fb), torch.abs(fb) ** 2
+    upsampled = torch.zeros(*lq.shape[:2], height, width)
+    upsampled[..., ::scale, ::scale] = lq
+    fbfy = fbc * torch.fft.fftn(upsampled, dim=(-2, -1))
+
+    def alias_mean(spectrum: Tensor) -> Tensor:
+        rows = torch.stack(torch.chunk(spectrum, scale, dim=2), dim=4)
+        return torch.cat(torch.chunk(rows, scale, dim=3), dim=4).mean(-1)
+
+    x = F.interpolate(lq, scale_factor=scale, mode="nearest")
+    for alpha in alphas:
+        fr = fbfy + torch.fft.fftn(alpha * x, dim=(-2, -1))
+        inverse = alias_mean(fb * fr) / (alias_mean(f2b) + alpha)
+        x = torch.real(torch.fft.ifftn((fr - fbc * inverse.repeat(1, 1, scale, scale)) / alpha, dim=(-2, -1)))
+    return x

@@ -27,12 +27,14 @@ class Case:
 
 CASES: dict[str, Case] = {
     "bicubic": Case({"scale": 4}),
+    "closed_form": Case({"scale": 2}),
     "patchgan": Case({"num_feat": 4}, (40, 32), (((16, 40), "sides of at least 24"),)),
     "rrdbnet": Case(
         {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}, refused=(((16, 23), "multiples of 2"),)
     ),
     "srvgg": Case({"scale": 2, "num_feat": 8, "num_conv": 2}),
     "unet_sn": Case({"num_feat": 4}, refused=(((16, 20), "multiples of 8"),)),
+    "usrnet": Case({"scale": 2, "n_iter": 2, "h_nc": 8, "nc": [8, 8, 12, 12], "nb": 1}, (15, 24)),
     "vgg_disc": Case({"num_feat": 4, "input_size": 96}, (96, 96), (((96, 128), "expected 96x96"),)),
 }
 
@@ -45,6 +47,11 @@ VARIANTS = [
     ("vgg_disc", {"norm": "spectral", "bias": True}),
     ("unet_sn", {"skip_connection": False}),
     *[("srvgg", {"scale": 3, "act_type": act}) for act in ("relu", "leakyrelu")],
+    *[("usrnet", {"scale": scale, "nb": 2}) for scale in (1, 3, 4)],
+    ("usrnet", {"act_mode": "L", "downsample_mode": "avgpool", "upsample_mode": "pixelshuffle"}),
+    ("usrnet", {"act_mode": "BR", "upsample_mode": "upconv", "init": "identity"}),
+    ("closed_form", {"scale": 4, "start": "bicubic", "prior": "flat"}),
+    ("closed_form", {"scale": 3, "start": "nearest"}),
 ]
 
 
@@ -63,9 +70,13 @@ def image_of(size: tuple[int, int]) -> Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
-def conditions_of(network: Network) -> dict[str, Tensor]:
-    """What the network wants to know besides the image, by the shapes of DESIGN section 3."""
-    known = {"kernel": torch.full((2, 5, 5), 1 / 25), "sigma": torch.full((2,), 0.05)}
+def conditions_of(network: Network, first: int = 0) -> dict[str, Any]:
+    """What the network wants to know besides the image, by the shapes of DESIGN section 3, from sample `first` on."""
+    known: dict[str, Any] = {
+        "kernel": torch.full((2, 5, 5), 1 / 25)[first:],
+        "sigma": torch.full((2,), 0.05)[first:],
+        "scale": network.scale,
+    }
     return {name: known[name] for name in network.conditions}
 
 
@@ -102,7 +113,7 @@ def test_shape_of_variants(name: str, options: dict[str, Any]) -> None:
     side = options.get("input_size", 96 if name == "vgg_disc" else 32)
     image = image_of((side, side))
     with torch.no_grad():
-        check_output(network, image, network(image))
+        check_output(network, image, network(image, **conditions_of(network)))
 
 
 @pytest.mark.parametrize("name", NETWORKS.names())
@@ -140,7 +151,7 @@ def test_evaluation_changes_nothing_and_keeps_samples_apart(name: str) -> None:
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.no_grad():
         both = network(image, **given)
-        second = network(image[1:], **{key: value[1:] for key, value in given.items()})
+        second = network(image[1:], **conditions_of(network, first=1))
     torch.testing.assert_close(both[1:], second, rtol=1e-4, atol=1e-5 * float(both.abs().max()))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
@@ -173,6 +184,8 @@ def test_smallest_patchgan_image_works(padding: int, n_layers: int) -> None:
         ({"type": "rrdbnet", "scale": 3, "upsampling": "unshuffle"}, "scale 3 is unknown with upsampling 'unshuffle'"),
         ({"type": "rrdbnet", "scale": 5}, "scale 5 is unknown"),
         ({"type": "srvgg", "scale": 2, "num_in_ch": 4, "num_out_ch": 3}, "equal numbers"),
+        ({"type": "usrnet", "scale": 2, "in_nc": 3}, r"in_nc to be out_nc \+ 1"),
+        ({"type": "usrnet", "scale": 2, "nc": [2, 8, 8, 8], "init": "identity"}, "expected 3 or more"),
     ],
 )
 def test_constructor_refuses_with_the_option_path(options: dict[str, Any], message: str) -> None:
@@ -189,5 +202,6 @@ def test_cuda_equals_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = conditions_of(network)
     with torch.no_grad():
         expected = network(image, **given)
-        found = network.cuda()(image.cuda(), **{key: value.cuda() for key, value in given.items()}).cpu()
+        moved = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in given.items()}
+        found = network.cuda()(image.cuda(), **moved).cpu()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

@@ -1,0 +1,81 @@
+"""Non-blind restoration in closed form, as a network without parameters: the baseline that USRNet has to beat."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.network import NETWORKS, Network
+from models.networks.usrnet import DataTerm, psf_on_canvas
+from utils.fields import Positive, PositiveInt
+from utils.resize import imresize
+
+
+@NETWORKS.register("closed_form")
+class ClosedForm(Network):
+    """The linear MMSE estimate: `lq` (B, C, h, w), `kernel` (B, k, k), `sigma` (B,) to (B, C, h·scale, w·scale).
+
+    For lq = Gx + n, with G circular blur then decimation, n white of variance σ², and x Gaussian around a start x₀
+    with covariance variance·P: sr = x₀ + PGᵀ(GPGᵀ + α + σ²/variance)⁻¹(lq − Gx₀). At scale 1 this is Wiener's filter.
+    The scale may change from call to call; in float32 at least.
+
+    Args:
+        scale: the nominal scale, used where a call gives none.
+        prior: P. `natural`: diagonal in frequency and falling as 1/|f|² (Field 1987), mean 1, constant below the
+            lowest frequency of the image. `flat`: the identity, so this is one data step of USRNet from x₀.
+        start: x₀, `lq` upscaled or zero.
+        variance: mean square of x − x₀, for images in [0, 1]. Below that of photographs from zero, since their
+            spectra fall faster than 1/|f|² where noise matters.
+        alpha: regularisation without noise, relative to the prior: for rounding and errors of the kernel.
+    """
+
+    conditions = ("kernel", "sigma", "scale")
+
+    def __init__(
+        self,
+        scale: PositiveInt,
+        prior: Literal["flat", "natural"] = "natural",
+        start: Literal["bicubic", "nearest", "zero"] = "zero",
+        variance: Positive = 0.01,
+        alpha: Positive = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.scale, self.prior, self.start, self.variance, self.alpha = scale, prior, start, variance, alpha
+
+    def forward(self, lq: Tensor, kernel: Tensor, sigma: Tensor, scale: int | None = None) -> Tensor:
+        """Restores `lq`. Raises ValueError if the kernel is larger than the output."""
+        scale = scale or self.scale
+        x = self._start(lq, scale)
+        psf = psf_on_canvas(kernel, (x.shape[-2], x.shape[-1]))
+        strength = self.alpha + sigma.to(psf.dtype).square()[:, None, None, None] / self.variance
+        if self.prior == "flat":
+            return DataTerm.of(lq, psf, scale).step(x, strength)
+        # With x = Lu and LLᵀ = P, u is white: the flat problem, with the blur kL.
+        amplitude = _natural_amplitude(psf)
+        whitened = _filtered(x.to(psf.dtype), amplitude.reciprocal())
+        return _filtered(DataTerm.of(lq, _filtered(psf, amplitude), scale).step(whitened, strength), amplitude)
+
+    def _start(self, lq: Tensor, scale: int) -> Tensor:
+        match self.start:
+            case "bicubic":
+                return imresize(lq, scale=scale)
+            case "nearest":
+                return F.interpolate(lq, scale_factor=scale, mode="nearest")
+            case _:
+                return lq.new_zeros(*lq.shape[:-2], lq.shape[-2] * scale, lq.shape[-1] * scale)
+
+
+def _filtered(image: Tensor, transfer: Tensor) -> Tensor:
+    """Multiplies the half spectrum of (..., H, W)."""
+    return torch.fft.irfft2(torch.fft.rfft2(image) * transfer, s=image.shape[-2:])
+
+
+def _natural_amplitude(like: Tensor) -> Tensor:
+    """The square root of P over the half spectrum (H, W//2 + 1) of images (..., H, W)."""
+    size = like.shape[-2:]
+    fy, fx = (torch.fft.fftfreq(side, dtype=like.dtype, device=like.device) for side in size)
+    power = (fy[:, None].square() + fx.square()).clamp_min(1 / max(size) ** 2).reciprocal()
+    return (power / power.mean()).sqrt()[:, : size[1] // 2 + 1]
