@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,13 +29,7 @@ from data.sampler import StepSampler
 from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch
 from models.building import build_stage, distribute, hand_over, load_optimizers, rehearse
-from models.experiment import (
-    Experiment,
-    load_experiment,
-    network_options,
-    validation_sets,
-    write_schema,
-)
+from models.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.report import final_report, next_command
 from models.stages.stage import Memo, Phase
 from models.watch import Watcher
@@ -52,6 +47,10 @@ EXIT_PREEMPTED = 75
 """Exit status of a run that a signal ended after saving: start it again and it goes on."""
 
 
+class Diverged(Exception):  # noqa: N818 - handled once
+    """Too many updates in a row had no finite gradient; raised on all ranks alike."""
+
+
 class Preempted(Exception):  # noqa: N818 - not an error
     """A signal asked the run to stop; everything is saved."""
 
@@ -60,7 +59,6 @@ class Trainer:
     """One run of an experiment: its stages in order, each a loop over optimizer steps."""
 
     signalled = 0  # what reached this process; `stop_signal` is what all ranks know of
-    nonfinite_phase = ""  # the last one that had no finite gradient
 
     def __init__(
         self, experiment: Experiment, tree: dict[str, Any], processes: Processes, folder: Path, console: Console
@@ -72,12 +70,11 @@ class Trainer:
         self.validation = validation_sets(experiment, default)
         logger = experiment.logger
         self.checkpoints = Checkpoints(
-            folder / "checkpoints", logger.keep_last, logger.keep_best, metric="PSNR", warn=console.warn
+            folder / "checkpoints", logger.keep_last, logger.keep_best, metric=logger.best_by, warn=console.warn
         )
         self.watcher = Watcher(logger, self.validation, folder, processes, console)
         self.watcher.warn_of_overlap(self.mix)
-        self.stop_signal = 0
-        self.nonfinite_in_a_row = self.save_failures = 0
+        self.stop_signal = self.save_failures = 0
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -93,12 +90,28 @@ class Trainer:
         for name in names[1:]:
             rehearse(self.experiment, name, self.processes)
         for name in names:
-            at_this_stage = resume is not None and resume.meta["stage"] == name and not resume.meta["final"]
-            self.run_stage(name, resume if at_this_stage else None)
+            here = resume is not None and (resume.meta["stage"], resume.meta["final"]) == (name, False)
+            self.run_stage(name, resume if here else None)
 
     def run_stage(self, name: str, resume: LoadedCheckpoint | None = None) -> None:
-        """Trains one stage from its hand-over, or from where a checkpoint left it."""
+        """Trains one stage from its hand-over, or from where a checkpoint left it. Once, it goes back to the newest
+        checkpoint where gradients are not finite: what was transient is cured, what was not ends the run."""
         self.enter(name, resume)
+        try:
+            self.iterate(name)
+        except Diverged as error:
+            good = choose_resume("auto", True, self.folder, self.tree, self.processes, self.console)
+            if good is None or (good.meta["stage"], good.meta["final"]) != (name, False):
+                raise AgreedError(f"{error}, and there is no checkpoint of stage {name} to go back to") from error
+            self.console.warn(f"{error}; going back to the newest checkpoint, once")
+            self.enter(name, good)
+            try:
+                self.iterate(name)
+            except Diverged as again:
+                raise AgreedError(f"{again}, also from the last good checkpoint, which is kept") from again
+
+    def iterate(self, name: str) -> None:
+        """The iterations of the entered stage that are left, with logs, validations and checkpoints in their turn."""
         logger, total = self.experiment.logger, self.settings.iterations
         if self.iteration == 0:
             self.validate()
@@ -112,7 +125,8 @@ class Trainer:
                 progress.update(1, **(self.report(values, progress) if report else {}))
                 if self.iteration % logger.validate_every == 0 or self.iteration == total:
                     self.validate()
-                if self.iteration % logger.save_every == 0 or self.iteration == total or self.stop_signal:
+                well = not self.watcher.nonfinite_in_a_row  # the newest checkpoint is one to go back to
+                if (well and self.iteration % logger.save_every == 0) or self.iteration == total or self.stop_signal:
                     self.save(final=self.iteration == total)
                 if self.stop_signal:
                     raise Preempted(signal.Signals(self.stop_signal).name)
@@ -126,14 +140,14 @@ class Trainer:
             self.console.info(hand_over(self.stage, name, self.settings.init_from, self.checkpoints))
         self.stage.to(self.device)
         self.ema = Ema(self.stage.networks["network_g"], self.settings.ema_decay)
+        self.stage.ema_network = self.ema.network
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.dtype(self.device) is torch.float16)
         if resume is not None:
             self.restore(resume)
         self.ddp = {n: distribute(network, self.processes, self.stage) for n, network in self.stage.networks.items()}
         sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.stage.networks.items())
-        self.console.info(
-            f"stage {name}: {sizes} parameters, {self.settings.iterations} iterations of {self.batch_size}"
-        )
+        total = self.settings.iterations
+        self.console.info(f"stage {name}: {sizes} parameters, {total} iterations of {self.batch_size}")
 
     # --- batches ---------------------------------------------------------------------------------------------------
 
@@ -207,24 +221,16 @@ class Trainer:
         flags = distributed.agree(torch.tensor([int(not finite), self.signalled]))
         self.stop_signal = flags[1]
         if not flags[0]:
-            if phase.name == self.nonfinite_phase:  # another phase may still fail each time
-                self.nonfinite_in_a_row = 0
+            self.watcher.finite(phase.name)
         elif not self.scaler.is_enabled():
-            self.note_nonfinite(phase, batches, mine=not finite)
+            if self.watcher.nonfinite(self.name, self.iteration, phase.name, batches, mine=not finite):
+                raise Diverged(
+                    f"{self.watcher.nonfinite_in_a_row} updates in a row had no finite gradient (lower the learning "
+                    f"rate or set stages.{self.name}.clip_grad_norm)"
+                )
             return
         self.scaler.step(phase.optimizer)  # in fp16 the scaler itself skips what overflowed
         self.scaler.update()
-
-    def note_nonfinite(self, phase: Phase, batches: Sequence[Batch], mine: bool) -> None:
-        """Writes down a batch with a non-finite gradient. Raises AgreedError after too many in a row."""
-        self.nonfinite_in_a_row += 1
-        self.nonfinite_phase = phase.name
-        self.watcher.nonfinite(self.name, self.iteration, phase.name, batches, mine)
-        if self.nonfinite_in_a_row >= self.experiment.logger.nonfinite_in_a_row:
-            raise AgreedError(
-                f"{self.nonfinite_in_a_row} updates in a row had no finite gradient; lower the learning rate or set "
-                f"stages.{self.name}.clip_grad_norm, and start again: the last good checkpoint is kept"
-            )
 
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """Autocast to the stage's precision; nothing in fp32."""
@@ -288,7 +294,7 @@ class Trainer:
             )
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remembers a signal; the loop ends after the current step, once all ranks know of it."""
+        """Remembers a signal; the loop ends after the step, once all ranks know of it."""
         self.signalled = number
 
 
@@ -373,14 +379,7 @@ def train(
 ) -> int:
     """Trains in the run folder, with a lock on it and its status written there."""
     folder = args.runs / experiment.name
-
-    def status(state: str, reason: str = "") -> None:
-        if processes.is_main:
-            try:
-                write_status(folder, state, reason)
-            except OSError as error:
-                console.warn(f"{folder}: status.json cannot be written: {error}")
-
+    status = partial(write_status, folder, console)
     with ExitStack() as held:
         with distributed.together():
             if processes.is_main:

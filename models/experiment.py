@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from data.source import SourceEntry
 from data.training import DataOptions, ValidationSet
@@ -21,6 +21,7 @@ from models.stages.stage import Stage, StageSettings
 from utils import options as option_files
 from utils.checking import OptionsError, Problem, Spec, check_tree, tree_schema
 from utils.fields import Count, OptionError, PositiveInt
+from utils.health import Health
 from utils.optim import Init
 
 SCHEMA_FILE = "schema.json"
@@ -30,7 +31,9 @@ SCHEMA_FILE = "schema.json"
 class Logger:
     """When to print, validate and save, in iterations, and what to keep.
 
-    The newest `keep_last` checkpoints stay, and the `keep_best` by validation PSNR; the end of each stage always.
+    The newest `keep_last` checkpoints stay, and the `keep_best` by the validation metric `best_by` (its mean over the
+    sets, as the table names it); the end of each stage always. After `nonfinite_in_a_row` updates without a finite
+    gradient the newest checkpoint is taken up again, once.
     """
 
     print_every: PositiveInt = 100
@@ -38,10 +41,12 @@ class Logger:
     save_every: PositiveInt = 5000
     keep_last: PositiveInt = 3
     keep_best: Count = 1
+    best_by: Literal["PSNR", "SSIM"] = "PSNR"
     tensorboard: bool = True
     images: Count = 4
     save_failures: PositiveInt = 3
     nonfinite_in_a_row: PositiveInt = 10
+    health: Health = Health()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from models.report import validate
 from utils import distributed
 from utils.distributed import AgreedError, Processes
 from utils.evaluate import mean_scores
+from utils.health import HealthWatch
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.sheet import sheet
 
@@ -36,6 +37,8 @@ class Watcher:
         self.log = MetricsLog(folder, tensorboard=logger.tensorboard) if processes.is_main else None
         self.scores: dict[str, dict[str, float]] = {}
         self.mishaps: set[str] = set()
+        self.health = HealthWatch(logger.health)
+        self.nonfinite_in_a_row, self._nonfinite_phase = 0, ""
 
     def warn_of_overlap(self, mix: Mix) -> None:
         """Warns when validation images occur among those trained on."""
@@ -48,13 +51,19 @@ class Watcher:
     def report(
         self, stage: str, iteration: int, values: Mapping[str, Tensor], rate: float, progress: Progress
     ) -> dict[str, float]:
-        """Writes losses, learning rate, speed and memory to the log; returns the losses for the progress line."""
+        """Writes losses (means over the ranks), learning rate, speed and memory to the log, and warns of what looks
+        unwell; returns the losses for the progress line."""
+        stacked = torch.stack([value.detach().double() for value in values.values()] or [torch.zeros(1)])
+        means = distributed.all_mean(stacked).tolist()[: len(values)]
         if self.log is None:
             return {}
-        plain = {key.lstrip("_"): float(value) for key, value in values.items()}
+        plain = {key.lstrip("_"): mean for key, mean in zip(values, means, strict=True)}
+        everything = {**plain, "lr": rate, **progress.rates(), **memory_mb()}
+        for text in self.health.look(iteration, everything):
+            self.console.warn(f"{stage} {iteration}: {text}")
         with self.despite_full_disk():
-            self.log.scalars(stage, iteration, {**plain, "lr": rate, **progress.rates(), **memory_mb()})
-        return {key: plain[key] for key in values if not key.startswith("_")}
+            self.log.scalars(stage, iteration, everything)
+        return {key: plain[key.lstrip("_")] for key in values if not key.startswith("_")}
 
     def validate(self, stage: str, iteration: int, network: nn.Module, device: torch.device) -> None:
         """Scores a network on every validation set and writes sample images."""
@@ -73,8 +82,16 @@ class Watcher:
         """What `best` is judged by: the means over the validation sets."""
         return mean_scores(list(self.scores.values()))
 
-    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch], mine: bool) -> None:
-        """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`."""
+    def finite(self, phase: str) -> None:
+        """A phase had a finite gradient: nothing is in a row any more, unless another phase still fails each time."""
+        if phase == self._nonfinite_phase:
+            self.nonfinite_in_a_row = 0
+
+    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch], mine: bool) -> bool:
+        """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`; says
+        whether there were too many in a row."""
+        self.nonfinite_in_a_row += 1
+        self._nonfinite_phase = phase
         path = self.folder / f"nonfinite_{stage}_{iteration}_rank{self.processes.rank}.jsonl"
         if mine:
             lines = [
@@ -85,6 +102,7 @@ class Watcher:
             with self.despite_full_disk():
                 path.write_text("".join(lines), encoding="utf-8")
         self.console.warn(f"step {iteration}, phase {phase}: the gradient is not finite; skipped, see {path}")
+        return self.nonfinite_in_a_row >= self.logger.nonfinite_in_a_row
 
     def note_mishaps(self, micros: Sequence[Samples], limit: int) -> None:
         """Names each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
@@ -103,6 +121,7 @@ class Watcher:
 
     def resume(self, stage: str, iteration: int) -> None:
         """Cuts from the log what comes after the iteration that a run resumes from."""
+        self.nonfinite_in_a_row = 0
         if self.log is not None:
             self.log.resume(stage, iteration)
 

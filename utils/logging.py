@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -236,11 +236,17 @@ def _keep(line: str, stage: str, iteration: int) -> bool:
         return False
 
 
-def write_status(folder: str | Path, state: str, reason: str = "", **more: Any) -> None:  # noqa: ANN401
-    """Replaces status.json of a run folder: state, reason, time, host, pid and whatever else is given."""
+def write_status(folder: str | Path, console: Console, state: str, reason: str = "") -> None:
+    """Replaces status.json of a run folder: state, reason, time, host, pid. Only the main process writes; a failure
+    is warned of."""
+    if not console.is_main:
+        return
     about = {"state": state, "reason": reason, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     about |= {"host": socket.gethostname(), "pid": os.getpid()}
-    replace_text(Path(folder) / "status.json", json.dumps({**about, **more}, indent=1, default=str) + "\n")
+    try:
+        replace_text(Path(folder) / "status.json", json.dumps(about, indent=1) + "\n")
+    except OSError as error:
+        console.warn(f"{folder}: status.json cannot be written: {error}")
 
 
 def memory_mb() -> dict[str, float]:

@@ -334,6 +334,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(images: Path, 
     run = train(write_options(tmp_path / "tiny.yml", tree), tmp_path / "runs")
     assert run.code == 1 and "Traceback" not in run.err
     assert "4 updates in a row had no finite gradient" in run.err
+    assert run.err.count("going back to the newest checkpoint") == 1 and "also from the last good checkpoint" in run.err
     assert run.status["state"] == "failed" and "finite" in run.status["reason"]
     dumps = sorted(run.folder.glob("nonfinite_psnr_*_rank0.jsonl"))
     assert len(dumps) == 4
@@ -343,6 +344,28 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(images: Path, 
     assert newest is not None
     for weights in checkpoint.load(newest).networks.values():
         assert checkpoint.all_finite(weights)
+
+
+TRANSIENT = """
+import sys, train
+honest, failures = train.Trainer.finish_phase, [3]
+def faulty(self, phase, finite, batches):
+    broken = self.iteration > 7 and failures[0] > 0
+    failures[0] -= broken
+    honest(self, phase, finite and not broken, batches)
+train.Trainer.finish_phase = faulty
+sys.exit(train.main())
+"""
+
+
+def test_a_transient_fault_is_cured_by_the_last_good_checkpoint(images: Path, tmp_path: Path) -> None:
+    """Three bad gradients, as from a faulty device: the run goes back to iteration 5, and ends as if nothing was."""
+    options = write_options(tmp_path / "tiny.yml", option_tree(images, psnr=12, gan=2, nonfinite_in_a_row=3))
+    plain = train(options, tmp_path / "plain")
+    cured = train(options, tmp_path / "cured", command=("-c", TRANSIENT))
+    assert cured.code == 0 and cured.err.count("going back to the newest checkpoint, once") == 1
+    assert "iteration 5" in cured.out
+    assert_equal_states(final_states(cured.folder), final_states(plain.folder))
 
 
 def _limit_files() -> None:

@@ -125,9 +125,10 @@ def test_tensorboard_curves_stay_continuous_over_a_resume(tmp_path: Path) -> Non
 
 
 def test_status_and_memory(tmp_path: Path) -> None:
-    write_status(tmp_path, "stopped", "SIGTERM", stage="gan", iteration=7)
+    write_status(tmp_path, Console(), "preempted", "SIGTERM")
+    write_status(tmp_path, Console(rank=1), "running")  # not the main process: writes nothing
     status = json.loads((tmp_path / "status.json").read_text())
-    assert (status["state"], status["reason"], status["stage"], status["iteration"]) == ("stopped", "SIGTERM", "gan", 7)
+    assert (status["state"], status["reason"]) == ("preempted", "SIGTERM")
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
     memory = memory_mb()
     before, block = memory["ram"], np.ones(8_000_000)
