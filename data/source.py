@@ -51,14 +51,16 @@ class SourceEntry:
     """A source as it stands in an option file.
 
     `weight` is its share of the training samples (default: its share of the images); `degradation` replaces the
-    experiment's for this source. Of validation images, `crop` keeps only a central part, and `repeats` degrades each
-    that many times, which makes the mean over a handful of images worth more.
+    experiment's for this source. Of validation images, `crop` keeps only a central part, `multiple` cuts the sides to
+    multiples of this besides the scale's, and `repeats` degrades each that many times, which makes the mean over a
+    handful of images worth more.
     """
 
     source: Source
     weight: Positive | None = None
     degradation: Spec[Degradation] | None = None
     crop: PositiveInt | None = None
+    multiple: PositiveInt = 1
     repeats: PositiveInt = 1
 
 

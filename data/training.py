@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -356,7 +357,7 @@ class ValidationSet:
         source = self.entry.source
         index = number % len(source)
         given = source.read_lq(index) if self.degradation.starts_from_lq else None
-        gt, lq = _window(source.read(index), given, self.scale, self.entry.crop)
+        gt, lq = _window(source.read(index), given, self.scale, self.entry.crop, self.entry.multiple)
         size: Size = (gt.shape[0], gt.shape[1])
         rng = validation_stream(self.seed, self.name, number)
         # A range that follows a schedule stands at its end: validation does not move with the training.
@@ -373,10 +374,12 @@ class ValidationSet:
 
 
 def _window(
-    gt: np.ndarray, lq: np.ndarray | None, scale: int, crop: int | None
+    gt: np.ndarray, lq: np.ndarray | None, scale: int, crop: int | None, multiple: int = 1
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cuts bottom and right to multiples of the scale; with `crop`, keeps a central part on the low-quality grid."""
-    height, width = (side // scale for side in gt.shape[:2])
+    """Cuts bottom and right to multiples of the scale (and of `multiple`); with `crop`, keeps a central part on the
+    low-quality grid."""
+    unit = math.lcm(scale, multiple)
+    height, width = (side // unit * unit // scale for side in gt.shape[:2])
     top = left = 0
     if crop is not None:
         kept = max(1, crop // scale)

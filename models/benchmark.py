@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from data.source import Source, SourceEntry
 from data.training import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Batch, Degradation
 from models.experiment import Experiment
-from models.restore import Restorer
+from models.network import NETWORKS, Network
+from models.restore import Generator, Restorer
 from utils.checking import OptionsError, Problem, Spec, check_tree
 from utils.distributed import Processes, gather_objects
 from utils.evaluate import best_sigma, bicubic, mean_scores, score, smoothed, smoothing_scores, to_8bit
@@ -41,12 +42,60 @@ class _Metrics:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """A network without weights, as a line to beat. Of the values in `choose` (one of its options: values), the one
+    with the highest mean PSNR counts on each set: a baseline at its best."""
+
+    network: Spec[Network]
+    choose: dict[str, list[float]] = field(default_factory=dict)
+
+    def generators(self, scale: int) -> dict[str, Generator]:
+        """The networks to try, by what tells them apart."""
+        if len(self.choose) > 1:
+            raise OptionError(f"{self.network.where}: choose names {', '.join(self.choose)}, expected one option")
+        choices = [{}] if not self.choose else [{k: v} for k, values in self.choose.items() for v in values]
+        found = {}
+        for chosen in choices:
+            values = {"type": self.network.name, **self.network.values, **chosen}
+            network = NETWORKS.build(values, where=self.network.where, scale=scale).eval()
+            found[", ".join(f"{k} {v:g}" for k, v in chosen.items())] = Generator(network, None, values)
+        return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers of a paper by row of a grid and by method, in the order of the columns: shown beside those of a set of
+    this name and number of images."""
+
+    data: str
+    images: PositiveInt
+    rows: dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The layout of a paper's table. Each cell is a benchmark of its own: the file with the overrides (dotted path:
+    value) of its row and of its column. `number` is what a cell holds."""
+
+    rows: dict[str, dict[str, Any]]
+    columns: dict[str, dict[str, Any]]
+    number: str = "PSNR RGB"
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        for row, methods in (self.published.rows if self.published else {}).items():
+            if row not in self.rows or any(len(numbers) != len(self.columns) for numbers in methods.values()):
+                raise ValueError(f"published.rows.{row}: expected a row of the grid, and a number per column")
+
+
+@dataclass(frozen=True)
 class BenchmarkOptions:
     """A test option file (`options/test/*.yml`), or the same from the command line.
 
     `real`: folders of low-quality images that have no ground truth, by name. `degradation` makes the low-quality
     images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
-    used. `weights`: further checkpoints by name.
+    used. `weights`: further checkpoints by name. `baselines`: lines to beat besides bicubic. `grid`: settings to go
+    through, see `models.grid`.
     """
 
     name: str
@@ -58,6 +107,8 @@ class BenchmarkOptions:
     protocol: str = "basicsr"
     weights: dict[str, str] = field(default_factory=dict)
     validation_seed: Count = 0
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    grid: Grid | None = None
 
 
 def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:
@@ -279,6 +330,7 @@ def run_set(
     images_to: Path | None,
     processes: Processes,
     console: Console,
+    smoothing_too: bool = True,
 ) -> SetResult:
     """Restores and measures a set, its images shared out over the ranks; all ranks get the result.
 
@@ -295,7 +347,7 @@ def run_set(
                 outputs = restore_all(item, restorers, valid.scale)
                 gt = item.batch.targets.get("plain")
                 scores = {name: measure(sr, gt, valid.scale) for name, sr in outputs.items()}
-                if tested.degraded:
+                if tested.degraded and smoothing_too:
                     smoothing.append(smoothing_scores(outputs[BICUBIC], item.gt, first_protocol, valid.scale))
             except ValueError as error:
                 raise OptionError(f"{valid.name}, {item.name}: {error}") from error
@@ -307,12 +359,26 @@ def run_set(
     order = [BICUBIC, *restorers]
     scores_by_row = {row: {tested.images[index]: scores[row] for index, scores in rows.items()} for row in order}
     remarks = []
-    if tested.degraded:
+    if tested.degraded and smoothing_too:
         sigma = best_sigma([row for part in gather_objects(smoothing) for row in part])
         baseline = smoothed_scores(tested, sigma, measure, mine)
         scores_by_row = {BICUBIC: scores_by_row.pop(BICUBIC), SMOOTHED: baseline, **scores_by_row}
         remarks.append(f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR")
     return SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks)
+
+
+def keep_best(result: SetResult, tried: Mapping[str, Mapping[str, str]]) -> SetResult:
+    """Of the rows that each baseline was tried as (row name: what tells it apart), keeps the one with the highest mean
+    PSNR, under the baseline's name."""
+    scores, remarks = dict(result.scores), list(result.remarks)
+    number = next((column for column in result.columns if column.startswith("PSNR")), result.columns[0])
+    for name, rows in tried.items():
+        best = max(rows, key=lambda row: result.means(row)[number])
+        kept = {row: scores.pop(row) for row in rows}[best]
+        scores = {BICUBIC: scores.pop(BICUBIC), name: kept, **scores}
+        if rows[best]:
+            remarks.append(f"`{name}`: {rows[best]}, which gives the highest mean {number}")
+    return replace(result, scores=scores, remarks=remarks)
 
 
 def restore_all(item: ValidationItem, restorers: Mapping[str, Restorer], scale: int) -> dict[str, Tensor]:

@@ -128,10 +128,18 @@ def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(part.strip() for part in key.split(".")):
         raise OptionError(f"--set {text}: expected path=value, such as degradation.steps.jpeg.prob=0")
-    tree: Any = parse(value, f"--set {text}")
-    for part in reversed(key.split(".")):
-        tree = {part.strip(): tree}
-    return tree
+    return _nested(key, parse(value, f"--set {text}"))
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+    for part in reversed(path.split(".")):
+        value = {part.strip(): value}
+    return value
+
+
+def override(options: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The tree with the option at a dotted path replaced, as `--set` does it."""
+    return merge(options, _nested(path, value))
 
 
 def dump(options: Mapping[str, Any]) -> str:

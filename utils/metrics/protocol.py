@@ -16,7 +16,7 @@ class Protocol:
 
     Attributes:
         name: what is printed beside a number.
-        border: pixels cut off on every side; None means as many as the scale.
+        border: pixels cut off on every side; None means as many as the scale, or the scale to the `power`.
         channels: all of RGB at once, or studio luma (BT.601) alone.
         y: luma rounded to 8 bit again, or kept as it is.
     """
@@ -25,10 +25,12 @@ class Protocol:
     border: int | None = None
     channels: Literal["rgb", "y"] = "rgb"
     y: Literal["rounded", "float"] = "float"
+    power: int = 1
 
     def __str__(self) -> str:
         channels = "RGB" if self.channels == "rgb" else "Y, rounded" if self.y == "rounded" else "Y"
-        return f"protocol {self.name} ({channels}, border {'= scale' if self.border is None else self.border})"
+        scale = "= scale" if self.power == 1 else f"= scale^{self.power}"
+        return f"protocol {self.name} ({channels}, border {scale if self.border is None else self.border})"
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -36,6 +38,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         Protocol("kair"),
         Protocol("kair_y", channels="y", y="rounded"),
+        Protocol("usrnet", power=2),
         Protocol("basicsr"),
         Protocol("basicsr_y", channels="y"),
     )
@@ -58,7 +61,7 @@ def prepare(image: np.ndarray, protocol: Protocol, scale: int) -> np.ndarray:
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"found an image of shape {image.shape}, expected (H, W, 3)")
-    border = scale if protocol.border is None else protocol.border
+    border = scale**protocol.power if protocol.border is None else protocol.border
     if min(image.shape[:2]) <= 2 * border:
         raise ValueError(f"nothing is left of {image.shape[0]}x{image.shape[1]} pixels without a border of {border}")
     inner = image[border : image.shape[0] - border, border : image.shape[1] - border]
