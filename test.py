@@ -15,13 +15,16 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from models.benchmark import (
     BICUBIC,
+    BenchmarkOptions,
     BenchmarkSet,
     Measure,
     benchmark_sets,
@@ -32,6 +35,7 @@ from models.benchmark import (
     run_set,
 )
 from models.experiment import check_experiment, network_options
+from models.grid import baseline_restorers, grid_cells, run_grid, write_grid
 from models.restore import (
     AUTO_TILE,
     WHOLE_PIXELS,
@@ -39,16 +43,16 @@ from models.restore import (
     Restorer,
     bicubic_generator,
     checkpoint_names,
+    interpolate,
     load_generator,
     restoration_targets,
-    restore_array,
+    restore_file,
     weight_files,
 )
 from models.results import write_results
 from utils import distributed, options
 from utils.distributed import Processes
-from utils.fields import OptionError
-from utils.image import read_image_alpha, write_image
+from utils.fields import Count, OptionError, Positive, Prob
 from utils.logging import Console
 
 
@@ -105,8 +109,10 @@ def arguments() -> argparse.Namespace:
         parser.error("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
     if args.input and (len(args.weights) != 1 or args.out is None):
         parser.error("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
-    if args.tile and not 0 <= args.overlap < args.tile:
+    if args.tile and args.tile_mode == "blend" and args.overlap >= args.tile:
         parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
+    if (args.dni or args.outscale) and not args.input:
+        parser.error("--dni and --outscale go with images to restore (-i)")
     return args
 
 
@@ -161,6 +167,11 @@ def _restoring_arguments(add: Callable[..., object]) -> None:
         default="resize",
         help="how alpha is enlarged (default: resize, bicubic)",
     )
+    text = "enlarge by this factor instead of the network's: its results are resized"
+    add("--outscale", type=_typed(Positive), metavar="FACTOR", help=text)
+    add("--dni", type=Path, metavar="PATH", help="weights of the same network to mix with --weights, such as denoising")
+    text = "share of --weights in that mixture; 1: they alone (default: 0.5)"
+    add("--dni-strength", type=_typed(Prob), default=0.5, metavar="SHARE", help=text)
     add(
         "--skip-existing",
         action="store_true",
@@ -169,16 +180,32 @@ def _restoring_arguments(add: Callable[..., object]) -> None:
 
 
 def _computing_arguments(add: Callable[..., object]) -> None:
+    count = _typed(Count)
     add(
         "--tile",
-        type=int,
+        type=count,
         help="restore in tiles of this side; 0: never "
         f"(default: {AUTO_TILE} for inputs of more than {WHOLE_PIXELS:,} pixels, else none)",
     )
-    add("--overlap", type=int, default=32, help="pixels that neighbouring tiles share (default: 32)")
+    add("--overlap", type=count, default=32, help="pixels that neighbouring tiles share (default: 32)")
+    text = "blend tiles where they overlap (default), or paste them side by side, each seen with --overlap as context"
+    add("--tile-mode", choices=("blend", "context"), default="blend", help=text)
+    add("--pre-pad", type=count, default=0, metavar="N", help="mirror N pixels at the bottom and right (default: 0)")
     add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+
+
+def _typed(alias: Any) -> Callable[[str], float]:  # noqa: ANN401
+    """A number as utils/fields knows it, for argparse."""
+
+    def parse(text: str) -> float:
+        try:
+            return TypeAdapter(alias, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
+        except ValidationError as error:
+            raise argparse.ArgumentTypeError(f"found {text}; {error.errors()[0]['msg']}") from error
+
+    return parse
 
 
 # --- weights ---------------------------------------------------------------------------------------------------
@@ -217,22 +244,33 @@ def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[s
 
 def restorer(generator: Generator, args: argparse.Namespace, device: torch.device) -> Restorer:
     """A generator with the command line's way of computing."""
-    return Restorer(generator, device, args.precision, args.tile, args.overlap, args.self_ensemble)
+    tiling, ensemble = (args.tile, args.overlap), args.self_ensemble
+    return Restorer(generator, device, args.precision, *tiling, ensemble, args.tile_mode, args.pre_pad)
 
 
 # --- benchmark -------------------------------------------------------------------------------------------------
 
 
 def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
-    """Measures every checkpoint on every set and writes the results."""
-    plan = plan_benchmark(args, tree, str(processes.device))
+    """Measures every checkpoint on every set, or on every cell of a grid, and writes the results."""
+    plan, make = (
+        plan_benchmark(args, tree, str(processes.device)),
+        partial(restorer, args=args, device=processes.device),
+    )
     folder = args.out or Path("results") / plan.name
-    restorers = {name: restorer(generator, args, processes.device) for name, generator in plan.generators.items()}
-    results = []
+    if plan.options is not None and (grid := plan.options.grid) is not None:
+        cells = grid_cells(tree or {}, grid, str(args.opt))
+        numbers = run_grid(cells, grid, plan.generators, make, plan.measure, processes, console)
+        if processes.is_main:
+            text = write_grid(folder, plan.name, numbers, grid, plan.measure)
+            console.info(f"\n{text}\nresults.md and results.json are in {folder}")
+        return 0
+    restorers, results = {name: make(generator) for name, generator in plan.generators.items()}, []
+    baselines = {} if plan.options is None else baseline_restorers(plan.options, make)
     for tested in plan.sets:
         console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
         images_to = None if args.no_images else folder
-        results.append(run_set(tested, restorers, plan.measure, images_to, processes, console))
+        results.append(run_set(tested, restorers, plan.measure, images_to, processes, console, baselines))
     if processes.is_main:
         facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
         text = write_results(folder, plan.name, results, plan.measure, facts)
@@ -249,6 +287,7 @@ class Plan:
     sets: list[BenchmarkSet]
     generators: dict[str, Generator]
     measure: Measure
+    options: BenchmarkOptions | None = None
 
 
 def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, device: str) -> Plan:
@@ -258,8 +297,8 @@ def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, device
         raise OptionError(
             "--degradation, --seed and --scale go with --data and --real; change an option file with --set"
         )
-    metrics = metric_specs(metrics_tree(args.metrics)) if args.metrics else None
-    protocol = args.protocol
+    metrics, protocol = metric_specs(metrics_tree(args.metrics)) if args.metrics else None, args.protocol
+    checked = None
     if not by_hand and tree is not None and "stages" in tree:
         experiment = check_experiment(tree, str(args.opt))
         name, scale, sets = experiment.name, experiment.scale, experiment_sets(experiment)
@@ -273,11 +312,13 @@ def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, device
             generators = load_generators(args, None, checked.weights)
         name, scale, sets = checked.name, checked.scale, benchmark_sets(checked)
         metrics, protocol = metrics or checked.metrics, protocol or checked.protocol
-    if wrong := [f"{n} has x{g.network.scale}" for n, g in generators.items() if g.network.scale != scale]:
+    one_scale = {n: g.network.scale for n, g in generators.items() if "scale" not in g.network.conditions}
+    in_grid = checked is not None and checked.grid is not None
+    if not in_grid and (wrong := [f"{n} has x{s}" for n, s in one_scale.items() if s != scale]):
         raise OptionError(f"the benchmark has scale {scale}, but {', '.join(wrong)}; test each scale by itself")
     measure = Measure.build(metrics or metric_specs(), protocol or "basicsr", device)
     check_measurable(sets, measure)
-    return Plan(name, sets, generators, measure)
+    return Plan(name, sets, generators, measure, checked)
 
 
 def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
@@ -323,12 +364,16 @@ def command_line_tree(args: argparse.Namespace, generators: Mapping[str, Generat
 def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
     """Restores image files. What cannot be read or written is named, the others go on; then the status is 1."""
     if args.weights == [BICUBIC] and args.scale is not None:
-        apply = restorer(bicubic_generator(args.scale), args, processes.device)
+        generator = bicubic_generator(args.scale)
     else:
         generators = load_generators(args, tree)
         if len(generators) != 1:
             raise OptionError("-i takes one weight file: not `--weights-of both`, and `bicubic` only with --scale")
-        apply = restorer(next(iter(generators.values())), args, processes.device)
+        generator = next(iter(generators.values()))
+    if args.dni:
+        prefer = "raw" if args.weights_of == "raw" else "ema"
+        generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer)
+    apply = restorer(generator, args, processes.device)
     if apply.conditions:
         raise OptionError(
             f"this network needs {' and '.join(apply.conditions)} with each image; files do not tell them"
@@ -336,38 +381,18 @@ def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Pr
     targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
     mine = list(targets.items())[processes.rank :: processes.world_size]
     failed, skipped = 0, 0
-    with console.progress(len(mine), desc=f"restoring x{apply.scale}") as progress:
+    with console.progress(len(mine), desc=f"restoring x{args.outscale or apply.scale:g}") as progress:
         for source, target in mine:
             if args.skip_existing and target.exists():
                 skipped += 1
             else:
-                failed += not restore_file(source, target, apply, args, console)
+                failed += not restore_file(source, target, apply, console, args.alpha, args.outscale)
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))
     total, failed, skipped = (sum(of_one) for of_one in zip(*counts, strict=True))
     notes = [f"{skipped} were there already"] * bool(skipped) + [f"{failed} failed, see above"] * bool(failed)
     console.info("; ".join([f"{total - failed - skipped} of {total} images restored, in {args.out}", *notes]))
     return 1 if failed else 0
-
-
-def restore_file(source: Path, target: Path, apply: Restorer, args: argparse.Namespace, console: Console) -> bool:
-    """Restores one file; says what is wrong if that fails."""
-    try:
-        image, alpha, gray = read_image_alpha(source)
-        deep, kind = image.dtype.itemsize > 1, target.suffix.lower()
-        if (deep and kind not in (".png", ".tif", ".tiff")) or (
-            alpha is not None and kind in (".jpg", ".jpeg", ".bmp")
-        ):
-            found = "16 bits" if deep else "alpha"
-            raise ValueError(f"{source}: has {found}, which {kind} cannot hold; use --ext png")
-        write_image(target, restore_array(apply, image, alpha, gray, args.alpha))
-    except torch.OutOfMemoryError:
-        console.error(f"{source}: the device has too little memory for it; use --tile, such as --tile 256")
-    except (OSError, ValueError, RuntimeError) as error:
-        console.error(str(error) if str(source) in str(error) else f"{source}: {error}")
-    else:
-        return True
-    return False
 
 
 if __name__ == "__main__":

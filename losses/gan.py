@@ -108,6 +108,14 @@ class GanLoss(Loss):
             return (self._score(real_logits - mean_fake, True) + self._score(fake_logits - mean_real, False)) / 2
         return self._score(real_logits, True) + self._score(fake_logits, False)
 
+    def accuracy(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The share of logits on the right side of the border between real and restored: of lsgan 0.5, of kinds whose
+        logits count only against one another the middle of both means, of all others 0."""
+        border: Tensor | float = 0.5 if self.kind == "lsgan" else 0.0
+        if self.kind in ("ragan", "wgan"):
+            border = (real_logits.mean() + fake_logits.mean()) / 2
+        return ((real_logits > border).float().mean() + (fake_logits < border).float().mean()) / 2
+
     def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, seed: int = 0) -> Tensor:
         """The weighted `gradient_penalty`, its mixtures drawn from `seed`: pass the optimizer step."""
         return self.gradient_penalty * gradient_penalty(discriminator, real, fake, torch_generator(seed))

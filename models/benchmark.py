@@ -20,7 +20,7 @@ from utils.checking import OptionsError, Problem, Spec, check_tree
 from utils.distributed import Processes, gather_objects
 from utils.evaluate import best_sigma, bicubic, mean_scores, score, smoothed, smoothing_scores, to_8bit
 from utils.fields import Count, OptionError, PositiveInt
-from utils.image import image_files, to_tensor, write_image
+from utils.image import image_files, image_names, to_tensor, write_image
 from utils.logging import Console
 from utils.metrics import Metric
 from utils.metrics.protocol import PROTOCOLS, Protocol
@@ -284,22 +284,6 @@ def _check_set_name(name: str, kind: str) -> None:
         raise OptionError(f"{kind}.{name}: the name of a set becomes a folder, expected one without slashes")
 
 
-def image_names(sources: Sequence[str]) -> list[str]:
-    """Unique short names of images: the file's without its ending, with folders or the ending where needed."""
-    paths = [Path(source) for source in sources]
-    short = [path.stem for path in paths]
-    if len(set(short)) == len(short):
-        return short
-    common = _common_folder(paths)
-    full = [str(path.relative_to(common)) for path in paths]
-    stems = [str(Path(name).with_suffix("")) for name in full]
-    return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, full, strict=True)]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    return next(folder for folder in paths[0].parents if all(path.is_relative_to(folder) for path in paths))
-
-
 # --- measuring -------------------------------------------------------------------------------------------------
 
 
@@ -330,13 +314,18 @@ def run_set(
     images_to: Path | None,
     processes: Processes,
     console: Console,
+    baselines: Mapping[str, Mapping[str, Restorer]] | None = None,
     smoothing_too: bool = True,
 ) -> SetResult:
     """Restores and measures a set, its images shared out over the ranks; all ranks get the result.
 
-    With `images_to`, writes `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several
-    checkpoints. Raises OptionError naming the image that cannot be measured.
+    Of each of the `baselines`, given as what is to be tried, the best counts. With `images_to`, writes
+    `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several checkpoints. Raises
+    OptionError naming the image that cannot be measured.
     """
+    tried = {name: {f"{name} {text}": text for text in kinds} for name, kinds in (baselines or {}).items()}
+    trials = {f"{name} {text}": r for name, kinds in (baselines or {}).items() for text, r in kinds.items()}
+    restorers = {**trials, **restorers}
     valid, found, smoothing = tested.valid, [], []
     mine = range(processes.rank, len(valid), processes.world_size)
     first_protocol = next(iter(measure.protocols.values()))
@@ -364,10 +353,10 @@ def run_set(
         baseline = smoothed_scores(tested, sigma, measure, mine)
         scores_by_row = {BICUBIC: scores_by_row.pop(BICUBIC), SMOOTHED: baseline, **scores_by_row}
         remarks.append(f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR")
-    return SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks)
+    return _keep_best(SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks), tried)
 
 
-def keep_best(result: SetResult, tried: Mapping[str, Mapping[str, str]]) -> SetResult:
+def _keep_best(result: SetResult, tried: Mapping[str, Mapping[str, str]]) -> SetResult:
     """Of the rows that each baseline was tried as (row name: what tells it apart), keeps the one with the highest mean
     PSNR, under the baseline's name."""
     scores, remarks = dict(result.scores), list(result.remarks)

@@ -42,8 +42,9 @@ def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
     """Builds a stage to come once, so that what only a constructor sees is said now and not after days."""
     build_stage(experiment, name, processes)
     start = experiment.settings(name).init_from
-    if start is not None and start.checkpoint is not None and not Path(start.checkpoint).exists():
-        raise AgreedError(f"stages.{name}.init_from.checkpoint: there is no {start.checkpoint}")
+    for key in ("checkpoint", "network_d"):
+        if start is not None and (path := getattr(start, key)) is not None and not Path(path).exists():
+            raise AgreedError(f"stages.{name}.init_from.{key}: there is no {path}")
 
 
 def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Checkpoints) -> str:
@@ -55,8 +56,17 @@ def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Chec
     if start is None:
         return f"stage {name} starts from fresh weights"
     if start.checkpoint is not None:
-        report = load_weights(stage.networks["network_g"], start.checkpoint, prefer=start.weights, strict=False)
-        return f"stage {name} starts from {start.checkpoint}: {report}"
+        network = stage.networks["network_g"]
+        report = load_weights(network, start.checkpoint, prefer=start.weights, strict=False)
+        if len(report.missing) + len(report.mismatched) == len(network.state_dict()):
+            raise AgreedError(f"stages.{name}.init_from.checkpoint: nothing in {start.checkpoint} fits: {report}")
+        words = f"stage {name} starts from {start.checkpoint}: {report}"
+        if start.network_d is None:
+            return words
+        if "network_d" not in stage.networks:
+            raise AgreedError(f"stages.{name}.init_from.network_d: this stage has no discriminator")
+        report = load_weights(stage.networks["network_d"], start.network_d, prefer=start.weights, strict=False)
+        return f"{words}; its discriminator from {start.network_d}: {report}"
     assert start.stage is not None
     if (folder := checkpoints.finished(start.stage)) is None:
         raise AgreedError(f"stages.{name}.init_from: stage {start.stage} is not finished in {checkpoints.folder}")

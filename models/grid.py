@@ -15,7 +15,6 @@ from models.benchmark import (
     Measure,
     benchmark_sets,
     check_benchmark,
-    keep_best,
     run_set,
 )
 from models.restore import Generator, Restorer
@@ -50,6 +49,16 @@ def grid_cells(tree: Mapping[str, Any], grid: Grid, source: str) -> Cells:
     return cells
 
 
+def baseline_restorers(
+    options: BenchmarkOptions, restorer: Callable[[Generator], Restorer]
+) -> dict[str, dict[str, Restorer]]:
+    """What is to be tried as each baseline of a benchmark, at its scale."""
+    return {
+        name: {text: restorer(generator) for text, generator in baseline.generators(options.scale).items()}
+        for name, baseline in options.baselines.items()
+    }
+
+
 def run_grid(
     cells: Cells,
     grid: Grid,
@@ -66,16 +75,11 @@ def run_grid(
     found: dict[str, GridResult] = {}
     with console.progress(len(cells), desc="cells") as progress:
         for (row, column), cell in cells.items():
-            tried, trials = {}, {}
-            for name, baseline in cell.baselines.items():
-                variants = baseline.generators(cell.scale)
-                tried[name] = {f"{name} {text}": text for text in variants}
-                trials |= {f"{name} {text}": restorer(generator) for text, generator in variants.items()}
             fitting = {name: r for name, r in restorers.items() if r.scale == cell.scale or "scale" in r.conditions}
+            lines = baseline_restorers(cell, restorer)
             for tested in benchmark_sets(cell):
                 silent = Console(rank=1)  # a bar per cell would be a hundred bars
-                given = {**trials, **fitting}
-                result = keep_best(run_set(tested, given, measure, None, processes, silent, False), tried)
+                result = run_set(tested, fitting, measure, None, processes, silent, lines, smoothing_too=False)
                 of_set = found.setdefault(result.name, GridResult(result.name, len(result.scores[BICUBIC]), {}))
                 for method in result.scores:
                     of_set.numbers[row, method, column] = result.means(method)[grid.number]

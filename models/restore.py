@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.network import NETWORKS, Network
 from models.weights import Prefer, guess_network, load_weights, read_weights
 from utils import checkpoint
 from utils.fields import OptionError
-from utils.image import from_tensor, image_files, is_image_name, to_tensor, to_uint8, to_uint16
-from utils.resize import imresize
-from utils.tiling import restore_tiled
+from utils.image import (
+    ALPHA_SUFFIXES,
+    DEEP_SUFFIXES,
+    from_tensor,
+    image_files,
+    is_image_name,
+    read_image_alpha,
+    to_tensor,
+    to_uint8,
+    to_uint16,
+    write_image,
+)
+from utils.logging import Console
+from utils.tiling import TileMode, mirrored, restore_tiled
 
 WHOLE_PIXELS = 512 * 512
 """Low-quality images with more pixels are restored in tiles unless `tile` says otherwise."""
@@ -81,6 +94,21 @@ def _guess(state: Mapping[str, Tensor], otherwise: Mapping[str, Any] | None) -> 
         return dict(otherwise)
 
 
+def interpolate(generator: Generator, path: Path, strength: float, prefer: Prefer = "ema") -> Generator:
+    """Mixes the weights of two files of one network (deep network interpolation, Wang et al., CVPR 2019).
+
+    Each weight is strength·(the generator's) + (1 - strength)·(the file's): 1 leaves the generator as it is.
+
+    Raises:
+        OptionError: if the file cannot be read, or its names or shapes are not those of the generator.
+    """
+    other = deepcopy(generator.network)
+    load_weights(other, path, prefer=prefer)
+    pairs = zip(generator.network.state_dict().items(), other.state_dict().values(), strict=True)
+    other.load_state_dict({k: a * strength + b * (1 - strength) if a.is_floating_point() else a for (k, a), b in pairs})
+    return Generator(other, generator.path, generator.options)
+
+
 def bicubic_generator(scale: int) -> Generator:
     """The baseline without weights."""
     options = {"type": "bicubic", "scale": scale}
@@ -129,6 +157,8 @@ class Restorer:
 
     Attributes:
         tile: side of the tiles; 0: never tiled; None: tiled by `AUTO_TILE` above `WHOLE_PIXELS`.
+        overlap, tile_mode: as in `restore_tiled`.
+        pre_pad: mirrored pixels that the network sees beyond the bottom and the right of the image.
         self_ensemble: average over the eight flips and turns of the image, at eight times the cost.
     """
 
@@ -138,6 +168,8 @@ class Restorer:
     tile: int | None = None
     overlap: int = 32
     self_ensemble: bool = False
+    tile_mode: TileMode = "blend"
+    pre_pad: int = 0
 
     def __post_init__(self) -> None:
         self.generator.network.to(self.device)
@@ -157,12 +189,12 @@ class Restorer:
         return self.generator.network.conditions
 
     @torch.inference_mode()
-    def __call__(self, lq: Tensor, conditions: Mapping[str, Tensor] | None = None) -> Tensor:
+    def __call__(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Tensor:
         """Restores (1, 3, h, w) in [0, 1]; returns (1, 3, h·scale, w·scale), float32 on the CPU, not clipped.
 
         A network for one channel is applied to each of the three. Raises OptionError for a missing condition.
         """
-        given = {name: value.to(self.device) for name, value in (conditions or {}).items()}
+        given = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in (conditions or {}).items()}
         if missing := [name for name in self.conditions if name not in given]:
             raise OptionError(f"the network needs {' and '.join(missing)} with each image, which are not known here")
         network, dtype = self.generator.network, _DTYPES[self.precision]
@@ -172,8 +204,9 @@ class Restorer:
                 return network(part.to(self.device), **given)
 
         def restore(image: Tensor) -> Tensor:
-            tile = self._tile(image)
-            return restore_tiled(apply, image, self.scale, tile, self.overlap, network.size_multiple)
+            padded, tile = mirrored(image, self.pre_pad, self.pre_pad), self._tile(image)
+            sr = restore_tiled(apply, padded, self.scale, tile, self.overlap, network.size_multiple, self.tile_mode)
+            return sr[..., : image.shape[-2] * self.scale, : image.shape[-1] * self.scale]
 
         single = self.generator.channels == 1
         image = lq.transpose(0, 1) if single else lq
@@ -207,27 +240,40 @@ def restore_array(
     alpha: np.ndarray | None = None,
     gray: bool = False,
     alpha_by: Literal["resize", "network"] = "resize",
+    outscale: float | None = None,
 ) -> np.ndarray:
     """Restores an image as it was read, in its own depth and form.
 
     Args:
         image: (h, w, 3), uint8 or uint16.
-        alpha: (h, w) of the same dtype; resized by MATLAB's bicubic, or restored by the network as a gray image.
+        alpha: (h, w) of the same dtype; resized, or restored by the network as a gray image.
         gray: whether the three channels are one; the result is luma then.
+        outscale: factor by which the result is larger than the image (sides rounded down, at least 1 pixel) where it
+            is not to be the network's. Resized before rounding to integers, by a bicubic that averages when it
+            shrinks: Real-ESRGAN's Lanczos filter on rounded values does not, and fine texture turns into stripes.
 
     Returns:
-        (H, W) gray, (H, W, 3) or (H, W, 4) with alpha (also of a gray image), in the dtype of `image`.
+        (H, W) gray, (H, W, 3) or (H, W, 4) with alpha (also of a gray image: OpenCV writes no gray with alpha), in the
+        dtype of `image`.
     """
     quantise = to_uint16 if image.dtype == np.uint16 else to_uint8
-    colour = quantise(from_tensor(restorer(to_tensor(image)[None])[0]))
+    factor = restorer.scale if outscale is None else outscale
+    height, width = (max(1, int(side * factor + 1e-6)) for side in image.shape[:2])
+    colour = quantise(from_tensor(_resized(restorer(to_tensor(image)[None]), height, width)[0]))
     if gray:
         colour = _luma(colour)
     if alpha is None:
         return colour
     opacity = to_tensor(np.repeat(alpha[..., None], 3, axis=2))[None]
-    larger = imresize(opacity, scale=restorer.scale) if alpha_by == "resize" else restorer(opacity)
+    larger = _resized(opacity if alpha_by == "resize" else restorer(opacity), height, width)
     rgb = np.repeat(colour[..., None], 3, axis=2) if gray else colour
     return np.concatenate([rgb, _luma(quantise(from_tensor(larger[0])))[..., None]], axis=2)
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[-2:] == (height, width):
+        return image
+    return F.interpolate(image.clamp(0, 1), size=(height, width), mode="bicubic", antialias=True)
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
@@ -235,6 +281,31 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 
 
 # --- files -----------------------------------------------------------------------------------------------------
+
+
+def restore_file(
+    source: Path,
+    target: Path,
+    restorer: Restorer,
+    console: Console,
+    alpha_by: Literal["resize", "network"] = "resize",
+    outscale: float | None = None,
+) -> bool:
+    """Restores an image file by `restore_array`. If anything fails, says what of which file, and writes nothing."""
+    try:
+        image, alpha, gray = read_image_alpha(source)
+        deep, kind = image.dtype.itemsize > 1, target.suffix.lower()
+        if (deep and kind not in DEEP_SUFFIXES) or (alpha is not None and kind not in ALPHA_SUFFIXES):
+            found = "16 bits" if deep else "alpha"
+            raise ValueError(f"{source}: has {found}, which {kind} cannot hold; use --ext png")
+        write_image(target, restore_array(restorer, image, alpha, gray, alpha_by, outscale))
+    except torch.OutOfMemoryError:
+        console.error(f"{source}: the device has too little memory for it; use --tile, such as --tile 256")
+    except (OSError, ValueError, RuntimeError) as error:
+        console.error(str(error) if str(source) in str(error) else f"{source}: {error}")
+    else:
+        return True
+    return False
 
 
 def restoration_targets(inputs: Sequence[Path], out: Path, suffix: str = "", ext: str = "png") -> dict[Path, Path]:

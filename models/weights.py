@@ -55,6 +55,15 @@ class LoadReport:
         """Whether file and network agree entirely."""
         return not (self.missing or self.unexpected or self.mismatched)
 
+    def __str__(self) -> str:
+        """What was not taken, by kind, one line each."""
+        if self.complete:
+            return "every weight fits"
+        lines = ["what fits by name and shape was taken"]
+        lines += _listed("missing in the file, left as it was", self.missing)
+        lines += _listed("unknown to the network, dropped", self.unexpected)
+        return "\n".join([*lines, *_listed("of another shape, dropped", _shapes(self))])
+
 
 def load_weights(
     network: nn.Module,
@@ -157,8 +166,7 @@ def _complaint(name: str, report: LoadReport, found: State, wanted: State) -> st
     lines = [f"{name}: does not fit the network"]
     lines += _listed("missing in the file", [f"{key} {_shape(wanted[key])}" for key in report.missing])
     lines += _listed("unknown to the network", [f"{key} {_shape(found[key])}" for key in report.unexpected])
-    shapes = [f"{key}: file {list(a)}, network {list(b)}" for key, (a, b) in report.mismatched.items()]
-    lines += _listed("of another shape", shapes)
+    lines += _listed("of another shape", _shapes(report))
     try:
         options = ", ".join(f"{key}: {value}" for key, value in guess_network(found).items())
         advice = f"the file looks like {{{options}}}: set the network so"
@@ -173,6 +181,10 @@ def _listed(title: str, items: list[str]) -> list[str]:
         return []
     more = [f"    … and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
     return [f"  {title} ({len(items)}):", *(f"    {item}" for item in items[:_SHOWN]), *more]
+
+
+def _shapes(report: LoadReport) -> list[str]:
+    return [f"{key}: file {list(a)}, network {list(b)}" for key, (a, b) in report.mismatched.items()]
 
 
 def _shape(tensor: Tensor) -> str:

@@ -31,8 +31,9 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0))  # type: ignore[assignment]
     trainer.mix = SimpleNamespace(degradations=())  # type: ignore[assignment]
     trainer.watcher = Watcher(Logger(tensorboard=False), (), Path("nowhere"), ELSEWHERE, Console(rank=1))
-    trainer.stop_signal, trainer.nonfinite_in_a_row = 0, 0
+    trainer.stop_signal = 0
     trainer.ema = Ema(stage.networks["network_g"], trainer.settings.ema_decay)
+    stage.ema_network = trainer.ema.network
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
     trainer.ddp = dict(stage.networks)
     return trainer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,8 +19,8 @@ from utils.image_header import Header, parse_header
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _WRITE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # can hold 16 bits
-_ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
+DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # can hold 16 bits
+ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
 
 # What makes an image upright, by its EXIF orientation.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -219,10 +219,10 @@ def _check_writable(path: Path, suffix: str, array: np.ndarray) -> None:
         raise ValueError(f"{path}: found values of {array.dtype}, expected uint8 or uint16 (see to_uint8, to_uint16)")
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ValueError(f"{path}: found an array {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4)")
-    if array.dtype == np.uint16 and suffix not in _DEEP_SUFFIXES:
-        raise ValueError(f"{path}: {suffix} holds 8 bits; write 16 bits as one of {', '.join(_DEEP_SUFFIXES)}")
-    if array.ndim == 3 and array.shape[2] == 4 and suffix not in _ALPHA_SUFFIXES:
-        raise ValueError(f"{path}: {suffix} holds no alpha; write it as one of {', '.join(_ALPHA_SUFFIXES)}")
+    if array.dtype == np.uint16 and suffix not in DEEP_SUFFIXES:
+        raise ValueError(f"{path}: {suffix} holds 8 bits; write 16 bits as one of {', '.join(DEEP_SUFFIXES)}")
+    if array.ndim == 3 and array.shape[2] == 4 and suffix not in ALPHA_SUFFIXES:
+        raise ValueError(f"{path}: {suffix} holds no alpha; write it as one of {', '.join(ALPHA_SUFFIXES)}")
 
 
 # --- conversions -----------------------------------------------------------------------------------------------
@@ -262,3 +262,22 @@ def from_tensor(image: Tensor) -> np.ndarray:
     if image.ndim != 3:
         raise ValueError(f"found a tensor {tuple(image.shape)}, expected (C, H, W): one image, not a batch")
     return np.ascontiguousarray(image.detach().to("cpu", torch.float32).numpy().transpose(1, 2, 0))
+
+
+# --- names ---------------------------------------------------------------------------------------------------
+
+
+def image_names(sources: Sequence[str]) -> list[str]:
+    """Unique short names of images: the file's without its ending, with folders or the ending where needed."""
+    paths = [Path(source) for source in sources]
+    short = [path.stem for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    common = _common_folder(paths)
+    full = [str(path.relative_to(common)) for path in paths]
+    stems = [str(Path(name).with_suffix("")) for name in full]
+    return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, full, strict=True)]
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    return next(folder for folder in paths[0].parents if all(path.is_relative_to(folder) for path in paths))

@@ -12,7 +12,7 @@ from degradations import Batch
 from losses import LossTerm
 from losses.gan import GanLoss
 from models.network import Network
-from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, weighted
+from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, colour_drift, weighted
 from utils.checking import Spec
 from utils.optim import Init, Optim
 
@@ -26,7 +26,7 @@ class GanStage(Stage):
     `turn_g: {every, start}`).
     """
 
-    supplies: ClassVar[frozenset[str]] = frozenset({"fake_logits", "real_logits"})
+    supplies: ClassVar[frozenset[str]] = frozenset({"fake_logits", "real_logits", "sr_ema"})
 
     def __init__(
         self,
@@ -76,7 +76,8 @@ class GanStage(Stage):
     def _loss_g(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:
         sr = self.infer(nets["network_g"], batch)
         memo["sr"] = sr.detach()
-        losses = weighted(self.plain_losses, sr, batch.targets, step)
+        extras = self.extras(self.plain_losses, batch, step)
+        losses = weighted(self.plain_losses, sr, batch.targets, step, **extras)
         if step % self.gan_term.every == 0:
             discriminator = nets["network_d"]
             real = None
@@ -85,7 +86,7 @@ class GanStage(Stage):
                     real = discriminator(batch.targets[self.gan_term.target]).float()
             fake = discriminator(sr).float()
             losses[self.gan_name] = self.gan_term.weight * self.gan.generator(fake, real)
-        return losses
+        return {**losses, "_colour_drift": colour_drift(sr, batch.lq)}
 
     def _loss_d(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:
         if "sr" not in memo:  # the generator's phase was not due
@@ -99,4 +100,5 @@ class GanStage(Stage):
         if self.gan.gradient_penalty:
             losses["d_penalty"] = self.gan.penalty(discriminator, real_image, memo["sr"], seed=step)
         losses["_d_real"], losses["_d_fake"] = real.detach().mean(), fake.detach().mean()
+        losses["_d_accuracy"] = self.gan.accuracy(real.detach(), fake.detach())
         return losses

@@ -28,18 +28,22 @@ Nets = Mapping[str, nn.Module]
 class Handover:
     """Where a stage starts from: an earlier stage of this file by name, or a checkpoint (ours or published).
 
-    `weights` chooses the averaged or the raw ones; `carry` names what is taken over. Iteration, schedule and moving
-    average start anew.
+    `weights` chooses the averaged or the raw ones; `carry` names what is taken over of a stage. Beside a `checkpoint`
+    of the generator, `network_d` is a file with the discriminator's weights. Iteration, schedule and moving average
+    start anew.
     """
 
     stage: str | None = None
     checkpoint: str | None = None
     weights: Literal["ema", "raw"] = "ema"
     carry: tuple[Literal["network_g", "network_d", "contrastive", "optimizer"], ...] = ("network_g",)
+    network_d: str | None = None
 
     def __post_init__(self) -> None:
         if (self.stage is None) == (self.checkpoint is None):
             raise ValueError("expected either `stage: NAME` or `checkpoint: PATH`, found both or neither")
+        if self.network_d is not None and self.checkpoint is None:
+            raise ValueError("`network_d: PATH` goes with `checkpoint`; from a stage, carry: [network_g, network_d]")
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,12 @@ class Stage:
         losses: the loss terms by option name.
         single_process_only: whether state in the forward pass forbids DataParallel.
         supplies: what the stage can give to losses that need more than images.
+        ema_network: the moving average of `network_g`, in evaluation mode; the trainer sets it.
     """
 
     single_process_only: ClassVar[bool] = False
     supplies: ClassVar[frozenset[str]] = frozenset()
+    ema_network: nn.Module | None = None
 
     def __init__(self, networks: Mapping[str, nn.Module], losses: Mapping[str, LossTerm]) -> None:
         self.networks, self.losses = dict(networks), dict(losses)
@@ -147,6 +153,14 @@ class Stage:
         """The super-resolved images (B, C, H, W) of a network with the generator's interface."""
         return network(batch.lq, **batch.conditions(getattr(network, "conditions", ())))
 
+    def extras(self, losses: Mapping[str, LossTerm], batch: Batch, step: int) -> dict[str, Tensor]:
+        """What `weighted` hands to losses besides images: the moving average's output, in steps that need it."""
+        if not any("sr_ema" in term.loss.needs and step % term.every == 0 for term in losses.values()):
+            return {}
+        assert self.ema_network is not None, "the trainer sets it when it enters a stage"
+        with torch.no_grad():
+            return {"sr_ema": self.infer(self.ema_network, batch)}
+
     def state_dict(self) -> dict[str, Any]:
         """State besides networks and optimizers, such as a queue."""
         return {}
@@ -171,3 +185,8 @@ def weighted(
                 needed = {key: extras[key].float() for key in term.loss.needs}
                 result[name] = term.weight * term.loss(sr.float(), targets[term.target].float(), **needed)
     return result
+
+
+def colour_drift(sr: Tensor, lq: Tensor) -> Tensor:
+    """The largest difference between the mean colours of output and input over a batch, in 8-bit levels; a scalar."""
+    return (sr.detach().float().mean((0, 2, 3)) - lq.float().mean((0, 2, 3))).abs().max() * 255

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from losses import LOSSES, Loss
 from losses.gan import GanLoss, Kind, gradient_penalty
+from losses.ldl import LdlLoss, artifact_map
 from losses.perceptual import WEIGHTS_FILE, PerceptualLoss
 from utils.checking import OptionsError
 from utils.fields import OptionError
@@ -226,6 +227,64 @@ def test_gradient_penalty_mixes_by_its_seed() -> None:
     assert values[0] == values[1] != values[2]
     plain = 10 * float(gradient_penalty(critic, real, fake, torch_generator(1)).detach())
     assert values[0] == pytest.approx(plain)
+
+
+# --- locally discriminative learning ---------------------------------------------------------------------------------
+
+
+def test_artifact_map_by_hand() -> None:
+    """One wrong pixel in a corner: a window's variance tells how often it is there, for borders mirror it."""
+    target = torch.zeros(2, 3, 10, 12)
+    sr, sr_ema = target.clone(), target.clone()
+    sr[0, :, 1, 1] = torch.tensor([0.1, -0.2, 0.3])  # a residual of 0.6
+    sr[1, :, 5, 6] = -0.1
+    sr_ema[0, :, 1, 1] = 0.2  # as far from the target: counts
+    sr_ema[0, 2, 3, 3] = 0.01  # farther than `sr`: does not count
+
+    def variance(value: float, times: Tensor, count: int) -> Tensor:
+        return (times * value**2 - (times * value) ** 2 / count) / (count - 1)
+
+    once = torch.tensor(1.0)
+    corner = torch.tensor([4.0, 4, 4, 2, 2])[:, None] * torch.tensor([1.0, 1, 1, 0.5, 0.5])
+    expected = torch.zeros(2, 1, 10, 12)
+    expected[0, 0, :5, :5] = variance(0.6, once, 120) ** 0.2 * variance(0.6, corner, 49)
+    expected[0, 0, 3, 3] = 0
+    expected[1, 0, 2:9, 3:10] = variance(0.3, once, 120) ** 0.2 * variance(0.3, once, 49)
+    torch.testing.assert_close(artifact_map(sr, sr_ema, target), expected)
+    by_hand = (expected * (sr - target).abs()).mean()
+    torch.testing.assert_close(LdlLoss()(sr, target, sr_ema=sr_ema), by_hand)
+
+
+def test_artifact_map_is_the_variance_of_each_window() -> None:
+    (sr, target), count = _images(), 7
+    residual = (sr - target).abs().sum(1, keepdim=True)
+    windows = nn.functional.pad(residual, (3,) * 4, mode="reflect").unfold(2, count, 1).unfold(3, count, 1)
+    expected = residual.var((1, 2, 3), keepdim=True) ** (1 / 5) * windows.var((-1, -2))
+    torch.testing.assert_close(artifact_map(sr, sr, target), expected)
+    nearer = artifact_map(sr, 0.5 * (sr + target), target)
+    torch.testing.assert_close(nearer, expected)
+    assert not artifact_map(sr, 2 * sr - target, target).any(), "all is better than the average"
+
+
+def test_ldl_learns_through_its_map() -> None:
+    """Also pixels that do not count have a slope, for they belong to their neighbours' windows and to the image."""
+    sr, target = (image.double() for image in _images(1))
+    sr_ema = target.clone().requires_grad_()
+    sr_ema.data[..., 12:] = 9  # there the output is nearer, and does not count
+    sr.requires_grad_()
+    LdlLoss()(sr, target, sr_ema=sr_ema).backward()
+    assert sr.grad is not None and sr.grad.abs().min() > 0 and sr_ema.grad is None
+    step = 1e-6 * torch.randn(sr.shape, dtype=sr.dtype, generator=torch_generator(3))
+    ahead, behind = (float(LdlLoss()(sr + sign * step, target, sr_ema=sr_ema).detach()) for sign in (1, -1))
+    assert (ahead - behind) / 2 == pytest.approx(float((sr.grad * step).sum()), rel=1e-4)
+
+
+def test_ldl_of_perfect_images_has_a_finite_slope() -> None:
+    target = _images()[1]
+    perfect = target.clone().requires_grad_()
+    value = LdlLoss()(perfect, target, sr_ema=target)
+    value.backward()
+    assert value == 0 and perfect.grad is not None and not perfect.grad.any()
 
 
 # --- perceptual -----------------------------------------------------------------------------------------------------

@@ -145,7 +145,8 @@ def test_prepare(name: str) -> None:
     protocol, image = PROTOCOLS[name], _photo().astype(np.uint8)
     result = prepare(image, protocol, scale=3)
     assert result.dtype == np.float64 and result.flags.c_contiguous
-    assert result.shape == (58, 78, 3 if protocol.channels == "rgb" else 1)
+    border = 3**protocol.power
+    assert result.shape == (64 - 2 * border, 84 - 2 * border, 3 if protocol.channels == "rgb" else 1)
     np.testing.assert_array_equal(prepare(image / 255, protocol, 3), result)
     np.testing.assert_array_equal(prepare(np.float32(image) / 255, protocol, 3), result)
     assert name in str(protocol) and "scale" in str(protocol)

@@ -262,6 +262,36 @@ def test_an_adversarial_loss_without_a_discriminator_is_refused(name: str) -> No
         build(name, losses=losses)
 
 
+# --- the moving average's output -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "sr_ema" in STAGES.get(name).supplies])  # type: ignore[attr-defined]
+def test_the_moving_average_runs_where_a_due_loss_looks_at_it_and_nowhere_else(name: str) -> None:
+    losses = {**CASES[name].options["losses"], "ldl": {"type": "ldl", "every": 2}}
+    for given, expected in ((losses, [0, 1, 1, 2]), (CASES[name].options["losses"], [0, 0, 0, 0])):
+        stage = build(name, losses=given)
+        trainer = trainer_of(stage)
+        passes, counts = counted(trainer.ema.network), []
+        for _ in range(4):
+            assert ("ldl" in trainer.train_step([samples()])) == ("ldl" in given and trainer.iteration % 2 == 0)
+            counts.append(passes())
+        assert counts == expected
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "sr_ema" in STAGES.get(name).supplies])  # type: ignore[attr-defined]
+def test_losses_see_the_output_of_the_moving_average_as_a_constant(name: str) -> None:
+    stage = build(name, losses={**CASES[name].options["losses"], "ldl": {"type": "ldl"}})
+    ema = stage.ema_network = build(name, seed=1).networks["network_g"].requires_grad_(True)
+    seen: list[Tensor] = []
+    stage.losses["ldl"].loss.register_forward_pre_hook(
+        lambda _, __, extras: seen.append(extras["sr_ema"]), with_kwargs=True
+    )
+    run_phase(trainer_of(build(name)), phase_of(stage, "g"))
+    [sr_ema] = seen
+    assert torch.equal(sr_ema, stage.infer(ema, batch_of(samples()))) and not sr_ema.requires_grad
+    assert has_no_gradient(ema)
+
+
 # --- adversarial ----------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import pytest
 import test as program
 from data.photos import Photos
 from tests.run.test_test_py import SRVGG, save_ours
-from utils.image import write_image
+from utils.image import read_image, write_image
 from utils.metrics.niqe import block_features, fit_model, luma
 
 
@@ -64,9 +64,9 @@ def test_metrics_in_an_option_file(folder: Path, monkeypatch: pytest.MonkeyPatch
     tree = json.loads((folder / "results" / "file" / "results.json").read_text())
     assert list(tree["protocols"]) == ["Y"]  # none for RGB, since nothing is measured there
     assert list(tree["sets"][0]["rows"]) == ["bicubic", "x", "y"]
-    height, width = program.read_image_alpha(folder / "results" / "file" / "photos" / "strips" / "b.png")[0].shape[:2]
+    height, width = read_image(folder / "results" / "file" / "photos" / "strips" / "b.png").shape[:2]
     assert height > 202 and 4 * 302 <= width < 5 * 302  # LQ enlarged, bicubic, x and y; no ground truth
-    image = program.read_image_alpha(folder / "results" / "file" / "photos" / "bicubic" / "b.png")[0]
+    image = read_image(folder / "results" / "file" / "photos" / "bicubic" / "b.png")
     inner = luma(image.astype(np.float64))[2:-2, 2:-2]  # the border of the protocol
     expected = program.metric_specs({"niqe": {"type": "niqe", "model": "niqe.npz"}})["niqe"].component()
     found = tree["sets"][0]["rows"]["bicubic"]["images"]["b"]["NIQE Y"]

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from data.pairs import named_files, plan_of, read_plans
 from data.training import Mix, TrainingSet, degrade
-from degradations.preview import image_samples, replay, training_samples
+from degradations.preview import image_samples, replay, strips, training_samples
 from models.experiment import Experiment, load_experiment
 from tests.helpers import ROOT
 from utils.fields import OptionError
@@ -157,6 +158,34 @@ def test_replay_of_a_step_without_finite_gradient(experiment: Experiment, tmp_pa
     other = file.rename(tmp_path / "nonfinite_second_2_rank0.jsonl")
     with pytest.raises(OptionError, match="2 of its first 2 plans are not drawn in iteration 2"):
         list(replay(experiment, other, 4, Console()))
+
+
+def stands_in(picture: np.ndarray, part: np.ndarray) -> bool:
+    """Whether a picture holds another, pixel for pixel."""
+    difference = cv2.matchTemplate(picture, part, cv2.TM_SQDIFF)
+    top, left = np.unravel_index(difference.argmin(), difference.shape)
+    return np.array_equal(picture[top : top + part.shape[0], left : left + part.shape[1]], part)
+
+
+def test_kernel_stands_beside_the_image(images: Path, tmp_path: Path) -> None:
+    """The kernel that the network is told, enlarged; of training samples at any scale, and of whole images."""
+    file = tmp_path / "classical.yml"
+    text = OPTIONS.format(root=images, degradation="{type: classical, scales: [1, 2, 8]}")
+    file.write_text(text.replace("srvgg, num_feat: 4, num_conv: 1", "usrnet"), encoding="utf-8")
+    experiment = load_experiment(file)[0]
+    shown = list(training_samples(experiment, "psnr", range(0, 48, 4)))
+    assert {sample.plan.scale for sample in shown} == {1, 2, 8}
+    whole = list(image_samples(experiment, "psnr", named_files([str(images / "a.png")], 2)[0], 40, whole=True))
+    assert {sample.plan.scale for sample in whole} == {1, 2, 8}
+    for sample in shown + whole[::4]:
+        assert sample.batch.kernel is not None and sample.batch.kernel.shape == (1, 25, 25)
+        kernel = sample.batch.kernel[0] / sample.batch.kernel.max()
+        cell = to_uint8(from_tensor(kernel.expand(3, -1, -1)))
+        rows = strips(sample, {})
+        factors = range(4, rows[-1].shape[0] // 25 + 1)
+        assert any(stands_in(rows[-1], cell.repeat(factor, 0).repeat(factor, 1)) for factor in factors)
+    done = preview("--opt", file, "--out", tmp_path / "sheet.png")
+    assert str(tmp_path / "sheet.png") in done.stdout
 
 
 def test_histogram(option_file: Path, tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from safetensors.torch import save_file
 from data.paired import Paired
 from models import NETWORKS, Network
 from models.benchmark import image_names
-from models.restore import Restorer, checkpoint_names, ensemble, load_generator, restoration_targets, restore_array
+from models.restore import (
+    Restorer,
+    checkpoint_names,
+    ensemble,
+    interpolate,
+    load_generator,
+    restoration_targets,
+    restore_array,
+)
 from tests.helpers import ROOT, SHARED
 from utils.fields import OptionError
 from utils.image import read_image, read_image_alpha, write_image
@@ -241,6 +249,40 @@ def test_one_file_and_going_on(tmp_path: Path, checkpoint: Path) -> None:
     assert again.returncode == 0 and "1 of 2 images restored, in in/out; 1 were there already" in again.stdout
     np.testing.assert_array_equal(read_image(tmp_path / "in" / "out" / "a_x2.png"), picture(7))
     assert read_image(tmp_path / "in" / "out" / "b_x2.png").shape == (64, 80, 3)
+
+
+def test_how_to_restore_is_passed_on(tmp_path: Path, checkpoint: Path) -> None:
+    write_image(tmp_path / "a.png", np.dstack([picture(0), picture(1)[..., 0]]))
+    other = save_ours(tmp_path / "denoising.safetensors", SRVGG, seed=3)
+    result = run(
+        *("-i", "a.png", "-o", "out.png", "--weights", checkpoint, "--dni", other, "--dni-strength", "0.25"),
+        *("--tile", "8", "--overlap", "9", "--tile-mode", "context", "--pre-pad", "50", "--outscale", "2.5"),
+        *("--alpha", "network"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0 and "restoring x2.5" in result.stderr + result.stdout, result.stderr
+    generator = interpolate(load_generator(checkpoint / "network_g_ema.safetensors"), other, 0.25)
+    apply = Restorer(generator, tile=8, overlap=9, tile_mode="context", pre_pad=50)
+    rgb, alpha, gray = read_image_alpha(tmp_path / "a.png")
+    expected = restore_array(apply, rgb, alpha, gray, "network", outscale=2.5)
+    found, opacity, _ = read_image_alpha(tmp_path / "out.png")
+    assert opacity is not None and expected.shape == (80, 100, 4)
+    np.testing.assert_array_equal(np.dstack([found, opacity]), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--outscale", "0"), "--outscale: found 0"),
+        (("--outscale", "inf"), "--outscale: found inf"),
+        (("--pre-pad", "-1"), "--pre-pad: found -1"),
+        (("--dni-strength", "1.5"), "--dni-strength: found 1.5"),
+        (("--tile", "8", "--overlap", "8"), "--overlap 8 does not fit --tile 8"),
+    ],
+)
+def test_a_wrong_number(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    result = run("-i", "photo.png", "-o", "out", "--weights", "x.pth", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and words in result.stderr
 
 
 def test_a_wrong_call(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models import NETWORKS
-from utils.tiling import _windows, pad_to_multiple, restore_tiled
+from utils.tiling import TileMode, _blended, mirrored, restore_tiled
 
 
 def image(height: int, width: int, channels: int = 3) -> Tensor:
@@ -21,18 +22,19 @@ def nearest(scale: int):  # noqa: ANN201
     return lambda part: F.interpolate(part, scale_factor=scale, mode="nearest")
 
 
+@pytest.mark.parametrize("mode", ["blend", "context"])
 @pytest.mark.parametrize("tile, overlap", [(8, 0), (8, 1), (8, 3), (7, 6), (64, 32)])
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (8, 8), (9, 23)])
-def test_pointwise_network_is_exact(size: tuple[int, int], tile: int, overlap: int) -> None:
+def test_pointwise_network_is_exact(size: tuple[int, int], tile: int, overlap: int, mode: TileMode) -> None:
     lq = image(*size)
-    assert torch.allclose(restore_tiled(nearest(3), lq, 3, tile, overlap), nearest(3)(lq), atol=1e-6)
+    assert torch.allclose(restore_tiled(nearest(3), lq, 3, tile, overlap, mode=mode), nearest(3)(lq), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "length, tile, overlap, multiple", [(100, 32, 8, 1), (40, 16, 15, 1), (96, 30, 5, 4), (64, 64, 32, 2)]
 )
 def test_windows_cover_the_axis(length: int, tile: int, overlap: int, multiple: int) -> None:
-    windows = _windows(length, tile, overlap, scale=2, multiple=multiple)
+    windows = _blended(length, tile, overlap, scale=2, multiple=multiple)
     total = torch.zeros(2 * length)
     for start, weight in windows:
         assert start % multiple == 0 and len(weight) == len(windows[0][1])  # phase kept, one size
@@ -54,6 +56,41 @@ def test_border_of_a_tile_does_not_count() -> None:
     sr = restore_tiled(wrong_at_edge, lq, 1, 24, 8)
     assert torch.allclose(sr[..., 2:-2, 2:-2], lq[..., 2:-2, 2:-2], atol=1e-6)
     assert not torch.allclose(restore_tiled(wrong_at_edge, lq, 1, 24, 2)[..., 2:-2, 2:-2], lq[..., 2:-2, 2:-2])
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("size", [(16, 40), (1, 1), (37, 45)])
+def test_tiles_with_as_much_context_as_the_network_sees_are_exact(size: tuple[int, int], multiple: int) -> None:
+    """Equal to the whole image wherever context ends at the image; one pixel less shows at the seams alone."""
+    shapes: list[torch.Size] = []
+
+    def blur(part: Tensor) -> Tensor:
+        assert part.shape[-2] % multiple == part.shape[-1] % multiple == 0
+        shapes.append(part.shape)
+        return F.avg_pool2d(part, 7, stride=1, padding=3)
+
+    lq = image(*size)
+    whole = restore_tiled(blur, lq, 1, None, size_multiple=multiple)
+    assert torch.equal(restore_tiled(blur, lq, 1, 16, 3, multiple, "context"), whole)
+    most = 16 + 2 * (3 + -3 % multiple)
+    assert max(max(shape[-2:]) for shape in shapes[1:]) <= most, "memory depends on tile and context alone"
+    if multiple == 1 and size == (37, 45):
+        wrong = (restore_tiled(blur, lq, 1, 16, 2, mode="context") != whole).any(1)[0]
+        assert sorted({*wrong[0].nonzero().flatten().tolist()}) == [15, 16, 31, 32]
+
+
+@pytest.mark.parametrize("mode", ["blend", "context"])
+def test_a_failing_tile_is_no_result(mode: TileMode) -> None:
+    done: list[Tensor] = []
+
+    def fail_later(part: Tensor) -> Tensor:
+        done.append(part)
+        if len(done) == 3:
+            raise RuntimeError("out of something")
+        return part
+
+    with pytest.raises(RuntimeError, match="out of something"):
+        restore_tiled(fail_later, image(20, 20), 1, 8, 2, mode=mode)
 
 
 @pytest.mark.parametrize("options", [{"scale": 4}, {"scale": 2, "upsampling": "unshuffle"}])
@@ -79,12 +116,18 @@ def test_rrdbnet_differs_by_less_than_a_level(options: dict[str, object]) -> Non
     assert float((whole - tiled).abs().max() / whole.std()) < 1 / 255
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 4), (5, 8)])
-def test_padding(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("margin", [(0, 0), (0, 1), (3, 2), (12, 25)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (5, 8)])
+def test_padding(size: tuple[int, int], margin: tuple[int, int]) -> None:
+    """As NumPy, which mirrors small images to and fro."""
     lq = image(*size)
-    padded = pad_to_multiple(lq, 4)
-    assert all(side % 4 == 0 and side - old < 4 for side, old in zip(padded.shape[-2:], size, strict=True))
-    assert torch.equal(padded[..., : size[0], : size[1]], lq)
+    expected = np.pad(lq.numpy(), ((0, 0), (0, 0), (0, margin[0]), (0, margin[1])), mode="reflect")
+    np.testing.assert_array_equal(mirrored(lq, *margin).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 4), (5, 8)])
+def test_networks_of_a_size_multiple_take_every_size(size: tuple[int, int]) -> None:
+    lq = image(*size)
     network = NETWORKS.build({"type": "rrdbnet", "scale": 1, "num_feat": 4, "num_block": 1, "num_grow_ch": 4})
     with torch.no_grad():
         assert restore_tiled(network, lq, 1, None, size_multiple=4).shape == lq.shape

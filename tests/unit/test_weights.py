@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from models.key_styles import canonical
 from models.network import NETWORKS
 from models.weights import guess_network, load_weights, read_weights
+from tests.helpers import GOLDEN
 from utils.fields import OptionError
 
 SMALL = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
@@ -127,6 +129,63 @@ def test_own_names_win_over_a_style() -> None:
     network, origin = foreign(), foreign()
     report = load_weights(network, state_of(origin))
     assert report.complete and not report.renamed
+
+
+# --- released Real-ESRGAN files -----------------------------------------------------------------------------------
+
+RELEASED: dict[str, Any] = json.loads((GOLDEN / "realesrgan" / "full_manifests.json").read_text())
+LAYOUTS = (("params_ema",), ("params",), ("params", "params_ema"), ())
+
+
+def released(name: str, entries: tuple[str, ...]) -> dict[str, Any]:
+    """What such a file holds, without memory for the weights; the entry to be taken has the right shapes."""
+    state = {key: torch.empty(shape, device="meta") for key, shape in RELEASED[name]["keys"].items()}
+    return {entry: state if entry == entries[-1] else {} for entry in entries} or state
+
+
+def on_meta(options: dict[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return NETWORKS.build(options)
+
+
+@pytest.mark.parametrize("entries", LAYOUTS, ids=lambda entries: "+".join(entries) or "bare")
+@pytest.mark.parametrize("name", [name for name in RELEASED if "Discriminator" not in name])
+def test_released_generators_are_found(name: str, entries: tuple[str, ...]) -> None:
+    config, held = dict(RELEASED[name]["config"]), released(name, entries)
+    config["scale"] = config.pop("upscale", None) or config["scale"]
+    guess = guess_network(read_weights(held))
+    assert {key: guess[key] for key in config} == config
+    report = load_weights(on_meta(guess), held)
+    assert report.complete and not report.renamed and str(report) == "every weight fits"
+
+
+@pytest.mark.parametrize("entries", [("params",), ()], ids=["params", "bare"])
+def test_the_released_discriminator_is_loaded_but_not_taken_for_a_generator(entries: tuple[str, ...]) -> None:
+    held = released("UNetDiscriminatorSN_64", entries)
+    assert load_weights(on_meta({"type": "unet_sn"}), held).complete
+    with pytest.raises(OptionError, match="known: rrdbnet, srvgg"):
+        guess_network(read_weights(held))
+
+
+def test_x4_in_x2_says_what_was_dropped() -> None:
+    """Real-ESRGAN's x2plus starts from x4plus, whose first convolution sees other channels."""
+    wide = on_meta({"type": "rrdbnet", "scale": 2, "upsampling": "unshuffle"})
+    report = load_weights(wide, released("RealESRGAN_x4plus", ("params_ema",)), strict=False)
+    assert str(report) == (
+        "what fits by name and shape was taken\n  of another shape, dropped (1):\n"
+        "    conv_first.weight: file [64, 3, 3, 3], network [64, 12, 3, 3]"
+    )
+    origin, network = rrdbnet(), rrdbnet(scale=2, upsampling="unshuffle")
+    fresh = state_of(network)["conv_first.weight"]
+    load_weights(network, {"params_ema": state_of(origin)}, strict=False)
+    assert equal(network, {**state_of(origin), "conv_first.weight": fresh})
+
+
+def test_the_report_names_what_is_missing_and_unknown() -> None:
+    report = load_weights(rrdbnet(num_block=3), {**state_of(rrdbnet()), "odd": torch.zeros(1)}, strict=False)
+    text = str(report)
+    assert "missing in the file, left as it was (30):\n    body.2.rdb1.conv1.weight" in text and "and 20 more" in text
+    assert "unknown to the network, dropped (1):\n    odd" in text and "another shape" not in text
 
 
 # --- files and layouts -----------------------------------------------------------------------------------------
