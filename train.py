@@ -165,9 +165,9 @@ class Trainer:
             views=getattr(self.stage, "views", 1),
         )
         accumulate = self.settings.accumulate
-        sampler = StepSampler(
-            self.batch_size, self.iteration + 1, total, self.processes.rank, self.processes.world_size, accumulate
-        )
+        start, ranks = self.iteration + 1, (self.processes.rank, self.processes.world_size)
+        pool = (data.pair_pool, self.experiment.seed, self.name)
+        sampler = StepSampler(self.batch_size, start, total, *ranks, accumulate, *pool)
         loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
         yield from grouped(loader, accumulate)
 

@@ -157,6 +157,27 @@ def numbers_of_step(
     return range(first, first + share)
 
 
+class PairPool:
+    """Real-ESRGAN's pool of training pairs, in which batches mix whose degradation was drawn together.
+
+    It holds sample numbers, not images, since a pair follows from its number; so it costs nothing and need not be
+    saved. Until it is full a batch is kept and used as well; then a random part of the pool leaves for each batch that
+    takes its places.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.numbers = size, list[int]()
+
+    def exchange(self, batch: Sequence[int], order: Sequence[int]) -> list[int]:
+        """Puts a batch in and gives the one to use; `order` is a permutation of the full pool's places."""
+        if len(self.numbers) < self.size:
+            self.numbers += batch
+            return list(batch)
+        mixed = [self.numbers[place] for place in order]
+        self.numbers = [*batch, *mixed[len(batch) :]]
+        return mixed[: len(batch)]
+
+
 class StepSampler(Sampler[list[int]]):
     """Batches of sample numbers for one rank, `accumulate` lists for each step, for a DataLoader's `batch_sampler`.
 
@@ -164,6 +185,8 @@ class StepSampler(Sampler[list[int]]):
         batch_size: of the whole step, over all ranks and micro-batches.
         first_step: from 1; after a resume, the step after the last one done.
         last_step: inclusive.
+        pool: pairs in a `PairPool` (a multiple of the batch size), or 0 for none.
+        seed, stage: key of the pool's order.
     """
 
     def __init__(
@@ -174,17 +197,32 @@ class StepSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        pool: int = 0,
+        seed: int = 0,
+        stage: str = "",
     ) -> None:
         numbers_of_step(first_step, batch_size, rank, world_size, 0, accumulate)  # refuses what does not divide
+        if pool % batch_size:
+            raise ValueError(f"a pool of {pool} pairs is no multiple of the batch size {batch_size}")
+        self.pool, self.key = pool, (seed, stage)
         self.batch_size, self.accumulate = batch_size, accumulate
         self.rank, self.world_size = rank, world_size
         self.steps = range(first_step, last_step + 1)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
+        for step, whole in self._global_batches():
             for micro in range(self.accumulate):
                 numbers = numbers_of_step(step, self.batch_size, self.rank, self.world_size, micro, self.accumulate)
-                yield list(numbers)
+                yield [whole[number - (step - 1) * self.batch_size] for number in numbers]
+
+    def _global_batches(self) -> Iterator[tuple[int, Sequence[int]]]:
+        pool = PairPool(self.pool)
+        for step in range(1 if self.pool else self.steps.start, self.steps.stop):  # a pool depends on all that came
+            batch: Sequence[int] = numbers_of_step(step, self.batch_size)
+            if self.pool:
+                batch = pool.exchange(batch, generator(5, *self.key, step).permutation(self.pool).tolist())
+            if step in self.steps:
+                yield step, batch
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate

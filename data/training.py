@@ -47,6 +47,7 @@ class DataOptions:
     max_unreadable: Count = 100
     validation: Mapping[str, Spec[Source]] = field(default_factory=dict)
     validation_seed: Count = 0
+    pair_pool: Count = 0
 
 
 @dataclass

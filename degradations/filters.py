@@ -1,8 +1,8 @@
 """Filtering and resampling of ragged batches.
 
-Each operation stands twice. On the CPU OpenCV does it, image by image: nothing is faster there, and for resizes it
-is the published definition itself. On a device the same operation is a few large batched ones. Tests hold the two
-against each other.
+Each operation stands twice. On the CPU OpenCV or PyTorch does it, image by image: nothing is faster there, and for
+resizes it is the published definition itself. On a device the same operation is a few large batched ones. Tests hold
+the two against each other.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from degradations.ragged import Ragged, Size
 
 Border = Literal["mirror", "replicate", "wrap"]
-Interpolation = Literal["linear", "cubic", "area"]
+Interpolation = Literal["linear", "cubic", "area", "pool"]
 
 _CV2_BORDER = {"mirror": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "wrap": cv2.BORDER_WRAP}
 _CV2_INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+_TORCH_INTERPOLATION = {"linear": "bilinear", "cubic": "bicubic"}
 
 
 def convolve(images: Ragged, kernels: Sequence[np.ndarray], border: Border = "mirror") -> Ragged:
@@ -111,47 +113,77 @@ def _border_index(length: int, canvas: int, radius: int, border: Border) -> np.n
     return np.minimum(folded, 2 * (length - 1) - folded)
 
 
-def resize(images: Ragged, sizes: Sequence[Size], modes: Sequence[Interpolation]) -> Ragged:
-    """Resizes each image to its own size in its own mode, as OpenCV does: no antialiasing for `linear` and `cubic`
-    (a = −0.75); `area` averages when shrinking. Not clipped."""
+def resize(
+    images: Ragged,
+    sizes: Sequence[Size],
+    modes: Sequence[Interpolation],
+    factors: Sequence[float | None] | None = None,
+) -> Ragged:
+    """Resizes each image to its own size in its own mode.
+
+    `linear`, `cubic` (a = -0.75; neither antialiased) and `area`, which averages when shrinking, are OpenCV's; `pool`
+    is PyTorch's adaptive average pooling, its "area". The sampling step of the first two is the ratio of the sizes,
+    or, for an image with a factor, exactly 1 / factor; its size is then floor(side · factor), as in PyTorch's
+    interpolation by `scale_factor`. Not clipped.
+    """
+    factors = [None] * len(sizes) if factors is None else factors
     if images.data.device.type == "cpu":
-        return images.per_image(lambda image, i: _resize_cv2(image, sizes[i], modes[i]))
-    return resize_batched(images, sizes, modes)
+        return images.per_image(lambda image, i: _resize_one(image, sizes[i], modes[i], factors[i]))
+    return resize_batched(images, sizes, modes, factors)
 
 
-def _resize_cv2(image: Tensor, size: Size, mode: Interpolation) -> Tensor:
+def _resize_one(image: Tensor, size: Size, mode: Interpolation, factor: float | None) -> Tensor:
+    if mode == "pool":
+        return F.adaptive_avg_pool2d(image, size)
+    if factor not in (None, 1) and mode != "area":
+        return F.interpolate(image[None], scale_factor=factor, mode=_TORCH_INTERPOLATION[mode])[0]
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     flag = _CV2_INTERPOLATION[mode]
     return torch.from_numpy(np.stack([cv2.resize(p, (size[1], size[0]), interpolation=flag) for p in _planes(image)]))
 
 
-def resize_batched(images: Ragged, sizes: Sequence[Size], modes: Sequence[Interpolation]) -> Ragged:
+def resize_batched(
+    images: Ragged,
+    sizes: Sequence[Size],
+    modes: Sequence[Interpolation],
+    factors: Sequence[float | None] | None = None,
+) -> Ragged:
     """`resize` for all images at once: one product with row weights and one with column weights."""
+    factors = [None] * len(sizes) if factors is None else factors
     height, width = images.data.shape[-2:]
     new_height, new_width = (max(side) for side in zip(*sizes, strict=True))
     down = np.zeros((len(sizes), new_height, height), np.float32)
     across = np.zeros((len(sizes), new_width, width), np.float32)
-    for i, (old, new, mode) in enumerate(zip(images.sizes, sizes, modes, strict=True)):
+    for i, (old, new, mode, factor) in enumerate(zip(images.sizes, sizes, modes, factors, strict=True)):
+        if mode == "linear" and tuple(new) == tuple(old):  # which PyTorch copies whatever the factor
+            factor = None
         # OpenCV averages areas only when neither axis grows
         kind = "area_up" if mode == "area" and (new[0] > old[0] or new[1] > old[1]) else mode
-        down[i, : new[0], : old[0]] = resize_weights(old[0], new[0], kind)
-        across[i, : new[1], : old[1]] = resize_weights(old[1], new[1], kind)
+        down[i, : new[0], : old[0]] = resize_weights(old[0], new[0], kind, factor)
+        across[i, : new[1], : old[1]] = resize_weights(old[1], new[1], kind, factor)
     device = images.data.device
     rows, columns = (torch.from_numpy(w).to(device)[:, None] for w in (down, across))
     return Ragged(rows @ images.data @ columns.transpose(-1, -2), tuple((h, w) for h, w in sizes))
 
 
 @lru_cache(maxsize=128)
-def resize_weights(length: int, new: int, kind: Literal["linear", "cubic", "area", "area_up"]) -> np.ndarray:
-    """The matrix (new, length) by which OpenCV's resize maps one axis."""
+def resize_weights(
+    length: int, new: int, kind: Literal["linear", "cubic", "area", "area_up", "pool"], factor: float | None = None
+) -> np.ndarray:
+    """The matrix (new, length) by which `resize` maps one axis."""
+    if kind == "pool":  # the mean of all pixels that a cell touches
+        low, high = np.arange(new) * length // new, -(-np.arange(1, new + 1) * length // new)
+        cells = np.arange(length)
+        weights = (cells >= low[:, None]) & (cells < high[:, None])
+        return (weights / (high - low)[:, None]).astype(np.float32)
     if kind == "area":
         edges = np.arange(new + 1) * (length / new)
         cells = np.arange(length)
         overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
         weights = np.clip(overlap, 0, None)
         return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    step = length / new
+    step = length / new if factor is None else 1 / factor
     if kind == "area_up":  # nearly nearest: a linear ramp only within the last output pixel of a source pixel
         # In OpenCV's own arithmetic, since a last bit decides between neighbours.
         inverse = new / length

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+from scipy.special import j1
 
 _SMALLEST = 1e-8
 """Widths below this give the same kernel: a single pixel."""
@@ -23,15 +26,42 @@ def gaussian_row(size: int, sigma: float) -> np.ndarray:
 
 
 def anisotropic_gaussian(size: int, theta: float, variance_1: float, variance_2: float) -> np.ndarray:
-    """A bivariate normal density sampled at pixel centres (BSRGAN, Sec. 3.1).
+    """A bivariate normal density sampled at pixel centres (BSRGAN, Sec. 3.1); widths as in `elliptic`."""
+    return elliptic(size, theta, variance_1, variance_2)
 
-    `variance_1` lies along (cos θ, sin θ) in (x right, y down) coordinates, `variance_2` across; in square pixels.
+
+def elliptic(
+    size: int,
+    theta: float,
+    variance_1: float,
+    variance_2: float,
+    beta: float = 1.0,
+    profile: Literal["gaussian", "plateau"] = "gaussian",
+) -> np.ndarray:
+    """Kernels whose level lines are ellipses q = const (Real-ESRGAN, Sec. 3.1, after Liu et al., TIP 2020).
+
+    `gaussian` is exp(-q^β / 2): the normal density for β = 1, more pointed below, flatter above. `plateau` is
+    1 / (1 + q^β), with heavy tails. `variance_1` lies along (cos θ, sin θ) in (x right, y down) coordinates,
+    `variance_2` across; in square pixels.
     """
     x = np.arange(size) - (size - 1) / 2
     along = np.cos(theta) * x[None, :] + np.sin(theta) * x[:, None]
     across = np.sin(theta) * x[None, :] - np.cos(theta) * x[:, None]
-    exponent = along**2 / max(variance_1, _SMALLEST) + across**2 / max(variance_2, _SMALLEST)
-    kernel = np.exp(-0.5 * exponent)
+    q = (along**2 / max(variance_1, _SMALLEST) + across**2 / max(variance_2, _SMALLEST)) ** beta
+    kernel = np.exp(-0.5 * q) if profile == "gaussian" else 1 / (1 + q)
+    return kernel / kernel.sum()
+
+
+def sinc(size: int, cutoff: float) -> np.ndarray:
+    """The circular ideal low-pass of odd `size`, with negative lobes (Real-ESRGAN, Sec. 3.3 and Eq. 6).
+
+    `cutoff` is in radians per pixel: π passes all that the grid holds along its axes.
+    """
+    x = np.arange(size) - size // 2
+    radius = np.hypot(x[:, None], x[None, :])
+    radius[size // 2, size // 2] = 1  # the limit there is written below
+    kernel = cutoff * j1(cutoff * radius) / (2 * np.pi * radius)
+    kernel[size // 2, size // 2] = cutoff**2 / (4 * np.pi)
     return kernel / kernel.sum()
 
 

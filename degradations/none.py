@@ -8,17 +8,19 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Size
+from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Ragged, Size
+from degradations.steps.sharpen import usm
 
 
 @DEGRADATIONS.register("none")
 class NoDegradation(Degradation):
-    """For paired data: the low-quality image is the given one."""
+    """For paired data: the low-quality image is the given one. With `usm` there is a sharpened target too."""
 
     starts_from_lq: ClassVar[bool] = True
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, usm: bool = False) -> None:
         self.scale = scale
+        self.targets = ("plain", "usm") if usm else ("plain",)
 
     def sample(
         self,
@@ -32,4 +34,4 @@ class NoDegradation(Degradation):
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
         if lq is None:
             raise ValueError("`degradation: none` needs a data set with low-quality images, such as `paired`")
-        return Degraded(lq, {"plain": gt})
+        return Degraded(lq, {"plain": gt, **({"usm": usm(Ragged.of(gt)).data} if "usm" in self.targets else {})})

@@ -94,7 +94,7 @@ class Pipeline(Degradation):
         self.order = replace(order, first=(*gt_steps, *(name for name in order.first if name not in gt_steps)))
         self._by_name = {name: entry.step for name, entry in steps.items()}
         for i, factor in enumerate(8 * (scale, *scales)):
-            plan = self.sample(np.random.default_rng(i), (96 * factor, 80 * factor), shared={"scale": factor})
+            plan = self.sample(np.random.default_rng(i), (480 * factor, 400 * factor), shared={"scale": factor})
             self._told([plan])
 
     def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:

@@ -19,6 +19,12 @@ def draw_odd(rng: np.random.Generator, low: int, high: int) -> int:
     return first + 2 * int(rng.integers((high - first) // 2 + 1))
 
 
+def check_odd_range(size_range: tuple[int, int]) -> None:
+    """Raises ValueError for a range of kernel sizes without an odd one of at least 1."""
+    if size_range[0] < 1 or (size_range[0] | 1) > size_range[1]:
+        raise ValueError(f"size_range {list(size_range)} holds no odd kernel size of at least 1")
+
+
 @STEPS.register("gaussian_blur")
 class GaussianBlur(Step):
     """Isotropic or anisotropic Gaussian blur with a random odd kernel size (BSRGAN, Sec. 3.1).
@@ -36,8 +42,7 @@ class GaussianBlur(Step):
         size_range: IntRange = (7, 25),
         border: Border = "mirror",
     ) -> None:
-        if size_range[0] < 1 or (size_range[0] | 1) > size_range[1]:
-            raise ValueError(f"size_range {list(size_range)} holds no odd kernel size of at least 1")
+        check_odd_range(size_range)
         self.anisotropic_prob, self.size_range = anisotropic_prob, size_range
         self.border: Border = border
         self.sigma_range, self.variance_range = sigma_range, variance_range
@@ -55,6 +60,10 @@ class GaussianBlur(Step):
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         return convolve(images, [gaussian_kernel(d) for d in drawn], self.border)
+
+    def kernel(self, drawn: Drawn) -> np.ndarray:
+        kernel = gaussian_kernel(drawn)
+        return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
 
 
 def gaussian_kernel(drawn: Drawn) -> np.ndarray:

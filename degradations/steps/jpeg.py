@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,19 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from degradations.steps.diffjpeg import CHROMA, LUMA, diffjpeg_ragged
 from utils.fields import QualityRange, RangeSchedule
-
-_LUMA = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
-_CHROMA_CORNER = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))  # 99 elsewhere
 
 # Rows of the 8-point cosine transform times 2^13 (and times sqrt 8), left halves; odd rows are antisymmetric.
 _TRANSFORM = (
@@ -49,21 +39,30 @@ _TRANSFORM = (
 
 @STEPS.register("jpeg")
 class Jpeg(Step):
-    """JPEG compression with a whole-number quality drawn uniformly (both ends included).
+    """JPEG compression with a quality drawn uniformly (both ends included).
 
     Args:
         quality_range: [low, high] within 1…100, or a schedule of ranges over iterations.
+        table: `libjpeg`, whose qualities are whole numbers, or `released`: Real-ESRGAN's own, with real-valued
+            qualities and a result that is not rounded to 8 bits (see `diffjpeg`).
     """
 
-    def __init__(self, quality_range: QualityRange = RangeSchedule.fixed(30, 95)) -> None:  # noqa: B008
-        self.quality_range = quality_range
+    def __init__(
+        self,
+        quality_range: QualityRange = RangeSchedule.fixed(30, 95),  # noqa: B008
+        table: Literal["libjpeg", "released"] = "libjpeg",
+    ) -> None:
+        self.quality_range, self.table = quality_range, table
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        low, high = (round(end) for end in self.quality_range.at(state.iteration))
-        return {"quality": int(rng.integers(low, high + 1))}
+        low, high = self.quality_range.at(state.iteration)
+        if self.table == "released":
+            return {"quality": float(rng.uniform(low, high))}
+        return {"quality": int(rng.integers(round(low), round(high) + 1))}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        return jpeg(images, [values["quality"] for values in drawn])
+        codec = jpeg if self.table == "libjpeg" else diffjpeg_ragged
+        return codec(images, [values["quality"] for values in drawn])
 
 
 def jpeg(images: Ragged, quality: Sequence[float]) -> Ragged:
@@ -88,11 +87,11 @@ def jpeg(images: Ragged, quality: Sequence[float]) -> Ragged:
     grid = (16 * math.ceil(height / 16), 16 * math.ceil(width / 16))
     levels = _extend(data.float(), sizes, grid).mul(255).round_().clamp_(0, 255)
     if data.shape[1] == 1:
-        result = _codec(levels, _tables(quality, _luma_table(), data.device))
+        result = _codec(levels, _tables(quality, LUMA, data.device))
     else:
         luma, chroma = _to_ycc(levels)
-        luma = _codec(luma, _tables(quality, _luma_table(), data.device))
-        chroma = _codec(_halve(chroma, sizes), _tables(quality, _chroma_table(), data.device))
+        luma = _codec(luma, _tables(quality, LUMA, data.device))
+        chroma = _codec(_halve(chroma, sizes), _tables(quality, CHROMA, data.device))
         result = _to_rgb(luma, _double(chroma, sizes, grid))
     return Ragged(result[..., :height, :width].div(255).to(data.dtype), sizes)
 
@@ -132,14 +131,6 @@ def _transforms(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         forward = torch.cat([half, sign * half.flip(1)], 1).to(device)
         inverse = forward.T.contiguous()
         return forward / 2**11, forward / 2**15, inverse / 2**11, inverse / 2**18
-
-
-def _luma_table() -> np.ndarray:
-    return np.array(_LUMA)
-
-
-def _chroma_table() -> np.ndarray:
-    return np.pad(np.array(_CHROMA_CORNER), (0, 4), constant_values=99)
 
 
 def _tables(quality: Sequence[float], base: np.ndarray, device: torch.device) -> Tensor:

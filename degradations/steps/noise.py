@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from utils.fields import NonNegativeRange, RangeSchedule, Weights
+from utils.fields import NonNegativeRange, Prob, RangeSchedule, Weights
 from utils.seeding import draw_seed, torch_generator
 
 
@@ -34,16 +35,21 @@ KINDS: Weights = {"color": 0.4, "gray": 0.4, "correlated": 0.2}
 """How often noise is independent per channel, one plane for all channels, or correlated between channels."""
 
 
+Levels = Literal["whole", "continuous"]
+
+
 def check_kinds(kinds: Weights) -> None:
     """Raises ValueError for a kind of noise that does not exist."""
     if unknown := set(kinds) - set(KINDS):
         raise ValueError(f"kinds: found {sorted(unknown)}, expected {', '.join(KINDS)}")
 
 
-def draw_noise(rng: np.random.Generator, level_range: tuple[float, float], kinds: Weights) -> Drawn:
-    """Kind, seed and strength of a noise field: a whole level in 8-bit units, or a covariance (see GaussianNoise)."""
+def draw_noise(
+    rng: np.random.Generator, level_range: tuple[float, float], kinds: Weights, levels: Levels = "whole"
+) -> Drawn:
+    """Kind, seed and strength of a noise field: a level in 8-bit units, or a covariance (see GaussianNoise)."""
     low, high = level_range
-    level = int(rng.integers(int(low), int(high) + 1))
+    level = int(rng.integers(int(low), int(high) + 1)) if levels == "whole" else float(rng.uniform(low, high))
     kind = str(rng.choice(list(kinds), p=list(kinds.values())))
     drawn: Drawn = {"kind": kind, "seed": draw_seed(rng)}
     if kind == "correlated":
@@ -62,7 +68,11 @@ def drawn_noise(images: Ragged, drawn: Sequence[Drawn]) -> list[Tensor]:
 class GaussianNoise(Step):
     """Additive Gaussian noise: independent per channel, one gray plane for all, or correlated (BSRGAN, Sec. 3.3).
 
-    `level_range` is the standard deviation in 8-bit units, drawn as a whole number. Clipped.
+    Args:
+        level_range: the standard deviation in 8-bit units, drawn as a whole number or, with `levels`, continuously.
+        kinds: probabilities of `color`, `gray` and `correlated`.
+        clean_prob: how often the level is 0 instead.
+        clip: whether to cut the result to [0, 1].
 
     Quirk: correlated noise does not use the drawn level; its covariance is |L² MᵀDM| with L the top of the range,
     D random in [0, 1] and M a random orthogonal matrix, as released.
@@ -72,16 +82,30 @@ class GaussianNoise(Step):
         self,
         level_range: NonNegativeRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
         kinds: Weights = KINDS,
+        levels: Levels = "whole",
+        clean_prob: Prob = 0.0,
+        clip: bool = True,
     ) -> None:
         check_kinds(kinds)
-        self.level_range, self.kinds = level_range, kinds
+        self.level_range, self.kinds, self.clean_prob, self.clip = level_range, kinds, clean_prob, clip
+        self.levels: Levels = levels
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        return draw_noise(rng, self.level_range.at(state.iteration), self.kinds)
+        drawn = draw_noise(rng, self.level_range.at(state.iteration), self.kinds, self.levels)
+        if self.clean_prob and rng.random() < self.clean_prob:
+            return {"kind": "gray", "seed": drawn["seed"], "level": 0}
+        return drawn
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         noise = drawn_noise(images, drawn)
-        return images.per_image(lambda image, i: (image + noise[i]).clamp_(0, 1))
+        noisy = images.per_image(lambda image, i: image + noise[i])
+        return noisy.clip() if self.clip else noisy
+
+    def sigma(self, drawn: Drawn) -> float:
+        """Of correlated noise, the root mean square over the channels."""
+        if drawn["kind"] != "correlated":
+            return drawn["level"] / 255
+        return float(np.sqrt(np.trace(drawn["covariance"]) / 3))
 
 
 def random_covariance(rng: np.random.Generator, level: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.steps import noise
+from degradations.steps.rounding import round_to_8_bits
 from utils.colour import gray
 from utils.fields import NonNegativeRange, Prob, Range, RangeSchedule
 from utils.seeding import draw_seed
@@ -30,7 +31,7 @@ class PoissonNoise(Step):
         strength_range: factor on the noise; 1 is physical.
         gray_prob: how often the noise is that of the luma.
         base: what luma is taken of and the noise is added to: the image `rounded` to 8 bits (KAIR), or as it was
-            (`exact`: Real-ESRGAN).
+            (`exact`: Real-ESRGAN, whose luma has torchvision's weights).
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class PoissonNoise(Step):
         return {**drawn, "peak": 10**logarithm} if self.peak == "drawn" else drawn
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        rounded = images.map(_round_to_8_bits)
-        base = rounded if self.base == "rounded" else images
+        rounded = round_to_8_bits(images)
+        base, luma = (rounded, gray) if self.base == "rounded" else (images, _torchvision_gray)
+        lumas = round_to_8_bits(Ragged(luma(base.data), base.sizes)) if any(d["gray"] for d in drawn) else rounded
         counted = [
-            _round_to_8_bits(gray(exact)) if d["gray"] else image
-            for exact, image, d in zip(base.images(), rounded.images(), drawn, strict=True)
+            light if d["gray"] else image
+            for light, image, d in zip(lumas.images(), rounded.images(), drawn, strict=True)
         ]
         peaks = [d["peak"] if "peak" in d else _levels_peak(image) for image, d in zip(counted, drawn, strict=True)]
         rates = [image * peak for image, peak in zip(counted, peaks, strict=True)]
@@ -68,8 +70,12 @@ class PoissonNoise(Step):
         return base.per_image(noisy)
 
 
-def _round_to_8_bits(image: Tensor) -> Tensor:
-    return (image.clamp(0, 1) * 255).round_() / 255
+def _torchvision_gray(images: Tensor) -> Tensor:
+    """The luma (B, 1, H, W) of torchvision's `rgb_to_grayscale`, whose red weight has four digits."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 def _levels_peak(image: Tensor) -> Tensor:

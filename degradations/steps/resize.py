@@ -10,6 +10,7 @@ import numpy as np
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
 from degradations.filters import Interpolation, convolve, resize
 from degradations.kernels import isotropic_gaussian, shift_to_upper_left
+from degradations.steps.rounding import round_to_8_bits
 from utils.fields import Odd, PositiveInt, PositiveRange, Prob, RangeSchedule, Weights
 from utils.resize import imresize
 
@@ -21,18 +22,21 @@ def draw_mode(rng: np.random.Generator, modes: Sequence[str]) -> str:
     return modes[int(rng.integers(len(modes)))]
 
 
-def resize_drawn(images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-    """Resizes each image to its drawn `size` in its drawn `mode`; `matlab` is antialiased bicubic. Clipped."""
+def resize_drawn(images: Ragged, drawn: Sequence[Drawn], clip: bool = True) -> Ragged:
+    """Resizes each image to its drawn `size` in its drawn `mode`, by its `factor` where it has one; `matlab` is
+    antialiased bicubic."""
     ours = [i for i, d in enumerate(drawn) if d["mode"] != "matlab"]
     matlab = [i for i, d in enumerate(drawn) if d["mode"] == "matlab"]
     parts = []
     if ours:
-        part = resize(images.select(ours), [_pair(drawn[i]) for i in ours], [drawn[i]["mode"] for i in ours])
-        parts.append((ours, part))
+        chosen = [drawn[i] for i in ours]
+        sizes, modes, factors = zip(*((_pair(d), d["mode"], d.get("factor")) for d in chosen), strict=True)
+        parts.append((ours, resize(images.select(ours), sizes, modes, factors)))
     if matlab:
         part = images.select(matlab)
         parts.append((matlab, part.per_image(lambda image, k: imresize(image, size=_pair(drawn[matlab[k]])))))
-    return Ragged.join(parts).clip()
+    result = Ragged.join(parts)
+    return result.clip() if clip else result
 
 
 def _pair(drawn: Drawn) -> Size:
@@ -122,8 +126,11 @@ class ResizeUpDownKeep(Step):
         down_range: factors ≤ 1 when downsampling; left out, [0.5 / s, 1] with s the scale still to go.
         relative_to: the size that the factor multiplies: the `current` one, or the final low-quality one (`lq`).
         modes: interpolations, all equally likely; one is drawn also for `keep`, where it matters only with `lq`.
+        sampling: the step of `linear` and `cubic` is the ratio of the whole `sizes`, or 1 / `factor` (Real-ESRGAN's
+            first resize; a factor of the current size only).
+        clip: whether to cut what cubic interpolation throws beyond [0, 1].
 
-    Sides are cut to whole pixels, and at least 1. Clipped.
+    Sides are cut to whole pixels, and at least 1.
     """
 
     def __init__(
@@ -133,42 +140,48 @@ class ResizeUpDownKeep(Step):
         down_range: PositiveRange | None = None,
         relative_to: Literal["current", "lq"] = "current",
         modes: tuple[Interpolation, ...] = MODES,
+        sampling: Literal["sizes", "factor"] = "sizes",
+        clip: bool = True,
     ) -> None:
         if unknown := set(kinds) - {"up", "down", "keep"}:
             raise ValueError(f"kinds: found {sorted(unknown)}, expected up, down, keep")
+        if sampling == "factor" and relative_to == "lq":
+            raise ValueError("sampling: `factor` is that of the current size, so it does not go with relative_to: lq")
         self.kinds, self.up_range, self.down_range = kinds, up_range, down_range
-        self.relative_to, self.modes = relative_to, modes
+        self.relative_to, self.modes, self.sampling, self.clip = relative_to, modes, sampling, clip
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         rng = state.decisions or rng
         kind = str(rng.choice(list(self.kinds), p=list(self.kinds.values())))
         factor = 1.0
         if kind == "up":
-            factor = rng.uniform(*self.up_range.at(state.iteration))
+            factor = float(rng.uniform(*self.up_range.at(state.iteration)))
         elif kind == "down":
             down = (0.5 / state.factor, 1) if self.down_range is None else self.down_range.at(state.iteration)
-            factor = rng.uniform(*down)
+            factor = float(rng.uniform(*down))
         height, width = state.size if self.relative_to == "current" else state.lq_size
         state.size = (max(1, int(factor * height)), max(1, int(factor * width)))
-        return {"kind": kind, "size": list(state.size), "mode": draw_mode(rng, self.modes)}
+        drawn: Drawn = {"kind": kind, "size": list(state.size), "mode": draw_mode(rng, self.modes)}
+        exact = self.sampling == "factor" and factor * min(height, width) >= 1
+        return {**drawn, "factor": factor} if exact else drawn
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        return resize_drawn(images, drawn)
+        return resize_drawn(images, drawn, self.clip)
 
 
 @STEPS.register("resize_to_lq")
 class ResizeToLq(Step):
-    """Resizes to the low-quality size, whatever came before, with a random interpolation. Clipped."""
+    """Resizes to the low-quality size, whatever came before, with a random interpolation; clipped unless told not."""
 
-    def __init__(self, modes: tuple[Interpolation, ...] = MODES) -> None:
-        self.modes = modes
+    def __init__(self, modes: tuple[Interpolation, ...] = MODES, clip: bool = True) -> None:
+        self.modes, self.clip = modes, clip
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         state.size = state.lq_size
         return {"size": list(state.size), "mode": draw_mode(state.decisions or rng, self.modes)}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        return resize_drawn(images, drawn)
+        return resize_drawn(images, drawn, self.clip)
 
 
 @STEPS.register("matlab_bicubic")
@@ -184,4 +197,4 @@ class MatlabBicubic(Step):
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         result = resize_drawn(images, drawn)
-        return result.map(lambda data: (data * 255).round() / 255) if self.rounding == "8bit" else result
+        return round_to_8_bits(result) if self.rounding == "8bit" else result

@@ -1,8 +1,9 @@
 """Measures speed against the plain version, in one run.
 
-    python -m tests.benchmarks.run [bsrgan] [usrnet] [--images 200]
+    python -m tests.benchmarks.run [bsrgan] [realesrgan] [usrnet] [--images 200]
 
-Prints a table; figures are never asserted on. One thread on the CPU; BSRGAN one image at a time, USRNet in batches.
+Prints a table; figures are never asserted on. One thread on the CPU; degradations one image at a time, USRNet in
+batches.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from degradations import DEGRADATIONS, paired_crop
 from models.networks.usrnet import DataTerm, psf_on_canvas
-from tests.benchmarks import plain
+from tests.benchmarks import plain, plain_realesrgan
 from tests.golden.kair.synth import synth_image
+from tests.golden.training_inputs import synthetic_batch
 from utils.logging import Console, table
 
 
@@ -53,6 +55,23 @@ def bsrgan_rows(images: int) -> list[list[str]]:
     slow = measured(lambda i: plain.bsrgan(arrays[i % 10]), max(20, images // 4))
     fast = measured(ours, images)
     return rows_of("bsrgan 320->72 x4", slow, fast)
+
+
+def realesrgan_rows(images: int) -> list[list[str]]:
+    """Real-ESRGAN, 400 px in, 64 px out, scale 4, with the sharpened target: plain version and ours."""
+    photos = synthetic_batch(10, 400, 400, 0)
+    degradation = DEGRADATIONS.build("realesrgan", scale=4)
+
+    def ours(i: int) -> object:
+        rng = np.random.default_rng(i)
+        plan = degradation.sample(rng, (400, 400)).with_crop(rng, 256)
+        return paired_crop(degradation.apply(photos[i % 10][None], [plan]), [plan])
+
+    random.seed(0)
+    np.random.seed(0)
+    slow = measured(lambda i: plain_realesrgan.realesrgan(photos[i % 10][None]), max(10, images // 10))
+    fast = measured(ours, images)
+    return rows_of("realesrgan 400->64 x4", slow, fast)
 
 
 def usrnet_rows(images: int) -> list[list[str]]:
@@ -94,7 +113,7 @@ def rows_of(what: str, slow: tuple[float, float], fast: tuple[float, float]) -> 
     ]
 
 
-MEASUREMENTS = {"bsrgan": bsrgan_rows, "usrnet": usrnet_rows}
+MEASUREMENTS = {"bsrgan": bsrgan_rows, "realesrgan": realesrgan_rows, "usrnet": usrnet_rows}
 
 
 def main() -> None:

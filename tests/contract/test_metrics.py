@@ -151,7 +151,7 @@ def test_prepare(name: str) -> None:
     np.testing.assert_array_equal(prepare(np.float32(image) / 255, protocol, 3), result)
     assert name in str(protocol) and "scale" in str(protocol)
     if protocol.channels == "rgb":
-        np.testing.assert_array_equal(result, image[3:-3, 3:-3])
+        np.testing.assert_array_equal(result, image[border:-border, border:-border])
 
 
 def test_prepare_rounds_and_clips_floats() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from data.sampler import StepSampler, index_of, numbers_of_step
+from data.sampler import PairPool, StepSampler, index_of, numbers_of_step
+from tests.helpers import GOLDEN
 
 
 def drawn(
@@ -186,3 +188,24 @@ class Numbers(Dataset[int]):
 def test_a_loader_takes_it_as_batch_sampler() -> None:
     loader = DataLoader(Numbers(), batch_sampler=StepSampler(4, 3, 4, rank=1, world_size=2), collate_fn=list)
     assert list(loader) == [[10, 11], [14, 15]]
+
+
+def test_pair_pool_equals_the_released_one() -> None:
+    """Recorded permutations and ids; the ids of a batch stand for its sample numbers."""
+    recorded = json.loads((GOLDEN / "realesrgan" / "pool.json").read_text())
+    pool, batch, orders = PairPool(recorded["queue_size"]), recorded["batch"], iter(recorded["perms"])
+    for k, returned in enumerate(recorded["returned"]):
+        full = len(pool.numbers) == pool.size
+        found = pool.exchange([batch * k + 1, batch * k + 2], next(orders) if full else [])
+        assert found == returned[:batch]
+
+
+def test_pooled_steps_are_the_same_after_a_resume_and_on_two_ranks() -> None:
+    whole = list(StepSampler(4, 1, 12, pool=8, seed=3, stage="gan"))
+    assert whole[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert sorted(number for batch in whole for number in batch) != list(range(48))
+    assert list(StepSampler(4, 6, 12, pool=8, seed=3, stage="gan")) == whole[5:]
+    halves = [list(StepSampler(4, 6, 12, rank, 2, pool=8, seed=3, stage="gan")) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole[5:]
+    with pytest.raises(ValueError, match="no multiple"):
+        StepSampler(4, 1, 2, pool=6)
