@@ -4,8 +4,9 @@
     python test.py --weights BSRGAN.pth old=other.pth bicubic --data Set5=path/HR,path/LR
     python test.py --weights BSRGAN.pth --real photos=path --metrics niqe:model=niqe.npz
     python test.py -i photos -o restored --weights RealESRGAN_x4plus.pth
+    python test.py -i photos -o restored --weights usrnet.pth --scale 2 --kernel-width 0.7 --noise-level 2
 
-The first three print a table and write it with the restored images; the last needs nothing but a weight file. With
+The first three print a table and write it with the restored images; the others need nothing but a weight file. With
 torchrun the images are shared out over the processes. Reads top to bottom: `main`, then `benchmark` or `restore`.
 """
 
@@ -15,7 +16,6 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ from models.benchmark import (
 )
 from models.experiment import check_experiment, network_options
 from models.grid import baseline_restorers, grid_cells, run_grid, write_grid
+from models.nonblind import Assumption, NoiseLevel
 from models.restore import (
     AUTO_TILE,
     WHOLE_PIXELS,
     Generator,
     Restorer,
+    at_scale,
     bicubic_generator,
     checkpoint_names,
     interpolate,
@@ -52,7 +54,7 @@ from models.restore import (
 from models.results import write_results
 from utils import distributed, options
 from utils.distributed import Processes
-from utils.fields import Count, OptionError, Positive, Prob
+from utils.fields import Count, OptionError, Positive, PositiveInt, Prob
 from utils.logging import Console
 
 
@@ -101,6 +103,7 @@ def arguments() -> argparse.Namespace:
 
     _benchmark_arguments(parser.add_argument_group("benchmark").add_argument)
     _restoring_arguments(parser.add_argument_group("restoring images").add_argument)
+    _nonblind_arguments(parser.add_argument_group("blur and noise that non-blind networks are told").add_argument)
     _computing_arguments(parser.add_argument_group("computing").add_argument)
     args = parser.parse_args()
     if args.input and (args.data or args.real):
@@ -133,7 +136,8 @@ def _benchmark_arguments(add: Callable[..., object]) -> None:
     )
     add("--degradation", metavar="TYPE", help="makes the low-quality images of --data without LR (default: bicubic)")
     add("--seed", type=int, help="of that degradation (default: 0)")
-    add("--scale", type=int, help="of --data and --real, where no weights tell")
+    text = "of --data and --real, where no weights tell; of images (-i), where the network takes any"
+    add("--scale", type=_typed(PositiveInt), metavar="N", help=text)
     add("--protocol", help="how to measure: basicsr (default) or kair")
     add(
         "--metrics",
@@ -179,6 +183,13 @@ def _restoring_arguments(add: Callable[..., object]) -> None:
     )
 
 
+def _nonblind_arguments(add: Callable[..., object]) -> None:
+    add("--kernel-width", type=_typed(Positive), metavar="W", help="a Gaussian of this width, in pixels of the result")
+    add("--kernel", metavar="FILE[:INDEX]", help="or a kernel of a file (.mat, .npy, .npz), made for the scale")
+    text = "noise of this standard deviation, in 8-bit levels (default: 0)"
+    add("--noise-level", type=_typed(NoiseLevel), metavar="N", help=text)
+
+
 def _computing_arguments(add: Callable[..., object]) -> None:
     count = _typed(Count)
     add(
@@ -193,7 +204,8 @@ def _computing_arguments(add: Callable[..., object]) -> None:
     add("--pre-pad", type=count, default=0, metavar="N", help="mirror N pixels at the bottom and right (default: 0)")
     add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    text = "of the network's layers (default: fp32); networks that are told blur and noise stay in fp32"
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
 
 
 def _typed(alias: Any) -> Callable[[str], float]:  # noqa: ANN401
@@ -242,10 +254,17 @@ def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[s
     return network_options(check_experiment(tree, str(args.opt)), tree)
 
 
-def restorer(generator: Generator, args: argparse.Namespace, device: torch.device) -> Restorer:
+def restorer(
+    generator: Generator, assume: Assumption | None, args: argparse.Namespace, device: torch.device
+) -> Restorer:
     """A generator with the command line's way of computing."""
     tiling, ensemble = (args.tile, args.overlap), args.self_ensemble
-    return Restorer(generator, device, args.precision, *tiling, ensemble, args.tile_mode, args.pre_pad)
+    return Restorer(generator, device, args.precision, *tiling, ensemble, args.tile_mode, args.pre_pad, assume)
+
+
+def assumption(args: argparse.Namespace) -> Assumption | None:
+    """What the command line says of images that do not tell their blur."""
+    return Assumption.of_arguments(args.kernel_width, args.kernel, args.noise_level)
 
 
 # --- benchmark -------------------------------------------------------------------------------------------------
@@ -253,10 +272,12 @@ def restorer(generator: Generator, args: argparse.Namespace, device: torch.devic
 
 def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
     """Measures every checkpoint on every set, or on every cell of a grid, and writes the results."""
-    plan, make = (
-        plan_benchmark(args, tree, str(processes.device)),
-        partial(restorer, args=args, device=processes.device),
-    )
+    plan, assumed = plan_benchmark(args, tree, str(processes.device)), assumption(args)
+
+    def make(generator: Generator, assume: Assumption | None) -> Restorer:
+        nonblind = bool(generator.network.conditions)
+        return restorer(generator, (assumed or assume) if nonblind else None, args, processes.device)
+
     folder = args.out or Path("results") / plan.name
     if plan.options is not None and (grid := plan.options.grid) is not None:
         cells = grid_cells(tree or {}, grid, str(args.opt))
@@ -265,7 +286,8 @@ def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: 
             text = write_grid(folder, plan.name, numbers, grid, plan.measure)
             console.info(f"\n{text}\nresults.md and results.json are in {folder}")
         return 0
-    restorers, results = {name: make(generator) for name, generator in plan.generators.items()}, []
+    assume = None if plan.options is None else plan.options.assume
+    restorers, results = {name: make(generator, assume) for name, generator in plan.generators.items()}, []
     baselines = {} if plan.options is None else baseline_restorers(plan.options, make)
     for tested in plan.sets:
         console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
@@ -373,11 +395,9 @@ def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Pr
     if args.dni:
         prefer = "raw" if args.weights_of == "raw" else "ema"
         generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer)
-    apply = restorer(generator, args, processes.device)
-    if apply.conditions:
-        raise OptionError(
-            f"this network needs {' and '.join(apply.conditions)} with each image; files do not tell them"
-        )
+    generator = at_scale(generator, args.scale or generator.network.scale)
+    apply = restorer(generator, assumption(args), args, processes.device)
+    apply.told({})  # what is missing is said before any image is read
     targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
     mine = list(targets.items())[processes.rank :: processes.world_size]
     failed, skipped = 0, 0

@@ -14,6 +14,7 @@ often; pairs of images on disk; plans of such pairs, or of a step without finite
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import sys
@@ -112,13 +113,14 @@ def image_samples(experiment: Experiment, stage: str, files: Files, count: int, 
     """`count` samples of each image, drawn like training samples 0, 1, … from data of this one image."""
     degradation = own_degradation(experiment)
     upright = replace(experiment, data=replace(experiment.data, augment="none", small_images="reflect"))
+    multiple = math.lcm(experiment.scale, *degradation.scales)
     for index, path in enumerate(files.paths):
         image = files.read(index)  # refuses what training would silently replace
         if not whole:
             mix = Mix((SourceEntry(Files([path], files.scale)),), (str(path),), (degradation,))
             yield from training_samples(upright, stage, range(count), mix)
             continue
-        height, width = (side - side % experiment.scale for side in image.shape[:2])
+        height, width = (side - side % multiple for side in image.shape[:2])
         for number in range(count):
             plan = draw_plan(experiment, stage, degradation, number, (height, width))
             title = f"sample {number} of {stage}: {_tail(str(path))}"

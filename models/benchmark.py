@@ -12,9 +12,10 @@ from torch import Tensor
 from data.folder import read_listed
 from data.source import Source, SourceEntry
 from data.training import ValidationItem, ValidationSet
-from degradations import DEGRADATIONS, Batch, Degradation
+from degradations import DEGRADATIONS, Batch, Degradation, Plan
 from models.experiment import Experiment
 from models.network import NETWORKS, Network
+from models.nonblind import Assumption
 from models.restore import Generator, Restorer
 from utils.checking import OptionsError, Problem, Spec, check_tree
 from utils.distributed import Processes, gather_objects
@@ -64,28 +65,23 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers of a paper by row of a grid and by method, in the order of the columns: shown beside those of a set of
-    this name and number of images."""
+    """Numbers of a paper by row of a grid and by method, in the order of the columns, null where it has none: shown
+    beside those of a set with this number of images."""
 
-    data: str
     images: PositiveInt
-    rows: dict[str, dict[str, list[float]]]
+    rows: dict[str, dict[str, list[float | None]]]
 
 
 @dataclass(frozen=True)
 class Grid:
     """The layout of a paper's table. Each cell is a benchmark of its own: the file with the overrides (dotted path:
-    value) of its row and of its column. `number` is what a cell holds."""
+    value) of its row and of its column. `number` is what a cell holds. Without `columns`, a row is one benchmark, and
+    all of its numbers are the columns. `published` goes by the names of sets."""
 
     rows: dict[str, dict[str, Any]]
-    columns: dict[str, dict[str, Any]]
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     number: str = "PSNR RGB"
-    published: Published | None = None
-
-    def __post_init__(self) -> None:
-        for row, methods in (self.published.rows if self.published else {}).items():
-            if row not in self.rows or any(len(numbers) != len(self.columns) for numbers in methods.values()):
-                raise ValueError(f"published.rows.{row}: expected a row of the grid, and a number per column")
+    published: Mapping[str, Published] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class BenchmarkOptions:
     `real`: folders of low-quality images that have no ground truth, by name. `degradation` makes the low-quality
     images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
     used. `weights`: further checkpoints by name. `baselines`: lines to beat besides bicubic. `grid`: settings to go
-    through, see `models.grid`.
+    through, see `models.grid`. `assume`: what non-blind networks are told where the degradation does not say.
     """
 
     name: str
@@ -109,6 +105,7 @@ class BenchmarkOptions:
     validation_seed: Count = 0
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     grid: Grid | None = None
+    assume: Assumption | None = None
 
 
 def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:
@@ -204,7 +201,9 @@ class RealImages:
     def __getitem__(self, number: int) -> ValidationItem:
         """An image whose batch has no targets. Raises UnreadableImageError for a file that cannot be read."""
         path = str(self.paths[number])
-        return ValidationItem(path, Batch(to_tensor(read_listed(path))[None], {}, paths=[path]))
+        lq = to_tensor(read_listed(path))[None]
+        plan = Plan((lq.shape[-2] * self.scale, lq.shape[-1] * self.scale), self.scale)
+        return ValidationItem(path, Batch(lq, {}, plans=[plan], paths=[path]))
 
 
 @dataclass(frozen=True)
@@ -353,6 +352,8 @@ def run_set(
         baseline = smoothed_scores(tested, sigma, measure, mine)
         scores_by_row = {BICUBIC: scores_by_row.pop(BICUBIC), SMOOTHED: baseline, **scores_by_row}
         remarks.append(f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR")
+    assumed = {str(restorer.assume): None for restorer in restorers.values() if restorer.assume is not None}
+    remarks += [f"Assumed where an image does not tell its kernel: {text}" for text in assumed]
     return _keep_best(SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks), tried)
 
 

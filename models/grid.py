@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from models.benchmark import (
     check_benchmark,
     run_set,
 )
+from models.nonblind import Assumption
 from models.restore import Generator, Restorer
 from utils import options as option_files
 from utils.distributed import Processes
@@ -25,7 +26,9 @@ from utils.files import replace_text
 from utils.logging import Console, table
 
 Cells = dict[tuple[str, str], BenchmarkOptions]
-"""The benchmark of each (row, column)."""
+"""The benchmark of each (row, column); the column is empty in a grid without columns."""
+Build = Callable[[Generator, Assumption | None], Restorer]
+"""A restorer of a generator, with what it is told where the images do not say."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,31 @@ def grid_cells(tree: Mapping[str, Any], grid: Grid, source: str) -> Cells:
     """Checks the benchmark of every cell before any is run. Raises OptionsError naming row and column."""
     cells = {}
     for row, of_row in grid.rows.items():
-        for column, of_column in grid.columns.items():
+        for column, of_column in (grid.columns or {"": {}}).items():
             own: dict[str, Any] = {key: value for key, value in tree.items() if key != "grid"}
             for path, value in {**of_row, **of_column}.items():
                 own = option_files.override(own, path, value)
-            cells[row, column] = check_benchmark(own, f"{source}, row {row!r}, column {column!r}")
+            place = f"{source}, row {row!r}" + (f", column {column!r}" if column else "")
+            cells[row, column] = check_benchmark(own, place)
     return cells
 
 
-def baseline_restorers(
-    options: BenchmarkOptions, restorer: Callable[[Generator], Restorer]
-) -> dict[str, dict[str, Restorer]]:
+def check_layout(grid: Grid, measure: Measure) -> None:
+    """Raises OptionError if the grid asks for what is not measured, or published numbers do not fit it."""
+    if grid.columns and grid.number not in measure.columns:
+        raise OptionError(f"grid.number: found {grid.number!r}, but measured are {', '.join(measure.columns)}")
+    columns = list(grid.columns) or measure.columns
+    for name, published in grid.published.items():
+        for row, methods in published.rows.items():
+            if row not in grid.rows or any(len(numbers) != len(columns) for numbers in methods.values()):
+                text = f"expected a row of the grid, and a number or null for each of {', '.join(columns)}"
+                raise OptionError(f"grid.published.{name}.rows.{row}: {text}")
+
+
+def baseline_restorers(options: BenchmarkOptions, build: Build) -> dict[str, dict[str, Restorer]]:
     """What is to be tried as each baseline of a benchmark, at its scale."""
     return {
-        name: {text: restorer(generator) for text, generator in baseline.generators(options.scale).items()}
+        name: {text: build(generator, options.assume) for text, generator in baseline.generators(options.scale).items()}
         for name, baseline in options.baselines.items()
     }
 
@@ -63,40 +77,42 @@ def run_grid(
     cells: Cells,
     grid: Grid,
     generators: Mapping[str, Generator],
-    restorer: Callable[[Generator], Restorer],
+    build: Build,
     measure: Measure,
     processes: Processes,
     console: Console,
 ) -> list[GridResult]:
     """Measures bicubic, the baselines and every generator that knows the cell's scale, on every set."""
-    if grid.number not in measure.columns:
-        raise OptionError(f"grid.number: found {grid.number!r}, but measured are {', '.join(measure.columns)}")
-    restorers = {name: restorer(generator) for name, generator in generators.items()}
+    check_layout(grid, measure)
     found: dict[str, GridResult] = {}
     with console.progress(len(cells), desc="cells") as progress:
         for (row, column), cell in cells.items():
+            restorers = {name: build(generator, cell.assume) for name, generator in generators.items()}
             fitting = {name: r for name, r in restorers.items() if r.scale == cell.scale or "scale" in r.conditions}
-            lines = baseline_restorers(cell, restorer)
+            lines = baseline_restorers(cell, build)
             for tested in benchmark_sets(cell):
                 silent = Console(rank=1)  # a bar per cell would be a hundred bars
                 result = run_set(tested, fitting, measure, None, processes, silent, lines, smoothing_too=False)
                 of_set = found.setdefault(result.name, GridResult(result.name, len(result.scores[BICUBIC]), {}))
                 for method in result.scores:
-                    of_set.numbers[row, method, column] = result.means(method)[grid.number]
+                    means = result.means(method)
+                    of_cell = {column: means[grid.number]} if grid.columns else means
+                    of_set.numbers.update({(row, method, key): value for key, value in of_cell.items()})
             progress.update()
     return list(found.values())
 
 
-def with_published(result: GridResult, grid: Grid) -> GridResult:
+def with_published(result: GridResult, grid: Grid, columns: Sequence[str]) -> GridResult:
     """The result with the paper's numbers beside it, where name and number of images say that the set is the same."""
-    published = grid.published
-    if published is None or (published.data.lower(), published.images) != (result.name.lower(), result.images):
+    published = {name.lower(): numbers for name, numbers in grid.published.items()}.get(result.name.lower())
+    if published is None or published.images != result.images:
         return result
     more = {
         (row, f"{method} (published)", column): number
         for row, methods in published.rows.items()
         for method, numbers in methods.items()
-        for column, number in zip(grid.columns, numbers, strict=True)
+        for column, number in zip(columns, numbers, strict=True)
+        if number is not None
     }
     return replace(result, numbers={**result.numbers, **more})
 
@@ -104,22 +120,28 @@ def with_published(result: GridResult, grid: Grid) -> GridResult:
 def write_grid(folder: Path, name: str, results: list[GridResult], grid: Grid, measure: Measure) -> str:
     """Writes `results.md` and `results.json`; returns the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {name}", f"{grid.number}, measured by {measure}."]
-    for result in (with_published(result, grid) for result in results):
+    # What is called what: the number in each column.
+    columns = dict.fromkeys(grid.columns, grid.number) or {number: number for number in measure.columns}
+    parts = [f"# {name}", f"{grid.number}, measured by {measure}." if grid.columns else f"Measured by {measure}."]
+    for result in (with_published(result, grid, list(columns)) for result in results):
         methods = list(dict.fromkeys(method for _, method, _ in result.numbers))
         rows = []
         for row in grid.rows:
             for method in methods:
-                numbers = [result.numbers.get((row, method, column)) for column in grid.columns]
-                if any(number is not None for number in numbers):
-                    rows.append([row, method, *("-" if number is None else f"{number:.2f}" for number in numbers)])
-        parts += [f"## {result.name}\n\n{result.images} images.", table([result.name, "method", *grid.columns], rows)]
+                cells = {column: result.numbers.get((row, method, column)) for column in columns}
+                if any(number is not None for number in cells.values()):
+                    rows.append([row, method, *(_text(number, columns[column]) for column, number in cells.items())])
+        parts += [f"## {result.name}\n\n{result.images} images.", table([result.name, "method", *columns], rows)]
     text = "\n\n".join(parts) + "\n"
     replace_text(folder / "results.md", text)
     cells = [
-        {"set": result.name, "row": row, "method": method, "column": column, grid.number: number}
+        {"set": result.name, "row": row, "method": method, "column": column, columns[column]: number}
         for result in results
         for (row, method, column), number in result.numbers.items()
     ]
     replace_text(folder / "results.json", json.dumps({"name": name, "cells": cells}, indent=1) + "\n")
     return text
+
+
+def _text(number: float | None, name: str) -> str:
+    return "-" if number is None else f"{number:.{2 if name.startswith('PSNR') else 4}f}"

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.network import NETWORKS, Network
+from models.nonblind import Assumption, extended
 from models.weights import Prefer, guess_network, load_weights, read_weights
 from utils import checkpoint
 from utils.fields import OptionError
@@ -57,7 +58,7 @@ class Generator:
     @property
     def channels(self) -> int:
         """Channels of its input: 1 or 3."""
-        return int(self.options.get("num_in_ch", 3))
+        return int(self.options.get("num_in_ch", self.options.get("out_nc", 3)))
 
 
 def load_generator(path: Path, prefer: Prefer = "ema", otherwise: Mapping[str, Any] | None = None) -> Generator:
@@ -115,6 +116,19 @@ def bicubic_generator(scale: int) -> Generator:
     return Generator(NETWORKS.build(options), None, options)
 
 
+def at_scale(generator: Generator, scale: int) -> Generator:
+    """The generator with this nominal scale. Raises OptionError if it has another one and takes no other."""
+    if scale == generator.network.scale:
+        return generator
+    if "scale" not in generator.network.conditions:
+        found = generator.network.scale
+        raise OptionError(f"--scale {scale}: this network has scale {found} and no other; see --outscale")
+    options = {**generator.options, "scale": scale}
+    network = NETWORKS.build(options)
+    network.load_state_dict(generator.network.state_dict())
+    return Generator(network.eval().requires_grad_(False), generator.path, options)
+
+
 def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[Path]:
     """The weight files that a path means: itself, or averaged and raw weights in a checkpoint folder of ours."""
     if not path.is_dir():
@@ -155,11 +169,19 @@ def checkpoint_names(paths: list[Path]) -> list[str]:
 class Restorer:
     """Applies a generator to low-quality images of any size, with constant memory on the device where tiled.
 
+    Networks that are told a kernel take images as periodic. Images that come with their kernel are; tiles, padded
+    images and those whose kernel is assumed are not, and go through `extended`. These networks compute in fp32 under
+    any `precision`, since a half one would round the image itself in each round of their iteration.
+
     Attributes:
         tile: side of the tiles; 0: never tiled; None: tiled by `AUTO_TILE` above `WHOLE_PIXELS`.
         overlap, tile_mode: as in `restore_tiled`.
         pre_pad: mirrored pixels that the network sees beyond the bottom and the right of the image.
         self_ensemble: average over the eight flips and turns of the image, at eight times the cost.
+        assume: what a non-blind network is told where a call does not say.
+
+    Raises:
+        OptionError: for an ensemble or an assumption that the network cannot be given.
     """
 
     generator: Generator
@@ -170,17 +192,20 @@ class Restorer:
     self_ensemble: bool = False
     tile_mode: TileMode = "blend"
     pre_pad: int = 0
+    assume: Assumption | None = None
 
     def __post_init__(self) -> None:
         self.generator.network.to(self.device)
-        if self.self_ensemble and "kernel" in self.generator.network.conditions:
+        if self.self_ensemble and "kernel" in self.conditions:
             raise OptionError(
                 "--self-ensemble: this network is given a kernel, which would have to turn with the image"
             )
+        if self.assume is not None and "kernel" not in self.conditions:
+            raise OptionError("--kernel-width, --kernel, --noise-level: this network is blind, it takes neither")
 
     @property
     def scale(self) -> int:
-        """The factor by which results are larger."""
+        """The factor by which results are larger, where a call does not say."""
         return self.generator.network.scale
 
     @property
@@ -188,28 +213,47 @@ class Restorer:
         """What the network takes besides the image."""
         return self.generator.network.conditions
 
+    def told(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the network is told besides the image: what is `given`, the rest by `assume`. Raises OptionError."""
+        scale = given.get("scale", self.scale)
+        assumed = {} if self.assume is None else self.assume.conditions(scale)
+        known = {"scale": scale, **assumed, **given}
+        if missing := [name for name in self.conditions if name not in known]:
+            raise OptionError(
+                f"the network needs {' and '.join(missing)} with each image, which are not known here; say what to "
+                "assume: --kernel-width W or --kernel FILE, and --noise-level N (in an option file: assume)"
+            )
+        return {name: known[name] for name in self.conditions}
+
     @torch.inference_mode()
     def __call__(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Tensor:
         """Restores (1, 3, h, w) in [0, 1]; returns (1, 3, h·scale, w·scale), float32 on the CPU, not clipped.
 
-        A network for one channel is applied to each of the three. Raises OptionError for a missing condition.
+        `conditions` may hold `kernel` (1, k, k), `sigma` (1,) and `scale`. A network for one channel is applied to
+        each of the three. Raises OptionError for a missing condition.
         """
-        given = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in (conditions or {}).items()}
-        if missing := [name for name in self.conditions if name not in given]:
-            raise OptionError(f"the network needs {' and '.join(missing)} with each image, which are not known here")
-        network, dtype = self.generator.network, _DTYPES[self.precision]
+        given, single = conditions or {}, self.generator.channels == 1
+        image = lq.transpose(0, 1) if single else lq
+        told = {
+            name: value.to(self.device).expand(len(image), *value.shape[1:]) if isinstance(value, Tensor) else value
+            for name, value in self.told(given).items()
+        }
+        scale: int = given.get("scale", self.scale)
+        kernel: Tensor | None = told.get("kernel")
+        network, dtype = self.generator.network, torch.float32 if kernel is not None else _DTYPES[self.precision]
 
         def apply(part: Tensor) -> Tensor:
             with nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype):
-                return network(part.to(self.device), **given)
+                if kernel is None or ("kernel" in given and part.shape[-2:] == lq.shape[-2:]):
+                    return network(part.to(self.device), **told)
+                sr = network(extended(part, scale, kernel.shape[-1]).to(self.device), **told)
+                return sr[..., : part.shape[-2] * scale, : part.shape[-1] * scale]
 
         def restore(image: Tensor) -> Tensor:
             padded, tile = mirrored(image, self.pre_pad, self.pre_pad), self._tile(image)
-            sr = restore_tiled(apply, padded, self.scale, tile, self.overlap, network.size_multiple, self.tile_mode)
-            return sr[..., : image.shape[-2] * self.scale, : image.shape[-1] * self.scale]
+            sr = restore_tiled(apply, padded, scale, tile, self.overlap, network.size_multiple, self.tile_mode)
+            return sr[..., : image.shape[-2] * scale, : image.shape[-1] * scale]
 
-        single = self.generator.channels == 1
-        image = lq.transpose(0, 1) if single else lq
         sr = ensemble(restore, image) if self.self_ensemble else restore(image)
         # The result must be an ordinary tensor: metrics and writers take views of it and work in place.
         return (sr.transpose(0, 1) if single else sr).clone()

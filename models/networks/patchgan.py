@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
 from models.network import NETWORKS, Network
+from utils.batch_norm import BATCH_NORMS, BatchStatistics
 from utils.fields import PositiveInt
 
 KERNEL_SIZE = 4
@@ -30,6 +31,7 @@ class PatchGAN(Network):
             normalisation on all convolutions, first and last included. Instance normalisation has no weights.
         padding: of every convolution.
         bias: whether the convolutions between the first and the last have biases.
+        batch_norm: whether its statistics are each process's own (`local`) or those of the whole batch (`global`).
     """
 
     role = "discriminator"
@@ -43,6 +45,7 @@ class PatchGAN(Network):
         padding: Literal[1, 2] = 1,
         bias: bool = False,
         max_feat: PositiveInt | None = None,
+        batch_norm: BatchStatistics = "local",
     ) -> None:
         super().__init__()
         most = 8 * num_feat if max_feat is None else max_feat
@@ -54,7 +57,7 @@ class PatchGAN(Network):
             convolution = nn.Conv2d(previous, width, KERNEL_SIZE, stride, padding, bias=bias or level == 0)
             layers.append(_spectral(convolution, norm))
             if level > 0:
-                layers.append(_normalisation(norm, width))
+                layers.append(_normalisation(norm, width, batch_norm))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             previous = width
         layers.append(_spectral(nn.Conv2d(previous, 1, KERNEL_SIZE, 1, padding), norm))
@@ -76,9 +79,9 @@ def _spectral(layer: nn.Module, norm: str) -> nn.Module:
     return spectral_norm(layer) if norm.endswith("spectral") else layer
 
 
-def _normalisation(norm: str, channels: int) -> nn.Module:
+def _normalisation(norm: str, channels: int, statistics: BatchStatistics) -> nn.Module:
     if norm.startswith("batch"):
-        return nn.BatchNorm2d(channels)
+        return BATCH_NORMS[statistics](channels)
     if norm.startswith("instance"):
         return nn.InstanceNorm2d(channels)
     # Keeps the numbering of the keys the same for every norm.

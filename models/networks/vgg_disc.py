@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
 from models.network import NETWORKS, Network
+from utils.batch_norm import BATCH_NORMS, BatchStatistics
 from utils.fields import Positive, PositiveInt, Prob
 
 LEVELS = {96: 5, 128: 5, 192: 6, 256: 6}
@@ -41,6 +42,7 @@ class VGGDiscriminator(Network):
         momentum: share of the new batch in the running statistics. Quirk: KAIR writes 0.9, which in PyTorch keeps
             little of the past.
         eps: of the batch normalisation.
+        batch_norm: whether its statistics are each process's own (`local`) or those of the whole batch (`global`).
     """
 
     role = "discriminator"
@@ -55,11 +57,13 @@ class VGGDiscriminator(Network):
         first_activation: bool = True,
         momentum: Prob = 0.1,
         eps: Positive = 1e-5,
+        batch_norm: BatchStatistics = "local",
     ) -> None:
         super().__init__()
         self.input_size = self.size_multiple = input_size
         self.levels = LEVELS[input_size]
         self.first_activation = first_activation
+        normalise = BATCH_NORMS[batch_norm]
         constrain = spectral_norm if norm == "spectral" else _unchanged
         width = num_in_ch
         for level in range(self.levels):
@@ -71,8 +75,8 @@ class VGGDiscriminator(Network):
             self.add_module(f"conv{second}", constrain(halving))
             if norm == "batch":
                 if level > 0:
-                    self.add_module(f"bn{first}", nn.BatchNorm2d(outputs, eps=eps, momentum=momentum))
-                self.add_module(f"bn{second}", nn.BatchNorm2d(outputs, eps=eps, momentum=momentum))
+                    self.add_module(f"bn{first}", normalise(outputs, eps=eps, momentum=momentum))
+                self.add_module(f"bn{second}", normalise(outputs, eps=eps, momentum=momentum))
             width = outputs
         side = input_size // 2**self.levels
         self.linear1 = constrain(nn.Linear(width * side**2, 100))

@@ -91,12 +91,15 @@ class Training:
         runs: Path,
         *arguments: str,
         ranks: int = 1,
+        torchrun: Sequence[str] = (),
         preexec: Callable[[], None] | None = None,
         command: Sequence[str] = ("train.py",),
     ) -> None:
         launcher = [sys.executable]
         if ranks > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+            torchrun = ("--standalone", f"--nproc-per-node={ranks}", *torchrun)
+        if torchrun:
+            launcher += ["-m", "torch.distributed.run", *torchrun]
         whole = [*launcher, *command, "--opt", str(options), "--runs", str(runs), "--device", "cpu", *arguments]
         self.folder = runs / "tiny"
         self.process = subprocess.Popen(
