@@ -116,9 +116,9 @@ def _from_hdf5(path: Path) -> list[Any]:
             f"{path}: is a file of MATLAB 7.3, which needs h5py; `pip install h5py`, or save it in MATLAB with -v7"
         ) from error
     with h5py.File(path) as file:
-        value = _chosen({name: v for name, v in file.items() if name != "#refs#"})[()]
+        value = np.asarray(_chosen({name: v for name, v in file.items() if name != "#refs#"}))
         # MATLAB writes column by column, so everything stands transposed.
-        return [file[cell][()].T for cell in value.T.ravel()] if value.dtype == object else [value.T]
+        return [np.asarray(file[cell]).T for cell in value.T.ravel()] if value.dtype == object else [value.T]
 
 
 def _chosen(variables: Mapping[str, Any]) -> Any:  # noqa: ANN401

@@ -64,8 +64,8 @@ class RealESRGAN(Pipeline):
 
     A plan names the steps `first.blur`, …, `final.round`. The targets are `plain` and `usm`.
 
-    Unlike the released code, JPEG is libjpeg's (`table: released` of both `jpeg` steps is theirs), gray noise of a batch
-    is not one pattern for all its gray samples, and the target `usm` is cropped from the sharpened whole, not sharpened
+    Unlike the released code, JPEG is libjpeg's (`table: released` of both `jpeg` steps is theirs), gray noise is no one
+    pattern for all gray samples of a batch, and the target `usm` is cropped from the sharpened whole, not sharpened
     anew after the crop.
     """
 

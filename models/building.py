@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.experiment import Experiment, build_generator
+from models.restore import weight_files
 from models.stages.stage import Handover, Stage
 from models.weights import load_weights
 from utils import checkpoint, distributed
@@ -57,7 +58,8 @@ def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Chec
         return f"stage {name} starts from fresh weights"
     if start.checkpoint is not None:
         network = stage.networks["network_g"]
-        report = load_weights(network, start.checkpoint, prefer=start.weights, strict=False)
+        path = weight_files(Path(start.checkpoint), start.weights)[0]
+        report = load_weights(network, path, prefer=start.weights, strict=False)
         if len(report.missing) + len(report.mismatched) == len(network.state_dict()):
             raise AgreedError(f"stages.{name}.init_from.checkpoint: nothing in {start.checkpoint} fits: {report}")
         words = f"stage {name} starts from {start.checkpoint}: {report}"

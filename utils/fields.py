@@ -121,4 +121,5 @@ _RANGE_SCHEMA = WithJsonSchema(
 Range = Annotated[RangeSchedule, PlainValidator(RangeSchedule.parse), _RANGE_SCHEMA]
 PositiveRange = Annotated[RangeSchedule, _bounded(1e-12, float("inf")), _RANGE_SCHEMA]
 NonNegativeRange = Annotated[RangeSchedule, _bounded(0, float("inf")), _RANGE_SCHEMA]
+LevelRange = Annotated[RangeSchedule, _bounded(0, 255), _RANGE_SCHEMA]
 QualityRange = Annotated[RangeSchedule, _bounded(1, 100), _RANGE_SCHEMA]

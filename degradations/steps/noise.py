@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from utils.fields import NonNegativeRange, Prob, RangeSchedule, Weights
+from utils.fields import LevelRange, Prob, RangeSchedule, Weights
 from utils.seeding import draw_seed, torch_generator
 
 
@@ -80,7 +80,7 @@ class GaussianNoise(Step):
 
     def __init__(
         self,
-        level_range: NonNegativeRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
+        level_range: LevelRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
         kinds: Weights = KINDS,
         levels: Levels = "whole",
         clean_prob: Prob = 0.0,

@@ -8,7 +8,7 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.steps.noise import KINDS, check_kinds, draw_noise, drawn_noise
-from utils.fields import NonNegativeRange, RangeSchedule, Weights
+from utils.fields import LevelRange, RangeSchedule, Weights
 
 
 @STEPS.register("speckle_noise")
@@ -21,7 +21,7 @@ class SpeckleNoise(Step):
 
     def __init__(
         self,
-        level_range: NonNegativeRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
+        level_range: LevelRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
         kinds: Weights = KINDS,
     ) -> None:
         check_kinds(kinds)

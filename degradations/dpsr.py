@@ -1,0 +1,23 @@
+"""DPSR's degradation: MATLAB's bicubic, then blur (Zhang et al., "Deep Plug-and-Play Super-Resolution", CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from degradations import DEGRADATIONS, StepEntry
+from degradations.pipeline import Pipeline
+
+STEPS = {
+    "bicubic": {"type": "matlab_bicubic"},
+    "blur": {"type": "shifted_gaussian_blur", "align": "centre"},
+}
+
+
+@DEGRADATIONS.register("dpsr", presets={"steps": STEPS})
+def dpsr(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
+    """MATLAB's bicubic, rounded to 8 bits, then circular blur by a centred Gaussian.
+
+    It tells the `kernel` on the low-quality grid, and `sigma`: 0, unless a step such as
+    `noise: {type: gaussian_noise, kinds: {color: 1}}` is added.
+    """
+    return Pipeline(steps, scale, conditions=("kernel", "sigma"))
