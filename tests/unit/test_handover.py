@@ -1,0 +1,68 @@
+"""Starting a stage from weight files: what fits is taken, what does not is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from losses import LOSSES, LossTerm
+from models import NETWORKS
+from models.building import hand_over
+from models.stages.gan import GanStage
+from models.stages.psnr import PsnrStage
+from models.stages.stage import Handover
+from utils.checkpoint import Checkpoints
+from utils.distributed import AgreedError
+
+CHECKPOINTS = Checkpoints(Path("nowhere"))
+
+
+def generator(scale: int) -> nn.Module:
+    return NETWORKS.build({"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4}, scale=scale)
+
+
+def gan_stage(network: nn.Module) -> GanStage:
+    losses = {name: LOSSES.check(name).component() for name in ("l1", "gan")}
+    network_d = NETWORKS.check({"type": "unet_sn", "num_feat": 4})
+    return GanStage(network, network_d, {name: LossTerm(loss) for name, loss in losses.items()})
+
+
+def saved(network: nn.Module, path: Path, key: str) -> Path:
+    torch.save({key: network.state_dict()}, path)
+    return path
+
+
+def test_an_x4_generator_into_x2_says_what_was_dropped(tmp_path: Path) -> None:
+    """All but the first convolution fits, since x2 begins with a pixel-unshuffle (Real-ESRGAN's x2plus)."""
+    source, stage = generator(4), PsnrStage(generator(2), {"l1": LossTerm(LOSSES.check("l1").component())})
+    path = saved(source, tmp_path / "x4.pth", "params_ema")
+    text = hand_over(stage, "psnr", Handover(checkpoint=str(path)), CHECKPOINTS)
+    assert "of another shape, dropped (1)" in text and "conv_first.weight" in text
+    found = stage.networks["network_g"].state_dict()
+    for name, weight in source.state_dict().items():
+        assert name == "conv_first.weight" or torch.equal(found[name], weight)
+
+
+def test_generator_and_discriminator_from_files(tmp_path: Path) -> None:
+    source = gan_stage(generator(2))
+    paths = {
+        "checkpoint": saved(source.networks["network_g"], tmp_path / "g.pth", "params_ema"),
+        "network_d": saved(source.networks["network_d"], tmp_path / "d.pth", "params"),
+    }
+    stage = gan_stage(generator(2))
+    text = hand_over(stage, "gan", Handover(**{name: str(path) for name, path in paths.items()}), CHECKPOINTS)
+    assert text.count("every weight fits") == 2
+    for name, network in source.networks.items():
+        for key, weight in network.state_dict().items():
+            assert torch.equal(stage.networks[name].state_dict()[key], weight)
+
+
+def test_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
+    path = saved(nn.Linear(2, 2), tmp_path / "other.pth", "params")
+    with pytest.raises(AgreedError, match="nothing in .*other.pth fits"):
+        hand_over(gan_stage(generator(2)), "gan", Handover(checkpoint=str(path)), CHECKPOINTS)
+    with pytest.raises(ValueError, match="goes with `checkpoint`"):
+        Handover(stage="psnr", network_d="d.pth")
