@@ -162,7 +162,8 @@ class Trainer:
             stage=self.name,
             batch_size=self.batch_size,
             in_worker=in_worker,
-            views=getattr(self.stage, "views", 1),
+            views=self.stage.views,
+            positive=self.stage.positive,
         )
         accumulate = self.settings.accumulate
         start, ranks = self.iteration + 1, (self.processes.rank, self.processes.world_size)

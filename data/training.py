@@ -117,6 +117,18 @@ class Mix:
         return [len(entry.source) for entry in self.entries]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: images (3, H, W), low-quality ones where they are given, plans and paths, each by view."""
+
+    gts: list[Tensor]
+    lqs: list[Tensor | None]
+    plans: list[Plan]
+    paths: list[str]
+    group: int
+    mishaps: list[tuple[str, str]]
+
+
 class TrainingSet(Dataset[Samples]):
     """Training samples by number; asked for a list of numbers, it gives a micro-batch.
 
@@ -124,10 +136,19 @@ class TrainingSet(Dataset[Samples]):
     """
 
     def __init__(
-        self, mix: Mix, options: DataOptions, *, seed: int, stage: str, batch_size: int, in_worker: bool, views: int = 1
+        self,
+        mix: Mix,
+        options: DataOptions,
+        *,
+        seed: int,
+        stage: str,
+        batch_size: int,
+        in_worker: bool,
+        views: int = 1,
+        positive: str = "same_image_same_degradation",
     ) -> None:
         self.mix, self.options, self.seed, self.stage = mix, options, seed, stage
-        self.batch_size, self.in_worker, self.views = batch_size, in_worker, views
+        self.batch_size, self.in_worker, self.views, self.positive = batch_size, in_worker, views, positive
 
     def __getitems__(self, numbers: Sequence[int]) -> Samples:
         return self.collate([self.sample(number) for number in numbers])
@@ -138,7 +159,7 @@ class TrainingSet(Dataset[Samples]):
     def __len__(self) -> int:
         return 2**62  # endless
 
-    def sample(self, number: int) -> tuple[Tensor, Tensor | None, list[Plan], str, int, list[tuple[str, str]]]:
+    def sample(self, number: int) -> Sample:
         """One sample: cropped and turned images, its plans, path, source number, and what could not be read."""
         mishaps: list[tuple[str, str]] = []
         iteration = number // self.batch_size
@@ -146,17 +167,26 @@ class TrainingSet(Dataset[Samples]):
             rng = sample_stream(self.seed, self.stage, number, attempt)
             group, index = self._choose(number, attempt, rng)
             entry, degradation = self.mix.entries[group], self.mix.degradations[group]
+            indices = [index] * self.views
+            if self.positive == "other_image_same_degradation":
+                indices[1:] = [int(rng.integers(len(entry.source))) for _ in indices[1:]]
+            read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
             try:
-                gt, lq = self._read(entry.source, index, degradation, rng)
+                for index in indices:
+                    if index not in read:
+                        read[index] = self._read(entry.source, index, degradation, rng)
             except UnreadableImageError as error:
                 mishaps.append((entry.source.name(index), str(error)))
                 continue
             shared = degradation.draw_shared(step_stream(self.seed, self.stage, iteration))
-            size = (gt.shape[0], gt.shape[1])
-            plan = degradation.sample(rng, size, iteration, shared)
-            plans = [view.with_crop(rng, self.options.gt_size) for view in plan.views(self.views)]
-            tensor_lq = None if lq is None else _to_tensor(lq)
-            return _to_tensor(gt), tensor_lq, plans, entry.source.name(index), group, mishaps
+            size = (self.options.crop_size, self.options.crop_size)
+            plans = degradation.sample(rng, size, iteration, shared).views(self.views)
+            if self.positive == "same_image_other_degradation":
+                plans[1:] = [degradation.sample(rng, size, iteration, shared) for _ in plans[1:]]
+            plans = [view.with_crop(rng, self.options.gt_size) for view in plans]
+            gts, lqs = [_to_tensor(read[i][0]) for i in indices], [read[i][1] for i in indices]
+            tensor_lqs = [None if lq is None else _to_tensor(lq) for lq in lqs]
+            return Sample(gts, tensor_lqs, plans, [entry.source.name(i) for i in indices], group, mishaps)
         raise OptionError(
             f"data.train: {MAX_ATTEMPTS} images in a row could not be used, the last one: {mishaps[-1][1]}"
         )
@@ -190,22 +220,18 @@ class TrainingSet(Dataset[Samples]):
         turn = draw_augment(rng, self.options.augment)
         return augment(gt, *turn), None if lq is None else augment(lq, *turn)
 
-    def collate(
-        self, samples: Sequence[tuple[Tensor, Tensor | None, list[Plan], str, int, list[tuple[str, str]]]]
-    ) -> Samples:
+    def collate(self, samples: Sequence[Sample]) -> Samples:
         """Stacks samples; views of one sample follow one another."""
-        gts, lqs, plans, paths, groups, mishaps = zip(*samples, strict=True)
-        v = self.views
+        gts = [gt for sample in samples for gt in sample.gts]
+        lqs = [lq for sample in samples for lq in sample.lqs]
         result = Samples(
-            gt=_stack([gt for gt in gts for _ in range(v)]),
-            plans=[plan for views in plans for plan in views],
-            paths=[path for path in paths for _ in range(v)],
-            groups=[group for group in groups for _ in range(v)],
-            lq=None
-            if all(lq is None for lq in lqs)
-            else _stack([_or_empty(lq, gts, self.mix) for lq in lqs for _ in range(v)]),
-            mishaps=[item for some in mishaps for item in some],
-            views=v,
+            gt=_stack(gts),
+            plans=[plan for sample in samples for plan in sample.plans],
+            paths=[path for sample in samples for path in sample.paths],
+            groups=[sample.group for sample in samples for _ in sample.gts],
+            lq=None if all(lq is None for lq in lqs) else _stack([_or_empty(lq, gts, self.mix) for lq in lqs]),
+            mishaps=[item for sample in samples for item in sample.mishaps],
+            views=self.views,
         )
         if self.in_worker:
             result.degraded = _degrade_groups(result, self.mix.degradations, torch.device("cpu"))

@@ -186,6 +186,13 @@ class Batch:
     paths: list[str] = field(default_factory=list)
     views: int = 1
 
+    def view(self, number: int) -> Batch:
+        """One view of each sample."""
+        v = self.views
+        kernel, sigma = (None if part is None else part[number::v] for part in (self.kernel, self.sigma))
+        targets = {name: target[number::v] for name, target in self.targets.items()}
+        return Batch(self.lq[number::v], targets, kernel, sigma, self.plans[number::v], self.paths[number::v])
+
     @property
     def scale(self) -> int | None:
         """The scale of this batch, equal for all its samples; None for images of which no plan tells."""

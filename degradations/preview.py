@@ -98,15 +98,17 @@ def training_samples(
         stage=stage,
         batch_size=experiment.batch_size(stage),
         in_worker=False,
-        views=spec.values.get("views", getattr(spec.factory, "views", 1)),
+        views=getattr(spec.factory, "views", 1),
+        positive=spec.values.get("positive", "same_image_same_degradation"),
     )
     for number in numbers:
-        gt, lq, plans, path, group, mishaps = dataset.sample(number)
-        for _, reason in mishaps:
+        sample = dataset.sample(number)
+        for _, reason in sample.mishaps:
             Console().warn(f"left out, another image is drawn instead: {reason}")
-        for view, plan in enumerate(plans):
-            title = f"sample {number} of {stage}{f', view {view}' if len(plans) > 1 else ''}: {_tail(path)}"
-            yield Shown.make(title, path, gt, lq, plan, mix.degradations[group])
+        views = zip(sample.gts, sample.lqs, sample.plans, sample.paths, strict=True)
+        for view, (gt, lq, plan, path) in enumerate(views):
+            title = f"sample {number} of {stage}{f', view {view}' if len(sample.gts) > 1 else ''}: {_tail(path)}"
+            yield Shown.make(title, path, gt, lq, plan, mix.degradations[sample.group])
 
 
 def image_samples(experiment: Experiment, stage: str, files: Files, count: int, whole: bool = False) -> Iterator[Shown]:

@@ -107,7 +107,10 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
         with warnings.catch_warnings():
             # PyTorch 2.13 renames the argument; older ones know only this name.
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+            unused = stage.finds_unused
+            return DistributedDataParallel(
+                network, device_ids=ids, broadcast_buffers=False, find_unused_parameters=unused
+            )
     if len(processes.gpus) > 1:
         if stage.single_process_only:
             raise OptionError(

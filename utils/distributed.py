@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,8 +61,12 @@ def start(device: str = "auto") -> Processes:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world_size > 1:
+        store, *_ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
+            store=dist.PrefixStore(_name_of_start(store, rank, world_size), store),
+            rank=rank,
+            world_size=world_size,
             timeout=_TIMEOUT,
             device_id=chosen if chosen.type == "cuda" else None,
         )
@@ -69,6 +75,31 @@ def start(device: str = "auto") -> Processes:
         alone = "LOCAL_RANK" not in os.environ and device in ("auto", "cuda")
         gpus = tuple(range(torch.cuda.device_count())) if alone else (chosen.index,)
     return Processes(rank, world_size, local_rank, chosen, gpus)
+
+
+def _name_of_start(store: dist.Store, rank: int, world_size: int) -> str:
+    """A name that the processes of this start share, and none before them.
+
+    torchrun keeps one store over its restarts, where the addresses of processes that are gone would be met; the number
+    of restarts does not tell starts apart, for each machine counts its own. So each rank asks under a word that nobody
+    used before, and the main one answers whatever asks it finds until every rank has understood.
+    """
+    word = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"asks/{rank}", word)
+        name = store.get(f"answers/{word}").decode()
+        store.set(f"understood/{name}/{rank}", "yes")
+        return name
+    missing, end = set(range(1, world_size)), time.monotonic() + _TIMEOUT.total_seconds()
+    while missing:
+        if time.monotonic() > end:
+            raise OptionError(f"ranks {sorted(missing)} of {world_size} did not come within {_TIMEOUT}")
+        for other in missing:
+            if store.check([f"asks/{other}"]):
+                store.set(f"answers/{store.get(f'asks/{other}').decode()}", word)
+        missing = {other for other in missing if not store.check([f"understood/{word}/{other}"])}
+        time.sleep(0.01)
+    return word
 
 
 def _environment() -> tuple[int, int, int]:
@@ -145,6 +176,15 @@ def gather_objects(value: T) -> list[T]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """Every rank's tensor, in rank order along the first axis, on all ranks; a constant. Shapes must be equal."""
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
 
 
 def broadcast_string(text: str) -> str:

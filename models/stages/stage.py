@@ -112,11 +112,16 @@ class Stage:
         single_process_only: whether state in the forward pass forbids DataParallel.
         supplies: what the stage can give to losses that need more than images.
         ema_network: the moving average of `network_g`, in evaluation mode; the trainer sets it.
+        views: how many times each sample is degraded; `positive` says what the views have in common.
+        finds_unused: whether some parameters get no gradient in some iterations, which DDP must look for then.
     """
 
     single_process_only: ClassVar[bool] = False
     supplies: ClassVar[frozenset[str]] = frozenset()
     ema_network: nn.Module | None = None
+    views: ClassVar[int] = 1
+    positive: str = "same_image_same_degradation"
+    finds_unused: bool = False
 
     def __init__(self, networks: Mapping[str, nn.Module], losses: Mapping[str, LossTerm]) -> None:
         self.networks, self.losses = dict(networks), dict(losses)
@@ -151,7 +156,8 @@ class Stage:
 
     def infer(self, network: nn.Module, batch: Batch) -> Tensor:
         """The super-resolved images (B, C, H, W) of a network with the generator's interface."""
-        return network(batch.lq, **batch.conditions(getattr(network, "conditions", ())))
+        names = getattr(self.networks["network_g"], "conditions", ())  # DDP's wrapper does not tell
+        return network(batch.lq, **batch.conditions(names))
 
     def extras(self, losses: Mapping[str, LossTerm], batch: Batch, step: int) -> dict[str, Tensor]:
         """What `weighted` hands to losses besides images: the moving average's output, in steps that need it."""

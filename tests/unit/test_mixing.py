@@ -84,9 +84,9 @@ def test_shares_are_exact(tmp_path: Path) -> None:
     sources = write_sources(tmp_path)
     sources["pairs"]["weight"], sources["photos"]["weight"] = 0.25, 0.75
     data = training_set(sources, default="bicubic")
-    drawn = Counter(data.sample(number)[4] for number in range(1000))
+    drawn = Counter(data.sample(number).group for number in range(1000))
     assert drawn == {0: 250, 1: 750}
-    images = Counter(data.sample(number)[3] for number in range(1000))
+    images = Counter(data.sample(number).paths[0] for number in range(1000))
     assert len(images) == 12 and max(images.values()) == 125
 
 
@@ -131,7 +131,8 @@ def test_an_unreadable_file_is_replaced_from_its_own_source(tmp_path: Path) -> N
         (tmp_path / "gt" / f"{i}.png").write_bytes(b"no image")
     groups, mishaps = Counter(), 0
     for number in range(120):
-        *_, group, failed = data.sample(number)
+        sample = data.sample(number)
+        group, failed = sample.group, sample.mishaps
         groups[group] += 1
         mishaps += len(failed)
         assert all(("/gt/" in path) == (group == 0) for path, _ in failed)
@@ -141,7 +142,7 @@ def test_an_unreadable_file_is_replaced_from_its_own_source(tmp_path: Path) -> N
 def test_a_pair_whose_file_was_replaced_is_named_not_misaligned(tmp_path: Path) -> None:
     data = training_set({"pairs": write_sources(tmp_path, count=2)["pairs"]})
     write_image(tmp_path / "lq" / "0.png", np.zeros((30, 30, 3), np.uint8))
-    mishaps = [m for number in range(8) for m in data.sample(number)[5]]
+    mishaps = [m for number in range(8) for m in data.sample(number).mishaps]
     assert mishaps and all(name.endswith("gt/0.png") for name, _ in mishaps)
     assert "is 24x24, expected 60x60, for" in mishaps[0][1] and "lq/0.png is 30x30" in mishaps[0][1]
 
