@@ -263,7 +263,7 @@ def read_weights(
             said = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         return weights, {key: json.loads(value) for key, value in said.items() if key != "format"}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({_reason(error)})") from error
 
 
@@ -373,7 +373,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path.name}: {os.strerror(error.errno or 0)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where a stranger nested it deeply
         raise CheckpointError(f"{path.name} is not JSON ({error})") from error
 
 

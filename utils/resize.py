@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Border = Literal["symmetric", "replicate"]
 
 
 def imresize(
@@ -15,6 +18,7 @@ def imresize(
     scale: float | None = None,
     size: tuple[int, int] | None = None,
     antialias: bool = True,
+    border: Border = "symmetric",
 ) -> Tensor:
     """Resizes images as MATLAB's `imresize(x, scale, 'bicubic')`, differentiably.
 
@@ -23,6 +27,7 @@ def imresize(
         scale: factor for both sides; the result has ceil(H·scale) × ceil(W·scale) pixels.
         size: (height, width) of the result instead; then each side has its own factor.
         antialias: widen the cubic (a = -0.5) by 1/scale when shrinking, as MATLAB does by default.
+        border: mirrored with the edge pixel repeated, as MATLAB does, or the edge pixel alone (DASR's released code).
 
     Returns:
         (..., h, w) in the dtype of `x`. Not clipped: the cubic overshoots at edges.
@@ -51,22 +56,25 @@ def imresize(
         factors = (float(scale), float(scale))
     # Half precision would round the weights themselves to three digits.
     work = torch.promote_types(x.dtype, torch.float32)
-    rows = _weights(height, out_height, factors[0], antialias, work, x.device)
-    columns = _weights(width, out_width, factors[1], antialias, work, x.device)
+    rows = _weights(height, out_height, factors[0], antialias, border, work, x.device)
+    columns = _weights(width, out_width, factors[1], antialias, border, work, x.device)
     return (rows @ x.to(work) @ columns.T).to(x.dtype)
 
 
 @lru_cache(maxsize=64)
 def _weights(
-    length: int, out_length: int, scale: float, antialias: bool, dtype: torch.dtype, device: torch.device
+    length: int, out_length: int, scale: float, antialias: bool, border: Border, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """`weight_matrix` as a constant tensor."""
     # A tensor born under inference mode could never take part in training afterwards, and this one is kept.
     with torch.inference_mode(False):
-        return torch.as_tensor(weight_matrix(length, out_length, scale, antialias), dtype=dtype, device=device)
+        matrix = weight_matrix(length, out_length, scale, antialias, border)
+        return torch.as_tensor(matrix, dtype=dtype, device=device)
 
 
-def weight_matrix(length: int, out_length: int, scale: float, antialias: bool = True) -> np.ndarray:
+def weight_matrix(
+    length: int, out_length: int, scale: float, antialias: bool = True, border: Border = "symmetric"
+) -> np.ndarray:
     """The matrix (out_length, length), float64, rows summing to 1, that resizes one axis."""
     shrink = scale if antialias and scale < 1 else 1.0
     support = 4 / shrink
@@ -77,9 +85,11 @@ def weight_matrix(length: int, out_length: int, scale: float, antialias: bool = 
     index = left[:, None] + np.arange(taps)
     weight = _cubic(shrink * (centre[:, None] - index))
     weight /= weight.sum(axis=1, keepdims=True)
-    # Symmetric border of any depth: the axis repeats with period 2·length, forwards and then backwards.
-    folded = index.astype(np.int64) % (2 * length)
-    folded = np.where(folded < length, folded, 2 * length - 1 - folded)
+    if border == "replicate":
+        folded = np.clip(index.astype(np.int64), 0, length - 1)
+    else:  # of any depth: the axis repeats with period 2·length, forwards and then backwards
+        folded = index.astype(np.int64) % (2 * length)
+        folded = np.where(folded < length, folded, 2 * length - 1 - folded)
     matrix = np.zeros((out_length, length))
     np.add.at(matrix, (np.arange(out_length)[:, None], folded), weight)
     return matrix

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel.scatter_gather import scatter_kwargs
 
+from degradations import Batch, Plan
 from losses import LOSSES, LossTerm
 from models import NETWORKS
 from models.building import distribute
@@ -41,6 +45,46 @@ def test_several_gpus_go_through_data_parallel(monkeypatch: pytest.MonkeyPatch) 
     one = stage()
     assert distribute(one.networks["network_g"], processes(0, 1), one) is not one.networks["network_g"]
     assert seen["ids"] == [0, 1]
+
+
+class Spread(nn.Module):
+    """`nn.DataParallel` over two devices that are one CPU: its own scatter, one network after the other, a gather."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **conditions: Any) -> Tensor:  # noqa: ANN401
+        shares = list(zip(*scatter_kwargs(inputs, conditions, [0, 1]), strict=True))
+        assert [len(lq) for (lq,), _ in shares] == [2, 1]
+        for (lq,), given in shares:
+            assert len(given["kernel"]) == len(given["sigma"]) == len(lq) and given["scale"] == 2
+        return torch.cat([self.module(*share, **given) for share, given in shares])
+
+
+def test_data_parallel_gives_each_device_its_share_of_the_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three samples of a non-blind network over two devices: loss and gradients are those of one device."""
+
+    def scatter(devices: list[int], sizes: None, dim: int, tensor: Tensor) -> tuple[Tensor, ...]:
+        return tensor.chunk(len(devices), dim)
+
+    monkeypatch.setattr("torch.nn.parallel.scatter_gather.Scatter.apply", scatter)
+    usrnet = {"type": "usrnet", "n_iter": 2, "h_nc": 8, "nc": [8, 8, 12, 12], "nb": 1}
+    one = PsnrStage(NETWORKS.build(usrnet, scale=2), {"l1": LossTerm(LOSSES.check("l1").component())})
+    random = torch.Generator().manual_seed(0)
+    lq, gt = (torch.rand(3, 3, side, side, generator=random) for side in (8, 16))
+    kernel = torch.rand(3, 5, 5, generator=random)
+    kernel, sigma = kernel / kernel.sum((1, 2), keepdim=True), torch.tensor([0.0, 0.05, 0.1])
+    batch = Batch(lq, {"plain": gt}, kernel, sigma, plans=[Plan((16, 16), 2)] * 3)
+    found = []
+    for network in (one.networks["network_g"], Spread(one.networks["network_g"])):
+        network.zero_grad()
+        loss = one.phases()[0].loss(batch, {}, {"network_g": network}, 1)["l1"]
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    assert len(found[0]) > 10
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_stage_with_state_in_its_forward_names_torchrun() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -81,6 +82,13 @@ def test_a_weight_file_stands_alone(tmp_path: Path) -> None:
         read_weights(tmp_path / "nothing.safetensors")
 
 
+def test_a_strangers_weight_file_can_only_be_refused(tmp_path: Path) -> None:
+    """What a file says of itself is JSON, which Python reads with a limited depth."""
+    safetensors.torch.save_file(weights(), tmp_path / "deep.safetensors", metadata={"network": "[" * 100000})
+    with pytest.raises(CheckpointError, match=r"deep\.safetensors: cannot be read"):
+        read_weights(tmp_path / "deep.safetensors")
+
+
 def test_views_and_shared_storage_are_saved(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     tied = {"a": base, "b": base, "row": base[1], "turned": base.t(), "wide": torch.ones(1).expand(5)}
@@ -144,6 +152,10 @@ def _empty_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text('{"files": {}}')
 
 
+def _nest_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 100000)
+
+
 def _break_meta(folder: Path) -> None:
     (folder / "meta.json").write_text("")
 
@@ -156,6 +168,7 @@ def _break_meta(folder: Path) -> None:
         (_drop_file, "network_g.safetensors is missing"),
         (_drop_manifest, "manifest.json"),
         (_break_manifest, "manifest.json is not JSON"),
+        (_nest_manifest, "manifest.json is not JSON"),
         (_empty_manifest, "does not list meta.json, state.pt"),
         (_break_meta, "meta.json is not JSON"),
     ],

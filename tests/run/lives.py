@@ -1,0 +1,81 @@
+"""Short lives of `train.py` for the price of one import: a process that has imported it forks each of them.
+
+Importing PyTorch takes seconds, so a run that is killed ten times would be little else. What forks must not have used
+autograd, hence `apart`: the lives of a test are lived in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import ROOT
+from tests.run.tiny import PATIENCE, environment, free_port
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
+    """What a function of a test module returns (as JSON) when a fresh process calls it with these words."""
+    calls = f"import json, sys; from {function.__module__} import {function.__name__} as f"
+    command = [sys.executable, "-c", f"{calls}; print(json.dumps(f(*sys.argv[1:])))", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def warm() -> None:
+    """Imports what every training would import for itself: registered modules, and what PyTorch's optimizers want."""
+    import torch._dynamo
+
+    from degradations import DEGRADATIONS
+    from losses import LOSSES
+    from models import NETWORKS, STAGES
+    from utils.checkpoint import versions
+    from utils.metrics import METRICS
+
+    assert torch._dynamo and all(registry.names() for registry in (DEGRADATIONS, LOSSES, NETWORKS, STAGES, METRICS))
+    versions()
+
+
+class Life:
+    """A forked process with the environment of one of torchrun's workers, in a session of its own."""
+
+    def __init__(self, work: Callable[[], int], log: Path, rank: int = 0, ranks: int = 1, port: int = 0) -> None:
+        self.log = log
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 70
+            try:
+                os.setsid()
+                written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                for stream in (1, 2):
+                    os.dup2(written, stream)
+                about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+                os.environ.update({name: str(value) for name, value in about.items()}, MASTER_ADDR="127.0.0.1")
+                status = work()
+            except BaseException:  # noqa: BLE001 - a fork must never return into its parent's code
+                traceback.print_exc()
+            os._exit(status)
+
+    def wait(self) -> int:
+        """Its exit status, or the negative number of the signal that killed it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def live(work: Callable[[], int], log: Path, ranks: int = 1) -> list[int]:
+    """Lives as so many ranks until all have ended; returns their exit statuses."""
+    port = free_port()
+    return [life.wait() for life in [Life(work, log, rank, ranks, port) for rank in range(ranks)]]
+
+
+def training(arguments: Sequence[str]) -> int:
+    """`train.py` with these arguments; returns its exit status."""
+    import train
+
+    sys.argv = ["train.py", "--device", "cpu", *arguments]
+    return train.main()
