@@ -16,6 +16,7 @@ from models.restore import weight_files
 from models.stages.stage import Handover, Stage
 from models.weights import load_weights
 from utils import checkpoint, distributed
+from utils.batch_norm import GlobalBatchNorm2d
 from utils.checkpoint import Checkpoints
 from utils.distributed import AgreedError, Processes
 from utils.fields import OptionError
@@ -112,12 +113,15 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
                 network, device_ids=ids, broadcast_buffers=False, find_unused_parameters=unused
             )
     if len(processes.gpus) > 1:
+        lost = None
         if stage.single_process_only:
+            lost = f"{type(stage).__name__} keeps state in its forward pass"
+        elif any(isinstance(module, GlobalBatchNorm2d) for module in network.modules()):
+            lost = "`batch_norm: global` shares statistics between processes"
+        if lost is not None:
             raise OptionError(
-                f"{type(stage).__name__} keeps state in its forward pass, which DataParallel over "
-                f"{len(processes.gpus)} GPUs would lose; "
-                f"start it with torchrun --nproc-per-node {len(processes.gpus)}, or on one with "
-                "--device cuda:0"
+                f"{lost}, which DataParallel over {len(processes.gpus)} GPUs would lose; start it with torchrun "
+                f"--nproc-per-node {len(processes.gpus)}, or on one with --device cuda:0"
             )
         return nn.DataParallel(network, device_ids=list(processes.gpus))
     return network

@@ -94,6 +94,14 @@ def test_a_stage_with_state_in_its_forward_names_torchrun() -> None:
         distribute(one.networks["network_g"], processes(0, 1), one)
 
 
+def test_global_statistics_name_torchrun() -> None:
+    network = NETWORKS.build(
+        {"type": "patchgan", "num_feat": 4, "n_layers": 1, "norm": "batch", "batch_norm": "global"}
+    )
+    with pytest.raises(OptionError, match="batch_norm: global.*torchrun --nproc-per-node 2"):
+        distribute(network, processes(0, 1), stage())
+
+
 def test_torchrun_gives_each_process_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
