@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from data.source import SourceEntry
 from data.training import DataOptions, ValidationSet
 from degradations import Degradation
@@ -137,12 +139,25 @@ def _check_degradation(experiment: Experiment, where: str, degradation: Degradat
             better = max(common, round(size / common) * common)
             text = f"{size} is no multiple of all of {where}.scales; {better} is"
             problems.append(Problem(f"data.{key}", text))
+    if not problems and not where.startswith("data.validation"):
+        problems += _rehearsed_draws(experiment.data.crop_size, degradation, where)
     if where.startswith("data.train") and degradation.scales != (
         default := experiment.degradation.component(scale=experiment.scale).scales
     ):
         text = f"found {list(degradation.scales)}, but the scale of a batch is drawn from {list(default)} elsewhere"
         problems.append(Problem(f"{where}.scales", text))
     return problems
+
+
+def _rehearsed_draws(crop: int, degradation: Degradation, where: str) -> list[Problem]:
+    """A crop that the degradation refuses, such as one smaller than its kernels, is said before training."""
+    for number, scale in enumerate(256 * (degradation.scales or (degradation.scale,))):
+        if crop % scale == 0:
+            try:
+                degradation.sample(np.random.default_rng(number), (crop, crop), shared={"scale": scale})
+            except ValueError as error:
+                return [Problem("data.crop_size", f"{crop} does not do for `{where}`: {error}")]
+    return []
 
 
 def _check_sizes(data: Any, scale: int | None) -> list[Problem]:  # noqa: ANN401

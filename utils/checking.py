@@ -173,6 +173,8 @@ def check_fields(
             names = [n for n in [*parameters, *(known or [])] if n not in supplied]
             problems.append(Problem(path, f"unknown option{nearest(str(key), names)}"))
             continue
+        if value is None and parameter.default is not MISSING and not _takes_none(parameter.annotation):
+            continue  # null takes back what a `base:` set
         if key in supplied and key in context and value != context[key]:
             problems.append(Problem(path, f"found {value!r}, but {key} is {context[key]!r} elsewhere; say it once"))
             continue
@@ -276,6 +278,12 @@ def _served_by(annotation: Any) -> Registry[Any] | None:  # noqa: ANN401
 
 def _has_type(annotation: Any) -> bool:  # noqa: ANN401
     return get_origin(annotation) is Spec or _served_by(annotation) is not None
+
+
+def _takes_none(annotation: Any) -> bool:  # noqa: ANN401
+    return annotation is Any or (
+        get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
+    )
 
 
 def _is_mapping(origin: Any) -> bool:  # noqa: ANN401

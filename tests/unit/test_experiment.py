@@ -49,6 +49,21 @@ SINGLE: dict[str, tuple[dict[str, Any], str, str]] = {
         "no multiple of the scale 2; 32 is",
     ),
     "gt no multiple of the scale": ({"data": {"gt_size": 23}}, "data.gt_size", "no multiple of the scale 2"),
+    "crop below the reflected border": (
+        {"degradation": {"type": "realesrgan"}},
+        "data.crop_size",
+        "32 does not do for `degradation`: a blur with kernels up to 21x21",
+    ),
+    "network that is told more than the degradation tells": (
+        {"network_g": {"type": "usrnet", "nc": [8, 8, 8, 8]}},
+        "degradation",
+        "`usrnet` is given kernel and sigma with each image, but `bsrgan` tells less",
+    ),
+    "several scales for a network of one": (
+        {"degradation": {"type": "classical", "scales": [1, 2]}, "data": {"crop_size": 48}},
+        "degradation.scales",
+        "`srvgg` has one scale",
+    ),
     "gt above crop": ({"data": {"gt_size": 40}}, "data.gt_size", "larger than crop_size 32"),
     "hand-over from nowhere": (
         {"stages": {"gan": {"init_from": {"stage": "pnsr"}}}},
@@ -125,6 +140,15 @@ def test_each_is_found_with_its_path_and_nothing_else(tree: dict[str, Any], what
     found = problems(tree, change)
     assert list(found) == [path]
     assert sentence in found[path]
+
+
+def test_null_takes_an_option_back(tree: dict[str, Any]) -> None:
+    """As a file does that inherits, unless null means something itself."""
+    experiment = check_experiment(
+        merge(tree, {"data": {"validation": None}, "seed": None, "logger": {"health": {"d_accuracy": None}}})
+    )
+    assert experiment.data.validation == {} and experiment.seed == 0
+    assert experiment.logger.health.d_accuracy is None
 
 
 def test_a_gan_without_discriminator(tree: dict[str, Any]) -> None:
