@@ -77,7 +77,7 @@ class RealESRGAN(Pipeline):
         final: Mapping[str, StepEntry],
         usm: Step,
         scale: int,
-        start: Literal["usm", "plain"] = "usm",
+        start: Literal["plain", "usm"] = "usm",
         draws: Literal["sample", "batch"] = "sample",
     ) -> None:
         if "final" in orders:

@@ -1,9 +1,13 @@
-"""Small functions that several networks share."""
+"""What several networks share."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+from models.network import Network
 
 
 def require_multiple(image: Tensor, multiple: int, network: str) -> None:
@@ -28,3 +32,46 @@ def damp_convolutions(module: nn.Module, factor: float) -> None:
             nn.init.kaiming_normal_(layer.weight).mul_(factor)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+class EncoderNetwork(Network):
+    """A generator told how `lq` is degraded by an embedding, which its own encoder takes from `lq`.
+
+    Keys are those of DASR and CDSR: `E.encoder_q.*` and `G.*`. What contrastive learning needs besides (key encoder,
+    queue) is no part of the network.
+
+    Args:
+        scale: of super-resolution.
+        encoder: `lq` (B, 3, h, w) to (embedding (B, d), projection (B, d)). The embedding steers the generator, the
+            projection is for a contrastive loss alone.
+        generator: `lq` and embedding to `sr` (B, 3, h·scale, w·scale).
+    """
+
+    def __init__(self, scale: int, encoder: nn.Module, generator: nn.Module) -> None:
+        super().__init__()
+        self.scale = scale
+        self.G = generator
+        self.E = nn.ModuleDict({"encoder_q": encoder})
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder, by itself."""
+        return self.E["encoder_q"]
+
+    def forward(
+        self, lq: Tensor, embedding: Tensor | None = None, task: Literal["restore", "encode", "both"] = "restore"
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Restores `lq`, or does what a contrastive loss needs within one pass, as DistributedDataParallel wants it.
+
+        Args:
+            lq: (B, 3, h, w) RGB in [0, 1].
+            embedding: (B, d), in place of the encoder's, with `restore`.
+            task: returns `sr` (restore), the projection (encode), or `sr` and projection (both).
+        """
+        if embedding is not None:
+            return self.G(lq, embedding)
+        embedding, projection = self.encoder(lq)
+        if task == "encode":
+            return projection
+        sr = self.G(lq, embedding)
+        return sr if task == "restore" else (sr, projection)

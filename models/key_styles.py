@@ -21,6 +21,8 @@ _USRNET_KEYS = {
     *("h.mlp.0.weight", "h.mlp.4.weight", "p.m_head.weight", "p.m_tail.weight"),
     *(f"p.m_down{level}.0.res.0.weight" for level in (1, 2, 3)),
 }
+_DASR_KEYS = {"G.tail.1.weight", "G.body.0.body.0.conv1.weight", "E.encoder_q.E.0.weight"}
+_CDSR_KEYS = {"G.upsampler.0.weight", "G.RRDB_trunk.0.RDB1.conv1.weight", "E.encoder_q.feature_bank.weight"}
 _ESRGAN_TOP = {"trunk_conv": "conv_body", "HRconv": "conv_hr", "upconv1": "conv_up1", "upconv2": "conv_up2"}
 
 
@@ -128,12 +130,18 @@ def _rename_vgg_spectral(keys: list[str]) -> Renames | None:
     return {key: rename(key) for key in keys}
 
 
+def is_contrastive(key: str) -> bool:
+    """Whether a key of a DASR or CDSR file is of the key encoder or the queue, which are no part of the network."""
+    return key.startswith(("E.encoder_k.", "E.queue"))
+
+
 def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options of the generator that a published state dict (any key style) belongs to.
 
-    Knows rrdbnet, srvgg and usrnet. One upsampling step without unshuffle is taken for scale 2, as in BSRGAN's x2
-    model: no checkpoint is published in the x3 form, which has the same shapes. A usrnet serves all scales and gets
-    the nominal scale 4; its activation is taken for ReLU, as in all published ones.
+    Knows rrdbnet, srvgg, usrnet, dasr and cdsr. One upsampling step without unshuffle is taken for scale 2, as in
+    BSRGAN's x2 model: no checkpoint is published in the x3 form, which has the same shapes. A usrnet serves all scales
+    and gets the nominal scale 4; its activation is taken for ReLU, as in all published ones, and what cdsr attends by
+    for `released`.
 
     Raises:
         OptionError: if keys and shapes do not settle the options.
@@ -145,11 +153,20 @@ def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return _guess_srvgg(state)
     if state.keys() >= _USRNET_KEYS:
         return _guess_usrnet(state)
+    if state.keys() >= _DASR_KEYS:
+        return _guess_dasr(state)
+    if state.keys() >= _CDSR_KEYS:
+        return _guess_cdsr(state)
     some = ", ".join(list(state)[:5]) or "none"
     raise OptionError(
-        f"these weights are of no network that can be told by its keys (known: rrdbnet, srvgg, usrnet; first keys "
-        f"found: {some}); give the option file of the network"
+        f"these weights are of no network that can be told by its keys (known: rrdbnet, srvgg, usrnet, dasr, "
+        f"cdsr; first keys found: {some}); give the option file of the network"
     )
+
+
+def _count(state: State, pattern: str) -> int:
+    """How many numbered parts there are, as the pattern's group finds their numbers in keys."""
+    return 1 + max(int(m[1]) for key in state if (m := re.match(pattern, key)))
 
 
 def _guess_rrdbnet(state: State) -> dict[str, Any]:
@@ -164,7 +181,7 @@ def _guess_rrdbnet(state: State) -> dict[str, Any]:
         "num_in_ch": inputs // factor**2,
         "num_out_ch": outputs,
         "num_feat": first.shape[0],
-        "num_block": 1 + max(int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key))),
+        "num_block": _count(state, r"body\.(\d+)\."),
         "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
         "upsampling": "unshuffle" if factor > 1 else "steps",
     }
@@ -215,4 +232,29 @@ def _guess_usrnet(state: State) -> dict[str, Any]:
         "act_mode": "BR" if "p.m_down1.0.res.1.weight" in state else "R",
         "downsample_mode": "strideconv" if f"p.m_down1.{nb}.weight" in state else "avgpool",
         "upsample_mode": upsample_mode,
+    }
+
+
+def _guess_dasr(state: State) -> dict[str, Any]:
+    num_feat = state["G.tail.1.weight"].shape[1]
+    steps = _count(state, r"G\.tail\.0\.(\d+)\.weight") // 2 + 1
+    return {
+        "type": "dasr",
+        "scale": round((state["G.tail.0.0.weight"].shape[0] / num_feat) ** 0.5) ** steps,
+        "num_feat": num_feat,
+        "num_group": _count(state, r"G\.body\.(\d+)\.body\."),
+        "num_block": _count(state, r"G\.body\.0\.body\.(\d+)\.da_conv1\."),
+        "encoder_feat": state["E.encoder_q.E.0.weight"].shape[0],
+    }
+
+
+def _guess_cdsr(state: State) -> dict[str, Any]:
+    return {
+        "type": "cdsr",
+        "scale": round((state["G.upsampler.0.weight"].shape[0] / 3) ** 0.5),
+        "num_feat": state["G.conv_first.weight"].shape[0],
+        "num_block": _count(state, r"G\.RRDB_trunk\.(\d+)\."),
+        "num_grow_ch": state["G.RRDB_trunk.0.RDB1.conv1.weight"].shape[0],
+        "encoder_feat": state["E.encoder_q.conv1.conv1.weight"].shape[0],
+        "num_code": state["E.encoder_q.feature_bank.weight"].shape[0],
     }

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.key_styles import State, canonical, canonical_names, guess_network
+from models.key_styles import State, canonical, canonical_names, guess_network, is_contrastive
 from utils.fields import OptionError
 
 Prefer = Literal["ema", "raw"]
@@ -43,12 +43,14 @@ class LoadReport:
         unexpected: keys of the file (as written there) that the network does not have.
         mismatched: key → (shape in the file, shape in the network).
         renamed: name in the file → canonical name, where they differ.
+        set_aside: keys of the file that only contrastive training uses (DASR's and CDSR's key encoder and queue).
     """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -57,12 +59,11 @@ class LoadReport:
 
     def __str__(self) -> str:
         """What was not taken, by kind, one line each."""
-        if self.complete:
-            return "every weight fits"
-        lines = ["what fits by name and shape was taken"]
+        lines = ["every weight fits" if self.complete else "what fits by name and shape was taken"]
         lines += _listed("missing in the file, left as it was", self.missing)
         lines += _listed("unknown to the network, dropped", self.unexpected)
-        return "\n".join([*lines, *_listed("of another shape, dropped", _shapes(self))])
+        lines += _listed("of another shape, dropped", _shapes(self))
+        return "\n".join([*lines, *_listed("of contrastive training, not of the network", self.set_aside)])
 
 
 def load_weights(
@@ -92,12 +93,14 @@ def load_weights(
         if new in wanted and found[old].shape != wanted[new].shape
     }
     have = set(names.values())
+    strangers = [old for old, new in names.items() if new not in wanted]
     report = LoadReport(
         # Files older than this counter (PyTorch 0.4.1) lack it, and it has no influence at a fixed momentum.
         missing=[key for key in wanted if key not in have and not key.endswith("num_batches_tracked")],
-        unexpected=[old for old, new in names.items() if new not in wanted],
+        unexpected=[key for key in strangers if not is_contrastive(key)],
         mismatched=mismatched,
         renamed={old: new for old, new in names.items() if old != new},
+        set_aside=[key for key in strangers if is_contrastive(key)],
     )
     if strict and not report.complete:
         raise OptionError(_complaint(_name_of(source), report, found, wanted))

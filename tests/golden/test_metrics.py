@@ -1,4 +1,4 @@
-"""Metrics and colour against values from running KAIR (`kair/`) and BasicSR (`realesrgan/`)."""
+"""Metrics and colour against values from running KAIR (`kair/`), BasicSR (`realesrgan/`), DASR and CDSR (`cdsr/`)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,28 @@ def test_equals_basicsr(name: str, channels: str, border: int) -> None:
     protocol = Protocol("golden", border, "y" if channels == "y" else "rgb", PROTOCOLS["basicsr_y"].y)
     found = METRICS.build(name)(*(prepare(image, protocol, scale=4) for image in pair))
     assert found == pytest.approx(expected, abs=TOLERANCE[name], rel=0)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize(("system", "luma"), [("dasr", "dasr"), ("cdsr", "studio")])
+def test_equals_dasr_and_cdsr(system: str, luma: str, image: int, scale: int) -> None:
+    """On benchmark sets; on others (`nobench`) these codes cut off 6 pixels more, and measure PSNR over RGB."""
+    with np.load(FOLDER / "cdsr" / f"{system}_metrics.npz") as values:
+        pair = [values[f"{kind}{image}"].transpose(1, 2, 0) / 255 for kind in ("sr", "hr")]
+        expected = {key.removesuffix(f"_{image}_x{scale}"): float(values[key]) for key in values if "f64" in key}
+    metrics = {"psnr": METRICS.build("psnr"), "ssim": METRICS.build({"type": "ssim", "luma": luma})}
+    assert ("rgb" in metrics["ssim"].channels) == (luma == "studio")
+    protocols = {
+        "psnr_bench": PROTOCOLS[f"{system}_y"],
+        "ssim_bench": PROTOCOLS[f"{system}_y"],
+        "psnr_nobench": Protocol("golden", scale + 6),
+        "ssim_nobench": Protocol("golden", scale + 6, "y"),
+    }
+    for key, protocol in protocols.items():
+        name = key.split("_")[0]
+        found = metrics[name](*(prepare(each, protocol, scale) for each in pair))
+        assert found == pytest.approx(expected[f"f64_{key}"], abs=TOLERANCE[name], rel=0), key
 
 
 def test_the_two_lumas_differ() -> None:

@@ -41,6 +41,9 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("usrnet", power=2),
         Protocol("basicsr"),
         Protocol("basicsr_y", channels="y"),
+        # DASR's PSNR writes the weights of luma another way, less than 1e-5 dB off; its SSIM is `ssim: {luma: dasr}`.
+        Protocol("dasr_y", channels="y"),
+        Protocol("cdsr_y", channels="y"),
     )
 }
 

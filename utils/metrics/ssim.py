@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 
@@ -17,10 +19,21 @@ class Ssim(Metric):
 
     As KAIR and BasicSR: Gaussian window of 11 pixels with sigma 1.5, only where it fits inside the image, population
     moments. Raises ValueError unless both images have the same shape, with sides of at least 11.
+
+    Args:
+        luma: `dasr` measures as DASR's code, on luma only. Quirk: there the weights of luma, made for a division by
+            256, are divided by 255 (for SSIM alone, not for PSNR), so that white is 235.86; 1e-5 lower.
     """
+
+    def __init__(self, luma: Literal["studio", "dasr"] = "studio") -> None:
+        self.luma = luma
+        if luma == "dasr":
+            self.channels = ("y",)
 
     def __call__(self, sr: np.ndarray, gt: np.ndarray | None) -> float:
         gt = check_pair(sr, gt)
+        if self.luma == "dasr":
+            sr, gt = ((image - 16) * (256 / 255) + 16 for image in (sr, gt))
         if min(sr.shape[:2]) < _WINDOW:
             raise ValueError(f"found {sr.shape[0]}x{sr.shape[1]} pixels, expected at least {_WINDOW}x{_WINDOW}")
         mean_sr, mean_gt = _local_mean(sr), _local_mean(gt)

@@ -1,0 +1,198 @@
+"""CDSR (Zhou et al.: Joint Learning Content and Degradation Aware Feature for Blind Super-Resolution, ACM MM 2022).
+
+DASR's idea with an encoder that also looks at content: it sees pixels and patches, and gives its embedding as a mixture
+of codebook rows. Features ask for the degradation they need, by attention between channels. Keys are those of the
+released code; images are in [0, 1] there too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import EncoderNetwork
+from models.network import NETWORKS
+from models.networks.dasr import DABlock, DAConv, perceptron
+from models.networks.rrdbnet import ResidualDenseBlock
+from utils.batch_norm import BATCH_NORMS, BatchStatistics
+from utils.fields import PositiveInt
+from utils.tiling import mirrored
+
+PATCH = 12
+Attend = Literal["released", "paper"]
+
+
+class ConvUnit(nn.Module):
+    """A convolution, batch normalisation and LeakyReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, batch_norm: BatchStatistics, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, size, stride, padding)
+        self.bn1 = BATCH_NORMS[batch_norm](outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.bn1(self.conv1(x)), 0.1)
+
+
+class PatchEncoder(nn.Module):
+    """`lq` (B, 3, h, w) in [0, 1] of any size to (embedding, projection), each (B, dimension).
+
+    The patch branch (LPE) sees whole tiles of 12 px, counted from the top left: what remains at the right and the
+    bottom it ignores, as released; an image below 12 px is mirrored there up to one tile, where released code fails.
+    """
+
+    def __init__(self, num_feat: int, num_code: int, batch_norm: BatchStatistics) -> None:
+        super().__init__()
+        half, full = 2 * num_feat, 4 * num_feat
+        self.dimension = full
+        self.conv1 = ConvUnit(3, num_feat, 7, batch_norm, padding=3)
+        self.conv2 = ConvUnit(num_feat, num_feat, 1, batch_norm)
+        self.conv3 = ConvUnit(num_feat, half, 3, batch_norm, stride=2, padding=1)
+        self.conv4 = ConvUnit(half, half, 1, batch_norm)
+        self.conv5 = ConvUnit(half, full, 7, batch_norm, padding=3)
+        self.conv6 = ConvUnit(full, full, 1, batch_norm)
+        self.pconv1 = ConvUnit(3, num_feat, PATCH, batch_norm, stride=PATCH)
+        self.pconv2 = ConvUnit(num_feat, num_feat, 3, batch_norm, padding=1)
+        self.pconv3 = ConvUnit(num_feat, half, 3, batch_norm, padding=1)
+        self.pconv4 = ConvUnit(half, full, 3, batch_norm, padding=1)
+        self.mlp1 = nn.Sequential(nn.Linear(2 * full, full), nn.LeakyReLU(0.1, inplace=True), nn.Linear(full, full))
+        self.feature_bank = nn.Embedding(num_code, full)
+        self.fc_q = nn.Linear(full, full)
+        self.fc_k = nn.Linear(full, full)
+        self.mlp = perceptron(full)
+
+    def forward(self, lq: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = lq.shape[-2:]
+        pixels, patches = lq, mirrored(lq, max(PATCH - height, 0), max(PATCH - width, 0))
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.conv6):
+            pixels = layer(pixels)
+        for layer in (self.pconv1, self.pconv2, self.pconv3, self.pconv4):
+            patches = layer(patches)
+        seen = torch.cat((pixels.mean((2, 3)), patches.mean((2, 3))), 1)
+        embedding = self.code_weights(self.mlp1(seen)) @ self.feature_bank.weight
+        return embedding, self.mlp(embedding)
+
+    def code_weights(self, seen: Tensor) -> Tensor:
+        """The share (B, num_code) of each codebook row in the embedding (CSC), from features (B, dimension)."""
+        keys = self.fc_k(self.feature_bank.weight)
+        return (self.fc_q(seen) @ keys.T).softmax(1)
+
+
+class ChannelCrossAttention(nn.Module):
+    """Attention of the channels of features to those of a code, weighted by `gamma` (at first 0) and added to it."""
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.query_conv = nn.Linear(num_feat, num_feat)
+        self.key_conv = nn.Linear(num_feat, num_feat)
+        self.value_conv = nn.Linear(num_feat, num_feat)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, code: Tensor, pooled: Tensor) -> Tensor:
+        """A code (B, C) and the features' means (B, C) to a code (B, C)."""
+        energy = self.query_conv(pooled)[:, :, None] * self.key_conv(code)[:, None, :]
+        found = (energy.softmax(2) @ self.value_conv(code)[:, :, None])[:, :, 0]
+        return self.gamma * found + code
+
+
+class DomainQueryConv(DAConv):
+    """DQA: a degradation-aware convolution whose code is first attended to by its features."""
+
+    def __init__(self, num_feat: int, attend: Attend) -> None:
+        super().__init__(num_feat, reduction=2)
+        self.attend = attend
+        self.sf_attn = ChannelCrossAttention(num_feat)
+
+    def codes(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        attended = self.sf_attn(code, x.mean((2, 3)))
+        return attended, code if self.attend == "released" else attended
+
+
+class SFTLayer(nn.Module):
+    """A code of its own from the shared one (B, dimension), and a block that is aware of it."""
+
+    def __init__(self, num_feat: int, dimension: int, attend: Attend) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(dimension, dimension), nn.PReLU(), nn.Linear(dimension, num_feat), nn.Sigmoid()
+        )
+        self.dab = DABlock(num_feat, partial(DomainQueryConv, attend=attend))
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return self.dab(x, self.fc(code))
+
+
+class RRDBSFT(nn.Module):
+    """An SFT layer and three residual dense blocks; the result is scaled by 0.2 and added to the input."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int, dimension: int, attend: Attend) -> None:
+        super().__init__()
+        self.SFT = SFTLayer(num_feat, dimension, attend)
+        self.RDB1 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.RDB2 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.RDB3 = ResidualDenseBlock(num_feat, num_grow_ch)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return x + 0.2 * self.RDB3(self.RDB2(self.RDB1(self.SFT(x, code))))
+
+
+class CDSRGenerator(nn.Module):
+    """`lq` (B, 3, h, w) in [0, 1] and an embedding (B, dimension) to `sr`."""
+
+    def __init__(
+        self, scale: int, num_feat: int, num_block: int, num_grow_ch: int, dimension: int, attend: Attend
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(4):
+            layers += [nn.Linear(dimension, dimension), nn.PReLU()]
+        self.compress = nn.Sequential(*layers)
+        self.conv_first = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.RRDB_trunk = nn.ModuleList(RRDBSFT(num_feat, num_grow_ch, dimension, attend) for _ in range(num_block))
+        self.trunk_conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.upsampler = nn.Sequential(nn.Conv2d(num_feat, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+
+    def forward(self, lq: Tensor, embedding: Tensor) -> Tensor:
+        code = self.compress(embedding)
+        x = shallow = self.conv_first(lq)
+        for block in self.RRDB_trunk:
+            x = block(x, code)
+        return self.upsampler(shallow + self.trunk_conv(x))
+
+
+@NETWORKS.register("cdsr")
+class CDSR(EncoderNetwork):
+    """CDSR: `lq` (B, 3, h, w) RGB in [0, 1], any size, to `sr` (B, 3, h·scale, w·scale).
+
+    Args:
+        scale: any factor, in one step; released for 2, 3 and 4.
+        num_feat: channels between blocks. num_block: blocks. num_grow_ch: channels that each dense convolution adds.
+        encoder_feat: channels of the encoder's first convolutions; the embedding has four times as many numbers.
+        num_code: rows of the codebook.
+        attend: which code weights the channels: the block's own (`released`), or the one after attention (`paper`,
+            as its figure of the DQA shows). They are the same at the start of training, where `gamma` is 0.
+        batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
+            (`global`).
+    """
+
+    def __init__(
+        self,
+        scale: PositiveInt,
+        num_feat: PositiveInt = 64,
+        num_block: PositiveInt = 10,
+        num_grow_ch: PositiveInt = 32,
+        encoder_feat: PositiveInt = 64,
+        num_code: PositiveInt = 1024,
+        attend: Attend = "released",
+        batch_norm: BatchStatistics = "local",
+    ) -> None:
+        encoder = PatchEncoder(encoder_feat, num_code, batch_norm)
+        super().__init__(
+            scale, encoder, CDSRGenerator(scale, num_feat, num_block, num_grow_ch, encoder.dimension, attend)
+        )

@@ -1,0 +1,87 @@
+"""DASR and CDSR beyond their goldens: any size, what steers them, what is given back, what their files tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.blocks import EncoderNetwork
+from models.network import NETWORKS
+from models.weights import guess_network, load_weights
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dasr": {"num_feat": 8, "num_group": 2, "num_block": 3, "encoder_feat": 4},
+    "cdsr": {"num_feat": 8, "num_block": 2, "num_grow_ch": 4, "encoder_feat": 4, "num_code": 16},
+}
+
+
+def small(name: str, scale: int = 2) -> Any:  # noqa: ANN401
+    torch.manual_seed(0)
+    network = NETWORKS.build({"type": name, "scale": scale, **SMALL[name]}).eval().requires_grad_(False)
+    assert isinstance(network, EncoderNetwork)
+    return network
+
+
+def image(*size: int, batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (11, 30), (12, 12), (37, 25)])
+@pytest.mark.parametrize("name", SMALL)
+def test_any_size(name: str, size: tuple[int, int]) -> None:
+    sr = small(name, 3)(image(*size))
+    assert sr.shape == (2, 3, 3 * size[0], 3 * size[1]) and torch.isfinite(sr).all()
+
+
+def test_cdsr_mirrors_small_images_for_its_patches() -> None:
+    encoder, lq = small("cdsr").encoder, image(7, 14)
+    seen: list[Tensor] = []
+    encoder.pconv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder(lq)
+    expected = np.pad(lq.numpy(), ((0, 0), (0, 0), (0, 5), (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(seen[0].numpy(), expected)
+
+
+def test_cdsr_patches_ignore_what_no_whole_tile_covers() -> None:
+    encoder, lq = small("cdsr").encoder, image(30, 26)
+    cropped = torch.zeros_like(lq)
+    cropped[..., :24, :24] = lq[..., :24, :24]
+    patches = [encoder.pconv4(encoder.pconv3(encoder.pconv2(encoder.pconv1(each)))) for each in (lq, cropped)]
+    assert patches[0].shape == (2, 16, 2, 2) and torch.equal(*patches)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_embedding_and_tasks(name: str) -> None:
+    network, lq = small(name), image(16, 18)
+    embedding, projection = network.encoder(lq)
+    assert embedding.shape == projection.shape == (2, network.encoder.dimension) == (2, 16)
+    sr = network(lq)
+    assert torch.equal(network(lq, embedding), sr)
+    assert torch.equal(network(lq, task="encode"), projection)
+    both = network(lq, task="both")
+    assert torch.equal(both[0], sr) and torch.equal(both[1], projection)
+    network.E = None  # a given embedding needs no encoder
+    swapped = network(lq, embedding.flip(0))
+    assert not torch.equal(swapped, sr)
+    torch.testing.assert_close(swapped[:1], network(lq[:1], embedding[1:]))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", SMALL)
+def test_files_tell_all_options(name: str, scale: int) -> None:
+    state = small(name, scale).state_dict()
+    guess = guess_network(state)
+    assert guess == {"type": name, "scale": scale, **SMALL[name]}
+    assert load_weights(NETWORKS.build(guess), state).complete
+
+
+def test_nothing_trains_the_mean_shift() -> None:
+    """A trainer switches gradients of whole networks on and off."""
+    network = small("dasr").requires_grad_(True)
+    assert not any("_mean" in name for name, _ in network.named_parameters())
+    assert "G.sub_mean.bias" in network.state_dict()
+    torch.testing.assert_close(network.G.add_mean(network.G.sub_mean(image(4, 4))), image(4, 4), atol=1e-4, rtol=0)
