@@ -17,17 +17,20 @@ def isotropic_gaussian(size: int, sigma: float) -> np.ndarray:
     return np.outer(row, row)
 
 
-def gaussian_row(size: int, sigma: float) -> np.ndarray:
-    """The 1-D factor (size,) of `isotropic_gaussian`, centred at (size - 1) / 2, sum 1."""
-    x = np.arange(size) - (size - 1) / 2
-    row = np.exp(-0.5 * (x / max(sigma, _SMALLEST)) ** 2)
+def gaussian_row(size: int, sigma: float, shift: float = 0.0) -> np.ndarray:
+    """The 1-D factor (size,) of `isotropic_gaussian`, centred at (size - 1) / 2 - shift, sum 1."""
+    x = np.arange(size) - ((size - 1) / 2 - shift)
+    q = (x / max(sigma, _SMALLEST)) ** 2
+    row = np.exp(-0.5 * (q - q.min()))  # so that a centre between pixels leaves something of the narrowest
     row[row < np.finfo(float).eps * row.max()] = 0
     return row / row.sum()
 
 
-def anisotropic_gaussian(size: int, theta: float, variance_1: float, variance_2: float) -> np.ndarray:
-    """A bivariate normal density sampled at pixel centres (BSRGAN, Sec. 3.1); widths as in `elliptic`."""
-    return elliptic(size, theta, variance_1, variance_2)
+def anisotropic_gaussian(
+    size: int, theta: float, variance_1: float, variance_2: float, shift: float = 0.0
+) -> np.ndarray:
+    """A bivariate normal density sampled at pixel centres (BSRGAN, Sec. 3.1); widths and shift as in `elliptic`."""
+    return elliptic(size, theta, variance_1, variance_2, shift=shift)
 
 
 def elliptic(
@@ -37,18 +40,19 @@ def elliptic(
     variance_2: float,
     beta: float = 1.0,
     profile: Literal["gaussian", "plateau"] = "gaussian",
+    shift: float = 0.0,
 ) -> np.ndarray:
     """Kernels whose level lines are ellipses q = const (Real-ESRGAN, Sec. 3.1, after Liu et al., TIP 2020).
 
     `gaussian` is exp(-q^β / 2): the normal density for β = 1, more pointed below, flatter above. `plateau` is
     1 / (1 + q^β), with heavy tails. `variance_1` lies along (cos θ, sin θ) in (x right, y down) coordinates,
-    `variance_2` across; in square pixels.
+    `variance_2` across; in square pixels. The centre stands `shift` pixels to the upper left of the middle.
     """
-    x = np.arange(size) - (size - 1) / 2
+    x = np.arange(size) - ((size - 1) / 2 - shift)
     along = np.cos(theta) * x[None, :] + np.sin(theta) * x[:, None]
     across = np.sin(theta) * x[None, :] - np.cos(theta) * x[:, None]
     q = (along**2 / max(variance_1, _SMALLEST) + across**2 / max(variance_2, _SMALLEST)) ** beta
-    kernel = np.exp(-0.5 * q) if profile == "gaussian" else 1 / (1 + q)
+    kernel = np.exp(-0.5 * (q - q.min())) if profile == "gaussian" else 1 / (1 + q)
     return kernel / kernel.sum()
 
 

@@ -63,7 +63,13 @@ def imresize(
 
 @lru_cache(maxsize=64)
 def _weights(
-    length: int, out_length: int, scale: float, antialias: bool, border: Border, dtype: torch.dtype, device: torch.device
+    length: int,
+    out_length: int,
+    scale: float,
+    antialias: bool,
+    border: Border,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """`weight_matrix` as a constant tensor."""
     # A tensor born under inference mode could never take part in training afterwards, and this one is kept.

@@ -7,7 +7,7 @@ Nothing is clipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import pi
+from math import pi, radians, sqrt
 from typing import Literal
 
 import numpy as np
@@ -15,18 +15,30 @@ import numpy as np
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.filters import Border, convolve
 from degradations.kernel_files import centred, content_hash, read_bank
+from degradations.kernels import anisotropic_gaussian, gaussian_row
 from degradations.motion import kernel_of_seed
-from utils.fields import Count, Odd, PositiveRange, Prob, Range, RangeSchedule
+from degradations.varying import Widths, convolve_varying, nodes, widths_between
+from utils.fields import (
+    Count,
+    NonNegative,
+    NonNegativeRange,
+    Odd,
+    PositiveInt,
+    PositiveRange,
+    Prob,
+    Range,
+    RangeSchedule,
+)
 
 Align = Literal["upper_left", "centre"]
 
 
-def shift_of(align: Align, factor: int) -> float:
+def shift_of(align: Align | Literal["released"], factor: int) -> float:
     """How far to the upper left a kernel stands, so that the upper left pixel of each block shows the block's centre.
 
     With that, blurring and keeping every `factor`-th pixel leaves an image where bicubic resizing leaves it.
     """
-    return 0.5 * (factor - 1) if align == "upper_left" else 0.0
+    return {"upper_left": 0.5, "centre": 0.0, "released": -0.5}[align] * (factor - 1)
 
 
 def check_size(size: int, state: State, border: Border) -> None:
@@ -45,57 +57,110 @@ class ShiftedGaussianBlur(Step):
 
     Args:
         size: side of the kernel.
-        variance_range: of both variances, in square pixels, drawn independently.
-        theta_range: of the angle between the first one's axis and the x axis (to the right), in radians.
-        isotropic_prob: how often both variances are the same.
+        variance_range: of both variances, in square pixels; without a `sigma_range` either, [0.6, 12].
+        sigma_range: of both standard deviations instead, in pixels (DASR); 0 is no blur.
+        second: whether the second width is drawn as the first is, or `up_to_first` (CDSR).
+        fixed: one kernel for all, [first, second, θ in degrees], with widths as in the range that is given.
+        theta_range: of the angle from the x axis (to the right) down to the first one's axis, in radians.
+        isotropic_prob: how often both widths are the same.
         align: `upper_left` for keeping the upper left pixel of each block; `centre` for resizing that keeps centres.
+        window: the `full` kernel, or what of it lies `symmetric` about the centre (CDSR).
         border: how the image goes on outside.
+        tile: lets the kernel change over the image: four are drawn, for its corners, the covariance goes bilinearly
+            from one to the others, and every `tile` pixels there is a kernel, with blending in between. The kernel
+            told is that in the middle.
 
-    The shift follows the scale still to go, where the released code draws it from 1 to 4, whatever the scale is.
+    The shift follows the scale still to go, where the released code of USRNet draws it from 1 to 4, whatever that is.
+    Quirk: `align: released` shifts to the lower right, as CDSR's code does with the upper left pixel of each block, so
+    that pixel i of the result shows s·i - (s - 1) / 2 instead of the block's centre s·i + (s - 1) / 2.
     """
 
     def __init__(
         self,
         size: Odd = 25,
-        variance_range: PositiveRange = RangeSchedule.fixed(0.6, 12),  # noqa: B008 - never written to
-        theta_range: Range = RangeSchedule.fixed(0, pi),  # noqa: B008
+        variance_range: PositiveRange | None = None,
+        sigma_range: NonNegativeRange | None = None,
+        second: Literal["alike", "up_to_first"] = "alike",
+        fixed: tuple[NonNegative, NonNegative, float] | None = None,
+        theta_range: Range = RangeSchedule.fixed(0, pi),  # noqa: B008 - never written to
         isotropic_prob: Prob = 0.0,
-        align: Align = "upper_left",
+        align: Align | Literal["released"] = "upper_left",
+        window: Literal["full", "symmetric"] = "full",
         border: Border = "wrap",
+        tile: PositiveInt | None = None,
     ) -> None:
-        self.size, self.variance_range, self.theta_range = size, variance_range, theta_range
-        self.isotropic_prob = isotropic_prob
-        self.align: Align = align
+        if variance_range is not None and sigma_range is not None:
+            raise ValueError(
+                f"found a variance_range {variance_range} and a sigma_range {sigma_range}, expected one of them; the "
+                "other may be null"
+            )
+        self.width_range = sigma_range or variance_range or RangeSchedule.fixed(0.6, 12)
+        self.power = 1 if sigma_range is None else 2
+        self.size, self.theta_range, self.isotropic_prob = size, theta_range, isotropic_prob
+        self.second, self.fixed, self.window, self.tile = second, fixed, window, tile
+        self.align: Align | Literal["released"] = align
         self.border: Border = border
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         check_size(self.size, state, self.border)
         shift = shift_of(self.align, state.factor)
-        if shift > self.size // 2:
+        if abs(shift) > self.size // 2:
             raise ValueError(
                 f"at scale {state.factor} a kernel of {self.size}x{self.size} does not hold its own centre"
             )
-        first, second = (float(v) for v in rng.uniform(*self.variance_range.at(state.iteration), 2))
+        drawn: Drawn = {"size": self.size, "shift": shift}
+        if self.window == "symmetric":
+            drawn["side"] = self.size - round(2 * abs(shift))
+        if self.tile is not None:
+            return {**drawn, "corners": [list(self._draw(rng, state.iteration)) for _ in range(4)], "tile": self.tile}
+        first, second, theta = self._draw(rng, state.iteration)
+        return {**drawn, "variances": [first, second], "theta": theta}
+
+    def _draw(self, rng: np.random.Generator, iteration: int) -> Widths:
+        """Both variances and θ."""
+        if self.fixed is not None:
+            first, second, degrees = self.fixed
+            return first**self.power, second**self.power, radians(degrees)
+        low, high = self.width_range.at(iteration)
+        first, second = (float(u) for u in rng.random(2))
+        first = low + (high - low) * first
+        second = low + ((first if self.second == "up_to_first" else high) - low) * second
         if rng.random() < self.isotropic_prob:
             second = first
-        theta = float(rng.uniform(*self.theta_range.at(state.iteration)))
-        return {"size": self.size, "variances": [first, second], "theta": theta, "shift": shift}
+        return first**self.power, second**self.power, float(rng.uniform(*self.theta_range.at(iteration)))
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        return convolve(images, [self.kernel(d) for d in drawn], self.border)
+        if "corners" not in drawn[0]:
+            return convolve(images, [placed_gaussian(d, (*d["variances"], d["theta"])) for d in drawn], self.border)
+        tile, canvas = drawn[0]["tile"], (images.data.shape[-2], images.data.shape[-1])
+        places = [nodes(size, canvas, tile) for size in images.sizes]
+        widths = [widths_between(d["corners"], *place) for d, place in zip(drawn, places, strict=True)]
+        grids = [[square(placed_gaussian(d, w)) for w in grid] for d, grid in zip(drawn, widths, strict=True)]
+        return convolve_varying(images, grids, tile, self.border)
 
     def kernel(self, drawn: Drawn) -> np.ndarray:
-        first, second = drawn["variances"]
-        return shifted_gaussian(drawn["size"], drawn["theta"], first, second, drawn["shift"])
+        if "corners" in drawn:
+            middle = np.array([0.5])
+            return square(placed_gaussian(drawn, widths_between(drawn["corners"], middle, middle)[0]))
+        return square(placed_gaussian(drawn, (*drawn["variances"], drawn["theta"])))
 
 
-def shifted_gaussian(size: int, theta: float, variance_1: float, variance_2: float, shift: float) -> np.ndarray:
-    """`anisotropic_gaussian` with its centre `shift` pixels to the upper left of the middle pixel."""
-    x = np.arange(size) - (size // 2 - shift)
-    along = np.cos(theta) * x[None, :] + np.sin(theta) * x[:, None]
-    across = np.sin(theta) * x[None, :] - np.cos(theta) * x[:, None]
-    kernel = np.exp(-0.5 * (along**2 / variance_1 + across**2 / variance_2))
-    return kernel / kernel.sum()
+def placed_gaussian(drawn: Drawn, widths: Widths) -> np.ndarray:
+    """The Gaussian of these widths in the frame that was drawn: (k, k), or (k,) standing for its outer product."""
+    first, second, theta = widths
+    size, shift = drawn["size"], drawn["shift"]
+    # A window smaller than the frame has the centre in its own middle, and stands in a corner of the frame.
+    side, within = (drawn["side"], 0.0) if "side" in drawn else (size, shift)
+    if first == second:
+        kernel = gaussian_row(side, sqrt(first), within)
+    else:
+        kernel = anisotropic_gaussian(side, theta, first, second, within)
+    return np.pad(kernel, (0, size - side) if shift > 0 else (size - side, 0))
+
+
+def square(kernel: np.ndarray) -> np.ndarray:
+    """The kernel (k, k) that a row (k,) stands for; any other as it is."""
+    return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
 
 
 @STEPS.register("motion_blur")

@@ -12,7 +12,7 @@ from degradations.filters import Interpolation, convolve, resize
 from degradations.kernels import isotropic_gaussian, shift_to_upper_left
 from degradations.steps.rounding import round_to_8_bits
 from utils.fields import Odd, PositiveInt, PositiveRange, Prob, RangeSchedule, Weights
-from utils.resize import imresize
+from utils.resize import Border, imresize
 
 MODES: tuple[Interpolation, ...] = ("linear", "cubic", "area")
 
@@ -22,9 +22,9 @@ def draw_mode(rng: np.random.Generator, modes: Sequence[str]) -> str:
     return modes[int(rng.integers(len(modes)))]
 
 
-def resize_drawn(images: Ragged, drawn: Sequence[Drawn], clip: bool = True) -> Ragged:
+def resize_drawn(images: Ragged, drawn: Sequence[Drawn], clip: bool = True, border: Border = "symmetric") -> Ragged:
     """Resizes each image to its drawn `size` in its drawn `mode`, by its `factor` where it has one; `matlab` is
-    antialiased bicubic."""
+    antialiased bicubic, with this border."""
     ours = [i for i, d in enumerate(drawn) if d["mode"] != "matlab"]
     matlab = [i for i, d in enumerate(drawn) if d["mode"] == "matlab"]
     parts = []
@@ -33,8 +33,9 @@ def resize_drawn(images: Ragged, drawn: Sequence[Drawn], clip: bool = True) -> R
         sizes, modes, factors = zip(*((_pair(d), d["mode"], d.get("factor")) for d in chosen), strict=True)
         parts.append((ours, resize(images.select(ours), sizes, modes, factors)))
     if matlab:
-        part = images.select(matlab)
-        parts.append((matlab, part.per_image(lambda image, k: imresize(image, size=_pair(drawn[matlab[k]])))))
+        sizes = [_pair(drawn[i]) for i in matlab]
+        part = images.select(matlab).per_image(lambda image, k: imresize(image, size=sizes[k], border=border))
+        parts.append((matlab, part))
     result = Ragged.join(parts)
     return result.clip() if clip else result
 
@@ -186,15 +187,23 @@ class ResizeToLq(Step):
 
 @STEPS.register("matlab_bicubic")
 class MatlabBicubic(Step):
-    """MATLAB's antialiased bicubic down to the low-quality size, clipped, and rounded to 8 bits as files are."""
+    """MATLAB's antialiased bicubic down to the low-quality size, clipped, and rounded to 8 bits as files are.
 
-    def __init__(self, rounding: Literal["8bit", "none"] = "8bit") -> None:
-        self.rounding = rounding
+    `clip: false` goes with `rounding: none`. `border: replicate` goes on with the edge pixel, as DASR's released code.
+    """
+
+    def __init__(
+        self, rounding: Literal["8bit", "none"] = "8bit", clip: bool = True, border: Border = "symmetric"
+    ) -> None:
+        if rounding == "8bit" and not clip:
+            raise ValueError("clip: found false with 8-bit rounding, which clips; expected `rounding: none` beside it")
+        self.rounding, self.clip = rounding, clip
+        self.border: Border = border
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         state.size = state.lq_size
         return {"size": list(state.size), "mode": "matlab"}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        result = resize_drawn(images, drawn)
+        result = resize_drawn(images, drawn, self.clip, self.border)
         return round_to_8_bits(result) if self.rounding == "8bit" else result

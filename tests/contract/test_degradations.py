@@ -22,10 +22,12 @@ OPTIONS: dict[str, dict] = {
         "order": {"rule": "shuffle"},
     },
     "dpsr": {"steps": {"blur": {"size": 11}}},  # for low-quality images of 24x30
+    "gaussian, varying": {"type": "gaussian", "steps": {"blur": {"isotropic_prob": 0, "tile": 40}}},
 }
 STEP_OPTIONS: dict[str, dict] = {
     "one_of": {"of": {"few": {"type": "gaussian_noise", "prob": 0.5}, "other": {"type": "gaussian_blur", "prob": 0.5}}},
     "kernel_bank": {"path": "usrnet_8", "augment": True, "align": "upper_left"},
+    "shifted_gaussian_blur, varying": {"type": "shifted_gaussian_blur", "tile": 12, "border": "mirror"},
 }
 
 
@@ -44,7 +46,8 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
     return (0.5 + 0.4 * torch.stack(planes) + 0.1 * ((x * 3).floor() % 2)).clamp(0, 1)
 
 
-makers = pytest.mark.parametrize("name", [n for n in DEGRADATIONS.names() if n != "none"])
+makers = pytest.mark.parametrize("name", sorted({*DEGRADATIONS.names(), *OPTIONS} - {"none"}))
+steps = pytest.mark.parametrize("name", sorted({*STEPS.names(), *STEP_OPTIONS}))
 
 
 @makers
@@ -129,7 +132,7 @@ def test_cuda_equals_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert difference.mean() < 0.5 / 255 and (difference > 1.5 / 255).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("name", STEPS.names())
+@steps
 def test_steps_draw_plain_values_and_sizes(name: str) -> None:
     """What a step draws is JSON, and the image it makes has the size it announced."""
     step = step_of(name)
@@ -144,7 +147,7 @@ def test_steps_draw_plain_values_and_sizes(name: str) -> None:
         assert torch.isfinite(made.images()[0]).all()
 
 
-@pytest.mark.parametrize("name", STEPS.names())
+@steps
 def test_steps_never_read_padding(name: str) -> None:
     """What stands outside an image's own size in a padded batch has no influence."""
     step = step_of(name)
