@@ -169,7 +169,8 @@ class TrainingSet(Dataset[Samples]):
             entry, degradation = self.mix.entries[group], self.mix.degradations[group]
             indices = [index] * self.views
             if self.positive == "other_image_same_degradation":
-                indices[1:] = [int(rng.integers(len(entry.source))) for _ in indices[1:]]
+                count = len(entry.source)
+                indices[1:] = [(index + int(rng.integers(1, max(count, 2)))) % count for _ in indices[1:]]
             read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
             try:
                 for index in indices:

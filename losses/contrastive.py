@@ -11,16 +11,17 @@ def contrastive_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature
     """Similarities of each query with its own key and with all of a queue (He et al., MoCo, CVPR 2020, Eq. 1).
 
     Args:
-        queries, keys: (B, D); normalised here. Keys and queue are constants.
-        queue: (D, K) unit columns.
+        queries: (B, D) of any length; normalised here.
+        keys: (B, D) of length 1.
+        queue: (D, K), columns of length 1.
         temperature: divides the cosines.
 
     Returns:
         (B, 1 + K): the positive in column 0, so the target class is 0 everywhere.
     """
-    queries, keys = F.normalize(queries, dim=1), F.normalize(keys.detach(), dim=1)
+    queries = F.normalize(queries, dim=1)
     positive = (queries * keys).sum(1, keepdim=True)
-    return torch.cat([positive, queries @ queue.detach()], 1) / temperature
+    return torch.cat([positive, queries @ queue], 1) / temperature
 
 
 def contrastive_loss(logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.training import Samples
+from data.training import Samples, degrade
 from degradations import Batch, Degraded, Plan
 from models.experiment import Logger
 from models.stages.stage import Stage, StageSettings
@@ -39,17 +39,16 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     return trainer
 
 
-def samples_of(lq: Tensor, **targets: Tensor) -> Samples:
-    """A micro-batch that is degraded already; targets by name (`plain`, `usm`)."""
+def samples_of(lq: Tensor, views: int = 1, **targets: Tensor) -> Samples:
+    """A micro-batch that is degraded already, with the views of a sample one after another; targets by name."""
     plans = [Plan((lq.shape[2], lq.shape[3]), 1)] * len(lq)
     paths, groups = ["none"] * len(lq), [0] * len(lq)
-    return Samples(gt=lq[:0], plans=plans, paths=paths, groups=groups, degraded=Degraded(lq, targets))
+    return Samples(gt=lq[:0], plans=plans, paths=paths, groups=groups, degraded=Degraded(lq, targets), views=views)
 
 
 def batch_of(samples: Samples) -> Batch:
     """The batch that the trainer would hand to a stage."""
-    assert samples.degraded is not None
-    return Batch(samples.degraded.lq, samples.degraded.targets, plans=samples.plans, paths=samples.paths)
+    return degrade(samples, (), torch.device("cpu"))
 
 
 def log_of(values: dict[str, Any]) -> dict[str, float]:

@@ -162,10 +162,10 @@ def finished(options: Path, runs: Path, *arguments: str, **more: Any) -> Trainin
     return run
 
 
-def final_states(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor and number of the last checkpoint of both stages: weights, averages, optimizers."""
+def final_states(folder: Path, stages: Sequence[str] = ("psnr", "gan")) -> dict[str, torch.Tensor]:
+    """Every tensor and number of the last checkpoint of each stage: weights, averages, optimizers."""
     saved, found = checkpoint.Checkpoints(folder / "checkpoints"), {}
-    for stage in ("psnr", "gan"):
+    for stage in stages:
         last = saved.finished(stage)
         assert last is not None, f"{folder}: stage {stage} is not finished"
         loaded = checkpoint.load(last)
