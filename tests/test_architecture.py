@@ -15,7 +15,7 @@ import pytest
 from tests.helpers import ROOT
 
 PACKAGES = ("data", "degradations", "losses", "models", "utils")
-ENTRY_POINTS = ("train", "test", "data.prepare", "degradations.preview")
+ENTRY_POINTS = ("train", "test", "data.prepare", "degradations.preview", "models.embedding")
 LONGEST_FILE, LONGEST_FUNCTION = 420, 70
 EXPERIMENT, STAGES, NETWORKS = "models (top)", "models/stages", "models/networks"
 

@@ -65,6 +65,35 @@ def histogram(title: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     return panel
 
 
+def scatter(
+    title: str, points: np.ndarray, values: np.ndarray, axes: str, caption: str, period: float | None = None
+) -> np.ndarray:
+    """Points (n, 2) coloured by their values (n,), gray where NaN; below, words about the axes and the colours' scale.
+
+    With a `period`, values lie in [0, period) and their colours come round.
+    """
+    panel = _paper(title, _WIDTH + 4 * _LINE)
+    known = np.isfinite(values)
+    low, high = (0.0, period) if period else (values[known].min(), values[known].max()) if known.any() else (0.0, 0.0)
+    ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_HSV if period else cv2.COLORMAP_VIRIDIS)
+    ramp = cv2.cvtColor(ramp, cv2.COLOR_BGR2RGB)[0]
+    shown = np.where(known, 255 * (values - low) / max(high - low, 1e-12), 0).astype(int)
+    left, right, top, bottom = _MARGIN, _WIDTH - _MARGIN, _MARGIN + _LINE + 6, _WIDTH
+    span = np.maximum(np.ptp(points, axis=0), 1e-12)
+    at = (points - points.min(0)) / span * [right - left - 12, top - bottom + 12] + [left + 6, bottom - 6]
+    for i in [*np.flatnonzero(~known), *np.flatnonzero(known)]:  # those without a value lie below
+        colour = ramp[shown[i]].tolist() if known[i] else list(_FRAME)
+        cv2.circle(panel, (round(at[i, 0]), round(at[i, 1])), 3, colour, cv2.FILLED, cv2.LINE_AA)
+    cv2.rectangle(panel, (left, top), (right, bottom), _FRAME, 1)
+    _write(panel, axes, left, bottom + _LINE - 2)
+    panel[bottom + _LINE + 6 : bottom + 2 * _LINE, left:right] = ramp[np.linspace(0, 255, right - left).astype(int)]
+    ends = (f"{low:.3g}", f"{high:.3g}") if known.any() else ("", "")
+    _write(panel, ends[0], left, bottom + 3 * _LINE)
+    _write(panel, ends[1], right - _text_width(ends[1]), bottom + 3 * _LINE)
+    _write(panel, caption, (left + right - _text_width(caption)) // 2, bottom + 3 * _LINE)
+    return panel
+
+
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Panels in rows, each row as high as its highest panel."""
     if not rows or not all(rows):
