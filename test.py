@@ -61,9 +61,10 @@ from utils.logging import Console
 def main() -> int:
     """Runs the command line. Returns the exit status: 0, 1 if anything could not be done, 2 for a wrong call."""
     args = arguments()
-    processes = distributed.start(args.device)
-    console = Console(processes.rank)
+    console = Console()
     try:
+        processes = distributed.start(args.device)
+        console = Console(processes.rank)
         tree = options.load(args.opt, args.set) if args.opt is not None else None
         if args.input:
             return restore(args, tree, processes, console)
@@ -138,7 +139,7 @@ def _benchmark_arguments(add: Callable[..., object]) -> None:
     add("--seed", type=int, help="of that degradation (default: 0)")
     text = "of --data and --real, where no weights tell; of images (-i), where the network takes any"
     add("--scale", type=_typed(PositiveInt), metavar="N", help=text)
-    add("--protocol", help="how to measure: basicsr (default) or kair")
+    add("--protocol", help="how to measure: basicsr (default), kair, usrnet, dasr or cdsr")
     add(
         "--metrics",
         nargs="+",

@@ -32,7 +32,7 @@ from models.building import build_stage, distribute, hand_over, load_optimizers,
 from models.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.report import final_report, next_command
 from models.stages.stage import Memo, Phase
-from models.watch import Watcher
+from models.watch import Diverged, Watcher
 from utils import distributed, options
 from utils.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
 from utils.distributed import AgreedError, Processes
@@ -42,13 +42,10 @@ from utils.lock import RunLock
 from utils.logging import Console, Progress, memory_mb, table, write_status
 from utils.optim import Ema, set_rate
 from utils.resume import choose_resume
+from utils.signals import handled
 
 EXIT_PREEMPTED = 75
 """Exit status of a run that a signal ended after saving: start it again and it goes on."""
-
-
-class Diverged(Exception):  # noqa: N818 - handled once
-    """Too many updates in a row had no finite gradient; raised on all ranks alike."""
 
 
 class Preempted(Exception):  # noqa: N818 - not an error
@@ -123,11 +120,12 @@ class Trainer:
                 values = self.train_step(micros)
                 report = self.iteration % logger.print_every == 0 or self.iteration == total
                 progress.update(1, **(self.report(values, progress) if report else {}))
-                if self.iteration % logger.validate_every == 0 or self.iteration == total:
+                last = self.iteration == total
+                if last or (self.iteration % logger.validate_every == 0 and not self.stop_signal):
                     self.validate()
                 well = not self.watcher.nonfinite_in_a_row  # the newest checkpoint is one to go back to
-                if (well and self.iteration % logger.save_every == 0) or self.iteration == total or self.stop_signal:
-                    self.save(final=self.iteration == total)
+                if (well and self.iteration % logger.save_every == 0) or last or self.stop_signal:
+                    self.save(final=last)
                 if self.stop_signal:
                     raise Preempted(signal.Signals(self.stop_signal).name)
 
@@ -136,9 +134,9 @@ class Trainer:
         self.name, self.settings, self.iteration = name, self.experiment.settings(name), 0
         self.batch_size = self.experiment.batch_size(name)
         self.stage = build_stage(self.experiment, name, self.processes)
+        self.stage.to(self.device)  # before anything is loaded: an optimizer's state goes where its parameters are
         if resume is None:
             self.console.info(hand_over(self.stage, name, self.settings.init_from, self.checkpoints))
-        self.stage.to(self.device)
         self.ema = Ema(self.stage.networks["network_g"], self.settings.ema_decay)
         self.stage.ema_network = self.ema.network
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.dtype(self.device) is torch.float16)
@@ -146,22 +144,21 @@ class Trainer:
             self.restore(resume)
         self.ddp = {n: distribute(network, self.processes, self.stage) for n, network in self.stage.networks.items()}
         sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.stage.networks.items())
-        total = self.settings.iterations
-        self.console.info(f"stage {name}: {sizes} parameters, {total} iterations of {self.batch_size}")
+        extent = f"{self.settings.iterations} iterations of {self.batch_size}"
+        self.console.info(f"stage {name}: {sizes} parameters, {extent}")
 
     # --- batches ---------------------------------------------------------------------------------------------------
 
     def batches(self, total: int) -> Generator[list[Samples]]:
         """The micro-batches of this rank, one list per step, from the step after the current one."""
         data = self.experiment.data
-        in_worker = self.experiment.degradation.settings.where == "worker"
         dataset = TrainingSet(
             self.mix,
             data,
             seed=self.experiment.seed,
             stage=self.name,
             batch_size=self.batch_size,
-            in_worker=in_worker,
+            in_worker=self.experiment.degradation.settings.where == "worker",
             views=self.stage.views,
             positive=self.stage.positive,
         )
@@ -204,14 +201,14 @@ class Trainer:
                 with self.autocast():
                     losses = phase.loss(batch, memo, nets, self.iteration)
                 counted = [value for key, value in losses.items() if not key.startswith("_")]
-                if not counted:  # no loss is due in this iteration (`every`)
-                    return values
-                total = torch.stack(counted).sum() / len(batches)
-                self.scaler.scale(total).backward()
+                if counted:  # else no loss is due in this iteration (`every`)
+                    self.scaler.scale(torch.stack(counted).sum() / len(batches)).backward()
             for key, value in losses.items():
                 values[key] = values.get(key, torch.zeros_like(value)) + value.detach() / len(batches)
-        self.scaler.unscale_(phase.optimizer)
         parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return values
+        self.scaler.unscale_(phase.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm or float("inf"))
         values[f"_grad_norm_{phase.name}"] = norm
         self.finish_phase(phase, bool(torch.isfinite(norm)), batches)
@@ -223,15 +220,12 @@ class Trainer:
         self.stop_signal = flags[1]
         if not flags[0]:
             self.watcher.finite(phase.name)
-        elif not self.scaler.is_enabled():
-            if self.watcher.nonfinite(self.name, self.iteration, phase.name, batches, mine=not finite):
-                raise Diverged(
-                    f"{self.watcher.nonfinite_in_a_row} updates in a row had no finite gradient (lower the learning "
-                    f"rate or set stages.{self.name}.clip_grad_norm)"
-                )
-            return
-        self.scaler.step(phase.optimizer)  # in fp16 the scaler itself skips what overflowed
-        self.scaler.update()
+        # In fp16 the scale is halved until it cannot be to blame; in other precisions it is 1.
+        elif self.scaler.get_scale() <= 1:
+            self.watcher.nonfinite(self.name, self.iteration, phase.name, batches, mine=not finite)
+        if not flags[0] or self.scaler.is_enabled():
+            self.scaler.step(phase.optimizer)  # in fp16 the scaler itself skips what overflowed
+            self.scaler.update()
 
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """Autocast to the stage's precision; nothing in fp32."""
@@ -244,8 +238,9 @@ class Trainer:
         return self.watcher.report(self.name, self.iteration, values, rate, progress)
 
     def validate(self) -> None:
-        """Scores the moving average on every validation set."""
-        self.watcher.validate(self.name, self.iteration, self.ema.network, self.device)
+        """Scores the moving average on every validation set; a signal meanwhile ends it, and then the run."""
+        self.watcher.validate(self.name, self.iteration, self.ema.network, self.device, lambda: self.signalled)
+        self.stop_signal = distributed.agree(torch.tensor([max(self.signalled, self.stop_signal)]))[0]
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -272,7 +267,7 @@ class Trainer:
     def save(self, final: bool) -> None:
         """Writes a checkpoint; a failure (a full disk) is only warned of, until there were too many."""
         networks = {n: network.state_dict() for n, network in self.stage.networks.items()}
-        failed = 0
+        failed = refused = 0
         if self.processes.is_main:
             try:
                 self.checkpoints.save(
@@ -286,13 +281,15 @@ class Trainer:
                     final=final,
                 )
             except (SaveFailed, SaveRefused) as error:
-                failed = 1
+                failed, refused = int(isinstance(error, SaveFailed)), int(isinstance(error, SaveRefused))
                 self.console.warn(f"checkpoint not saved, training goes on: {error}")
-        self.save_failures = self.save_failures + 1 if distributed.agree(torch.tensor([failed]))[0] else 0
-        if self.save_failures >= self.experiment.logger.save_failures or (self.save_failures and final):
-            raise AgreedError(
-                f"{self.save_failures} checkpoints in a row could not be saved in {self.folder}; free some disk space"
-            )
+        failed, refused = distributed.agree(torch.tensor([failed, refused]))
+        self.save_failures = self.save_failures + 1 if failed else 0
+        if self.save_failures >= self.experiment.logger.save_failures or (failed and final):
+            text = f"{self.save_failures} checkpoints in a row could not be saved in"
+            raise AgreedError(f"{text} {self.folder}; free some disk space")
+        if refused and final:
+            raise AgreedError(f"stage {self.name} ends with weights that are not finite; its checkpoints are kept")
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Remembers a signal; the loop ends after the step, once all ranks know of it."""
@@ -336,9 +333,9 @@ def dry_run(experiment: Experiment, tree: dict[str, Any], processes: Processes, 
             trainer.train_step(next(batches))
             seconds = time.perf_counter() - before
             parameters = [f"{sum(p.numel() for p in net.parameters()):,}" for net in trainer.stage.networks.values()]
-            total = trainer.settings.iterations
             trainer.save(final=True)
-            hours, memory = f"{seconds * total / 3600:.2f}", f"{max(memory_mb().values()):,.0f}"
+            total, memory = trainer.settings.iterations, f"{max(memory_mb().values()):,.0f}"
+            hours = f"{seconds * total / 3600:.2f}"
             rows.append([name, " + ".join(parameters), f"{seconds:.2f}", f"{total:,}", hours, memory])
         trainer.validate()
         distributed.barrier()  # the main process removes the folder
@@ -393,10 +390,9 @@ def train(
                 if processes.is_main:
                     (folder / "options.yml").write_text(options.dump(tree), encoding="utf-8")
             held.callback(trainer.watcher.close)
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                signal.signal(number, trainer.on_signal)
             status("running")
-            trainer.run(args.stage, resume)
+            with handled(trainer.on_signal):
+                trainer.run(args.stage, resume)
             if processes.is_main and args.stage is None:
                 final_report(folder, experiment, trainer.validation, processes.device, console)
                 if (command := next_command(folder, experiment, str(args.opt))) is not None:
@@ -408,8 +404,10 @@ def train(
             status("preempted", str(reason))
             return EXIT_PREEMPTED
         except BaseException as error:
-            known = isinstance(error, (OptionError, OSError))
-            status("failed", str(error) if known else f"{type(error).__name__}: {error}")
+            status(
+                "failed",
+                ("" if isinstance(error, (OptionError, OSError)) else f"{type(error).__name__}: ") + str(error),
+            )
             raise
 
 

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from data.sampler import index_of
 from data.source import Source, SourceEntry, UnreadableImageError
-from degradations import Batch, Degradation, Degraded, Plan, Size, paired_crop
+from degradations import Batch, Degradation, Degraded, Plan, paired_crop
 from utils.checking import Spec
 from utils.fields import Count, OptionError, PositiveInt
 from utils.seeding import sample_stream, step_stream, validation_stream
@@ -308,6 +309,9 @@ def _degrade_groups(samples: Samples, degradations: Sequence[Degradation], devic
 
 def _cat(tensors: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
     present = [t for t in tensors if t is not None]
+    side = max((t.shape[-1] for t in present), default=0)
+    # Kernels of different sizes stand in the middle of the largest.
+    present = [pad(t, ((side - t.shape[-1]) // 2,) * 4) if t.dim() == 3 else t for t in present]
     return torch.cat(present)[order] if len(present) == len(tensors) else None
 
 
@@ -381,23 +385,21 @@ class ValidationSet:
         return str(path.with_stem(f"{path.stem}_{again}") if again else path)
 
     def __getitem__(self, number: int) -> ValidationItem:
-        """Raises UnreadableImageError for a file that cannot be read: a validation set must be whole."""
+        """Raises UnreadableImageError for a file that cannot be read, since a validation set must be whole, and
+        OptionError for an image that the degradation refuses."""
         source = self.entry.source
         index = number % len(source)
         given = source.read_lq(index) if self.degradation.starts_from_lq else None
         gt, lq = _window(source.read(index), given, self.scale, self.entry.crop, self.entry.multiple)
-        size: Size = (gt.shape[0], gt.shape[1])
         rng = validation_stream(self.seed, self.name, number)
         # A range that follows a schedule stands at its end: validation does not move with the training.
         shared = {**self.degradation.draw_shared(rng), "scale": self.scale}
-        plan = self.degradation.sample(rng, size, END_OF_SCHEDULES, shared)
-        samples = Samples(
-            gt=_to_tensor(gt)[None],
-            plans=[plan],
-            paths=[source.name(index)],
-            groups=[0],
-            lq=None if lq is None else _to_tensor(lq)[None],
-        )
+        path = source.name(index)
+        try:
+            plan = self.degradation.sample(rng, (gt.shape[0], gt.shape[1]), END_OF_SCHEDULES, shared)
+        except ValueError as error:
+            raise OptionError(f"{self.name}, {path}: {error}") from error
+        samples = Samples(_to_tensor(gt)[None], [plan], [path], [0], None if lq is None else _to_tensor(lq)[None])
         return ValidationItem(self.item_name(number), degrade(samples, [self.degradation], torch.device("cpu")))
 
 

@@ -115,6 +115,8 @@ def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptio
     options = check_tree(BenchmarkOptions, tree, source, **({"scale": scale} if isinstance(scale, int) else {}))
     if not options.data and not options.real:
         raise OptionsError([Problem("data", "names no data set, and neither does `real`")], source)
+    if options.grid and options.real:
+        raise OptionsError([Problem("real", "a grid measures against ground truths, which these have not")], source)
     if twice := [name for name in options.real if name in options.data]:
         raise OptionsError([Problem(f"real.{name}", "is the name of a set in `data` too") for name in twice], source)
     return options
@@ -322,6 +324,8 @@ def run_set(
     `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several checkpoints. Raises
     OptionError naming the image that cannot be measured.
     """
+    if clash := set(baselines or {}) & {*restorers, BICUBIC, SMOOTHED}:
+        raise OptionError(f"{clash.pop()!r} names a baseline and something else in the table; rename one of them")
     tried = {name: {f"{name} {text}": text for text in kinds} for name, kinds in (baselines or {}).items()}
     trials = {f"{name} {text}": r for name, kinds in (baselines or {}).items() for text, r in kinds.items()}
     restorers = {**trials, **restorers}

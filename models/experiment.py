@@ -133,6 +133,9 @@ def _check_degradation(experiment: Experiment, where: str, degradation: Degradat
     if set(degradation.scales) - {experiment.scale} and "scale" not in getattr(generator.factory, "conditions", ()):
         text = f"draws from {list(degradation.scales)}, but `{generator.name}` has one scale"
         problems.append(Problem(f"{where}.scales", text))
+    if experiment.data.pair_pool and len(set(degradation.scales)) > 1:
+        text = f"mixes samples of several steps, but {where}.scales gives each step a scale of its own; expected 0"
+        problems.append(Problem("data.pair_pool", text))
     common = math.lcm(*degradation.scales)
     for key in ("crop_size", "gt_size"):
         if (size := getattr(experiment.data, key)) is not None and size % common:
@@ -179,6 +182,9 @@ def _check_stage(experiment: Experiment, name: str, spec: Spec[Stage], earlier: 
         problems.append(Problem(where, "the name of a stage becomes a folder; use letters, digits, - and _"))
     settings = spec.settings
     batch = experiment.batch_size(name)
+    if experiment.data.pair_pool % batch:
+        text = f"{experiment.data.pair_pool} is no multiple of the batch of {batch} of stage {name}"
+        problems.append(Problem("data.pair_pool", text))
     if batch % settings.accumulate:
         problems.append(Problem(f"{where}.accumulate", f"{settings.accumulate} does not divide the batch of {batch}"))
     start = settings.init_from
@@ -220,10 +226,13 @@ def write_schema(folder: Path) -> Path:
 
 
 def build_generator(experiment: Experiment) -> Network:
-    """The generator, freshly initialised. Raises OptionError if its scale is not the experiment's."""
+    """The generator, freshly initialised. Raises OptionError if its scale is not the experiment's, or it has nothing
+    to learn."""
     network = experiment.network_g.build(scale=experiment.scale)
     if network.scale != experiment.scale:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has scale {network.scale}, not {experiment.scale}")
+    if next(network.parameters(), None) is None:
+        raise OptionError(f"network_g: `{experiment.network_g.name}` has no weights, so there is nothing to train")
     experiment.init_g.apply(network)
     return network
 

@@ -31,6 +31,9 @@ Build = Callable[[Generator, Assumption | None], Restorer]
 """A restorer of a generator, with what it is told where the images do not say."""
 
 
+_OF_ALL = ("name", "metrics", "protocol", "weights", "grid")  # taken from the file once, not by each cell
+
+
 @dataclass(frozen=True)
 class GridResult:
     """What a grid gave on one data set: numbers by (row, method, column). `images`: how many images the set has."""
@@ -45,10 +48,12 @@ def grid_cells(tree: Mapping[str, Any], grid: Grid, source: str) -> Cells:
     cells = {}
     for row, of_row in grid.rows.items():
         for column, of_column in (grid.columns or {"": {}}).items():
+            place = f"{source}, row {row!r}" + (f", column {column!r}" if column else "")
             own: dict[str, Any] = {key: value for key, value in tree.items() if key != "grid"}
             for path, value in {**of_row, **of_column}.items():
+                if path.partition(".")[0] in _OF_ALL:
+                    raise OptionError(f"{place}: {path}: is the same for all cells; expected it beside `grid`")
                 own = option_files.override(own, path, value)
-            place = f"{source}, row {row!r}" + (f", column {column!r}" if column else "")
             cells[row, column] = check_benchmark(own, place)
     return cells
 

@@ -13,7 +13,7 @@ from data.training import ValidationSet
 from degradations import Batch
 from models.experiment import Experiment, build_generator
 from utils import checkpoint as checkpoints
-from utils.distributed import gather_objects, together
+from utils.distributed import agree, gather_objects, together
 from utils.distributed import world_size as process_count
 from utils.evaluate import best_smoothing, bicubic, default_metrics, mean_scores, score, smoothed, to_8bit
 from utils.image import write_image
@@ -40,16 +40,24 @@ def restorer(network: nn.Module, device: torch.device) -> Restore:
 
 
 def validate(
-    network: nn.Module, valid: ValidationSet, device: torch.device, rank: int, images: int
-) -> tuple[dict[str, float], list[np.ndarray]]:
+    network: nn.Module,
+    valid: ValidationSet,
+    device: torch.device,
+    rank: int,
+    images: int,
+    stopped: Callable[[], int] = int,
+) -> tuple[dict[str, float], list[np.ndarray]] | None:
     """Mean PSNR and SSIM of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
 
     The images are shared out over the ranks; every rank gets the same means. The strips are on the main rank only.
+    None, on all ranks, where `stopped` on one of them says that there is no more time.
     """
     network.eval()
     restore, metrics, found, strips = restorer(network, device), default_metrics(), [], []
     with together():  # an unreadable file on one rank must not leave the others waiting
         for index in range(rank, len(valid), process_count()):
+            if stopped():
+                break
             item = valid[index]
             sr = restore(item.batch)
             values = score(sr, item.gt, metrics, PROTOCOL, valid.scale)
@@ -58,6 +66,8 @@ def validate(
                 parts = [item.batch.lq, bicubic(item.batch.lq, valid.scale), sr, item.gt]
                 captions = ["LQ", "bicubic", f"SR {values['PSNR']:.2f} dB", f"GT {Path(item.name).name}"]
                 strips.append(strip([to_8bit(part) for part in parts], captions))
+    if agree(torch.tensor([stopped()]))[0]:
+        return None
     rows = sorted(pair for part in gather_objects(found) for pair in part)
     return mean_scores([values for _, values in rows]), strips
 

@@ -255,6 +255,8 @@ class Restorer:
             return sr[..., : image.shape[-2] * scale, : image.shape[-1] * scale]
 
         sr = ensemble(restore, image) if self.self_ensemble else restore(image)
+        if not torch.isfinite(sr).all():
+            raise ValueError(f"the network's values are not finite in {self.precision}; try --precision bf16 or fp32")
         # The result must be an ordinary tensor: metrics and writers take views of it and work in place.
         return (sr.transpose(0, 1) if single else sr).clone()
 

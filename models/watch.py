@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,10 @@ from utils.evaluate import mean_scores
 from utils.health import HealthWatch
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.sheet import sheet
+
+
+class Diverged(Exception):  # noqa: N818 - handled once
+    """Too many updates in a row had no finite gradient; raised on all ranks alike."""
 
 
 class Watcher:
@@ -53,7 +57,8 @@ class Watcher:
     ) -> dict[str, float]:
         """Writes losses (means over the ranks), learning rate, speed and memory to the log, and warns of what looks
         unwell; returns the losses for the progress line."""
-        stacked = torch.stack([value.detach().double() for value in values.values()] or [torch.zeros(1)])
+        none = torch.zeros((), device=self.processes.device)
+        stacked = torch.stack([value.detach().double() for value in values.values()] or [none])
         means = distributed.all_mean(stacked).tolist()[: len(values)]
         if self.log is None:
             return {}
@@ -65,10 +70,16 @@ class Watcher:
             self.log.scalars(stage, iteration, everything)
         return {key: plain[key.lstrip("_")] for key in values if not key.startswith("_")}
 
-    def validate(self, stage: str, iteration: int, network: nn.Module, device: torch.device) -> None:
-        """Scores a network on every validation set and writes sample images."""
+    def validate(
+        self, stage: str, iteration: int, network: nn.Module, device: torch.device, stopped: Callable[[], int]
+    ) -> None:
+        """Scores a network on every validation set and writes sample images, unless `stopped` meanwhile."""
+        distributed.broadcast_buffers(network)  # of batch norm, which every rank has of its own images
         for valid in self.sets:
-            rows, strips = validate(network, valid, device, self.processes.rank, self.logger.images)
+            found = validate(network, valid, device, self.processes.rank, self.logger.images, stopped)
+            if found is None:
+                return
+            rows, strips = found
             self.scores[valid.name] = rows
             text = ", ".join(f"{metric} {value:.4g}" for metric, value in rows.items())
             self.console.info(f"{stage} {iteration}: {valid.name} {text}")
@@ -87,9 +98,9 @@ class Watcher:
         if phase == self._nonfinite_phase:
             self.nonfinite_in_a_row = 0
 
-    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch], mine: bool) -> bool:
-        """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`; says
-        whether there were too many in a row."""
+    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch], mine: bool) -> None:
+        """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`. Raises
+        Diverged if there were too many in a row."""
         self.nonfinite_in_a_row += 1
         self._nonfinite_phase = phase
         path = self.folder / f"nonfinite_{stage}_{iteration}_rank{self.processes.rank}.jsonl"
@@ -102,7 +113,9 @@ class Watcher:
             with self.despite_full_disk():
                 path.write_text("".join(lines), encoding="utf-8")
         self.console.warn(f"step {iteration}, phase {phase}: the gradient is not finite; skipped, see {path}")
-        return self.nonfinite_in_a_row >= self.logger.nonfinite_in_a_row
+        if self.nonfinite_in_a_row >= self.logger.nonfinite_in_a_row:
+            text = f"{self.nonfinite_in_a_row} updates in a row had no finite gradient"
+            raise Diverged(f"{text} (lower the learning rate or set stages.{stage}.clip_grad_norm)")
 
     def note_mishaps(self, micros: Sequence[Samples], limit: int) -> None:
         """Names each unusable file of any rank once. Raises AgreedError when there are more than the limit."""

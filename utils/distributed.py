@@ -187,6 +187,13 @@ def all_gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Gives every rank the main process's buffers."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def broadcast_string(text: str) -> str:
     """The main process's text, on all ranks."""
     if world_size() == 1:

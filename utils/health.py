@@ -53,10 +53,15 @@ class HealthWatch:
         self.health = health
         self._since: dict[str, int] = {}
         self._told: set[str] = set()
+        self._newest = 0
 
     def look(self, iteration: int, values: Mapping[str, float]) -> list[str]:
         """The warnings that the values of an iteration give rise to."""
         found = []
+        if iteration < self._newest:  # another stage, or back to a checkpoint
+            self._since.clear()
+            self._told.clear()
+        self._newest = iteration
         for key, (threshold, meaning, advice) in _RULES.items():
             limit = getattr(self.health, threshold)
             if key not in values or limit is None:

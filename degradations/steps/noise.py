@@ -38,10 +38,12 @@ KINDS: Weights = {"color": 0.4, "gray": 0.4, "correlated": 0.2}
 Levels = Literal["whole", "continuous"]
 
 
-def check_kinds(kinds: Weights) -> None:
-    """Raises ValueError for a kind of noise that does not exist."""
+def check_noise(kinds: Weights, level_range: RangeSchedule, levels: Levels = "whole") -> None:
+    """Raises ValueError for a kind of noise that does not exist, and for levels that would be cut to whole ones."""
     if unknown := set(kinds) - set(KINDS):
         raise ValueError(f"kinds: found {sorted(unknown)}, expected {', '.join(KINDS)}")
+    if levels == "whole" and any(level % 1 for _, ends in level_range.points for level in ends):
+        raise ValueError(f"level_range: found {level_range}, expected whole levels, or `levels: continuous` beside it")
 
 
 def draw_noise(
@@ -86,7 +88,7 @@ class GaussianNoise(Step):
         clean_prob: Prob = 0.0,
         clip: bool = True,
     ) -> None:
-        check_kinds(kinds)
+        check_noise(kinds, level_range, levels)
         self.level_range, self.kinds, self.clean_prob, self.clip = level_range, kinds, clean_prob, clip
         self.levels: Levels = levels
 

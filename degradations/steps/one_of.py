@@ -21,6 +21,8 @@ class OneOf(Step):
         if abs(total - 1) > 1e-6:
             given = ", ".join(f"{name} {entry.prob:g}" for name, entry in of.items())
             raise ValueError(f"of: the probabilities `prob` sum to {total:g}, expected 1 (found {given or 'no step'})")
+        if nested := [name for name, entry in of.items() if isinstance(entry.step, OneOf)]:
+            raise ValueError(f"of.{nested[0]}: found a one_of within a one_of, expected its steps among these")
         self.steps = {name: entry.step for name, entry in of.items()}
         self.bounds = np.cumsum([entry.prob for entry in of.values()])[:-1]
 

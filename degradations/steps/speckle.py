@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.steps.noise import KINDS, check_kinds, draw_noise, drawn_noise
+from degradations.steps.noise import KINDS, check_noise, draw_noise, drawn_noise
 from utils.fields import LevelRange, RangeSchedule, Weights
 
 
@@ -24,7 +24,7 @@ class SpeckleNoise(Step):
         level_range: LevelRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
         kinds: Weights = KINDS,
     ) -> None:
-        check_kinds(kinds)
+        check_noise(kinds, level_range)
         self.level_range, self.kinds = level_range, kinds
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:

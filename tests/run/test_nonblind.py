@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 
 from degradations.kernels import isotropic_gaussian, shift_to_upper_left
-from models.benchmark import check_benchmark
+from models.benchmark import Grid, check_benchmark
 from models.grid import grid_cells
 from models.nonblind import Assumption
 from models.restore import Restorer, at_scale, load_generator, restore_array
@@ -21,6 +21,7 @@ from tests.helpers import ROOT, SHARED
 from tests.run.test_test_py import picture, run, save_ours
 from tests.run.tiny import environment
 from utils import options
+from utils.fields import OptionError
 from utils.image import read_image, write_image
 
 USRNET = {"type": "usrnet", "scale": 3, "n_iter": 2, "h_nc": 8, "nc": [8, 8, 8, 8], "nb": 1, "init": "identity"}
@@ -213,3 +214,22 @@ def test_mat_files_are_read_where_they_lie(tmp_path: Path, weights: Path) -> Non
         assert done.returncode == 1 and "h5py" in done.stderr and "Traceback" not in done.stderr
     else:
         assert done.returncode == 0, done.stderr
+
+
+def test_what_no_cell_can_have_of_its_own() -> None:
+    tree = options.load(TABLES / "usrnet_table.yml", ["grid.rows.x2.protocol=kair"])
+    with pytest.raises(OptionError, match="row 'x2', column 'k1': protocol: is the same for all cells"):
+        grid_cells(tree, Grid({"x2": {"protocol": "kair"}}, {"k1": {}}), "table")
+
+
+def test_an_image_that_the_degradation_refuses_is_named(tmp_path: Path, weights: Path) -> None:
+    write_image(tmp_path / "gt" / "a.png", picture(0, 20, 20))
+    done = run("--weights", weights, "--scale", "2", "--data", "S=gt", "--degradation", "classical", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "S, gt/a.png: a kernel of 25x25 is larger than the image of 20x20" in done.stderr
+
+
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "test.py"), "--data", "S=gt", "--device", "cuda:7"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stderr.startswith("error: device: GPU 7 is asked for")

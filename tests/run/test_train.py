@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,38 @@ def test_a_transient_fault_is_cured_by_the_last_good_checkpoint(images: Path, tm
     assert cured.code == 0 and cured.err.count("going back to the newest checkpoint, once") == 1
     assert "iteration 5" in cured.out
     assert_equal_states(final_states(cured.folder), final_states(plain.folder))
+
+
+LONG_VALIDATION = """
+import sys, time, train
+from data.training import ValidationSet
+from pathlib import Path
+plain = ValidationSet.__getitem__
+def slow(self, number):
+    marker = Path(sys.argv[sys.argv.index("--runs") + 1]) / "validating"
+    if marker.parent.joinpath("tiny/checkpoints/psnr_00000002").is_dir():
+        with marker.open("a") as file:
+            file.write("x")
+        time.sleep(0.3)
+    return plain(self, number)
+ValidationSet.__getitem__ = slow
+sys.exit(train.main())
+"""
+
+
+def test_a_signal_ends_a_long_validation(images: Path, tmp_path: Path) -> None:
+    """A minute of validation would outlast torchrun's patience: it is left, and the iteration it belongs to saved."""
+    tree = option_tree(images, psnr=6, gan=2, save_every=2, validate_every=3)
+    tree["data"]["validation"]["pictures"]["repeats"] = 120
+    options = write_options(tmp_path / "tiny.yml", tree)
+    run = Training(options, tmp_path / "runs", command=("-c", LONG_VALIDATION))
+    while not (tmp_path / "runs" / "validating").exists():
+        assert run.process.poll() is None
+        time.sleep(0.05)
+    run.stop(signal.SIGTERM)
+    assert run.wait() == PREEMPTED
+    assert len((tmp_path / "runs" / "validating").read_text()) < 60
+    assert (run.folder / "checkpoints" / "psnr_00000003").is_dir()
 
 
 def _limit_files() -> None:

@@ -15,7 +15,7 @@ from data.training import Samples
 from models.building import distribute, hand_over
 from models.network import NETWORKS
 from models.stages.contrastive import ContrastiveStage, KeyEncoder
-from models.stages.stage import STAGES, Handover
+from models.stages.stage import STAGES, Handover, StageSettings
 from tests.contract.test_stages import CASES, SCALE, build, halves, samples
 from tests.run.lives import apart, live
 from tests.stage_runs import log_of, samples_of, trainer_of
@@ -208,6 +208,16 @@ def test_refuses_what_it_cannot_train() -> None:
     ):
         distribute(stage.networks["network_g"], processes, stage)
     assert distribute(stage.keys, processes, stage) is stage.keys
+
+
+def test_keys_of_all_micro_batches_are_queued_where_nothing_is_learned() -> None:
+    """A frozen encoder and no loss that is due: there is no gradient, but the queue goes on."""
+    stage = contrastive(losses={"pixel": {"type": "l1", "every": 7}}, freeze_encoder_at=1)
+    trainer = trainer_of(stage, StageSettings(iterations=9, accumulate=2))
+    for _ in range(2):
+        before = int(stage.keys.queue_ptr)
+        trainer.train_step(halves(samples(stage)))
+        assert int(stage.keys.queue_ptr) == before + 2
 
 
 def test_a_freeze_without_losses_would_end_all_learning() -> None:

@@ -64,6 +64,20 @@ SINGLE: dict[str, tuple[dict[str, Any], str, str]] = {
         "degradation.scales",
         "`srvgg` has one scale",
     ),
+    "a pool that no batch divides": (
+        {"data": {"pair_pool": 4}, "stages": {"gan": {"batch_size": 3}}},
+        "data.pair_pool",
+        "4 is no multiple of the batch of 3 of stage gan",
+    ),
+    "a pool of pairs of several scales": (
+        {
+            "network_g": {"type": "usrnet", "nc": [8, 8, 8, 8]},
+            "degradation": {"type": "classical", "scales": [1, 2]},
+            "data": {"crop_size": 48, "pair_pool": 4},
+        },
+        "data.pair_pool",
+        "degradation.scales gives each step a scale of its own",
+    ),
     "gt above crop": ({"data": {"gt_size": 40}}, "data.gt_size", "larger than crop_size 32"),
     "hand-over from nowhere": (
         {"stages": {"gan": {"init_from": {"stage": "pnsr"}}}},
@@ -140,6 +154,11 @@ def test_each_is_found_with_its_path_and_nothing_else(tree: dict[str, Any], what
     found = problems(tree, change)
     assert list(found) == [path]
     assert sentence in found[path]
+
+
+def test_a_generator_without_weights(tree: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="`bicubic` has no weights"):
+        build_generator(check_experiment(merge(tree, {"network_g": {"type": "bicubic"}})))
 
 
 def test_null_takes_an_option_back(tree: dict[str, Any]) -> None:

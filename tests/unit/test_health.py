@@ -43,3 +43,9 @@ def test_colour_drift_and_accuracy_by_hand() -> None:
         loss = LOSSES.check({"type": "gan", "kind": kind}).component()
         assert isinstance(loss, GanLoss)
         assert float(loss.accuracy(torch.tensor([0.3, 0.2]), torch.tensor([0.1, -1.0]))) == expected
+
+
+def test_another_stage_counts_anew() -> None:
+    watch = HealthWatch(Health(steps=300))
+    assert not watch.look(900, {"colour_drift": 4.0})
+    assert [len(watch.look(100 * i, {"colour_drift": 4.0})) for i in range(1, 6)] == [0, 0, 0, 1, 0]

@@ -170,3 +170,20 @@ def test_all_pairs_that_do_not_match_are_listed(tmp_path: Path) -> None:
     sources["pairs"]["pattern"] = "{}{x}"
     with pytest.raises(OptionError, match=r"no partner 0\{x\}\.\*"):
         training_set(sources)
+
+
+def test_kernels_of_different_sizes_stand_in_the_middle_of_the_largest(tmp_path: Path) -> None:
+    write_sources(tmp_path)
+
+    def source(size: int) -> dict[str, Any]:
+        blur = {"of": {"motion": {"size": size}, "gaussian": {"size": size}}}
+        own = {"type": "classical", "steps": {"blur": blur}}
+        return {"type": "folder", "root": str(tmp_path / "photos"), "weight": 1, "degradation": own}
+
+    data = training_set({"small": source(7), "large": source(15)}, source(7)["degradation"])
+    samples = data.__getitems__(range(8))
+    kernel = degrade(samples, data.mix.degradations, torch.device("cpu")).kernel
+    assert kernel is not None and kernel.shape == (8, 15, 15) and set(samples.groups) == {0, 1}
+    small = torch.tensor(samples.groups) == 0
+    assert torch.allclose(kernel[small, 4:-4, 4:-4].sum((1, 2)), torch.ones(int(small.sum())))
+    assert bool((kernel[~small].sum((1, 2)) > kernel[~small, 4:-4, 4:-4].sum((1, 2))).any())

@@ -30,6 +30,15 @@ def draws(step: Step, count: int) -> list[Drawn]:
     return [values for values in drawn if values is not None]
 
 
+def test_steps_that_would_not_draw_what_they_say() -> None:
+    for noise in ("gaussian_noise", "speckle_noise"):
+        with pytest.raises(ValueError, match=r"found \[2.55, 2.55\], expected whole levels"):
+            step_of(type=noise, level_range=[2.55, 2.55])
+    inner = {"type": "one_of", "of": {"jpeg": {"type": "jpeg"}}}
+    with pytest.raises(ValueError, match="of.inner: found a one_of within a one_of"):
+        step_of(type="one_of", of={"inner": inner})
+
+
 # --- blur -------------------------------------------------------------------------------------------------------
 
 

@@ -173,3 +173,10 @@ def test_a_failing_tile_names_the_image_and_leaves_nothing(
     assert len(tiles) == 3 and not files[1].exists()
     message = capsys.readouterr().err
     assert "photo.png: " in message and ("a kernel failed" in message or "--tile" in message)
+
+
+def test_values_that_are_not_finite_are_no_image() -> None:
+    network = NETWORKS.build({"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1})
+    torch.nn.init.constant_(next(network.parameters()), float("inf"))
+    with pytest.raises(ValueError, match="not finite in fp32; try --precision"):
+        Restorer(Generator(network.eval(), None, {}))(torch.rand(1, 3, 4, 4))

@@ -1,0 +1,50 @@
+"""The trainer's own decisions, without option files, disks or loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import train
+from losses import LOSSES, LossTerm
+from models.stages.psnr import PsnrStage
+from tests.stage_runs import ELSEWHERE, samples_of, trainer_of
+from train import Diverged
+from utils.checkpoint import Checkpoints
+from utils.logging import Console
+
+
+def test_half_precision_diverges_in_words_too() -> None:
+    """Overflow is the scaler's business until it has halved the loss away; what is not finite then is counted."""
+    stage = PsnrStage(nn.Conv2d(3, 3, 1), {"l1": LossTerm(LOSSES.check("l1").component())})
+    trainer = trainer_of(stage)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    bad = samples_of(torch.full((1, 3, 4, 4), torch.nan), plain=torch.rand(1, 3, 4, 4))
+    counts = []
+    with pytest.raises(Diverged, match="10 updates in a row"):
+        for _ in range(20):
+            trainer.train_step([bad])
+            counts.append(trainer.watcher.nonfinite_in_a_row)
+    assert counts == [0, 0, *range(1, 10)]
+
+
+def test_a_stage_stands_on_its_device_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer's state that is carried over goes where its parameters are then."""
+    stage = PsnrStage(nn.Conv2d(3, 3, 1), {"l1": LossTerm(LOSSES.check("l1").component())})
+    trainer = trainer_of(stage)
+    trainer.device = torch.device("meta")
+    trainer.experiment = SimpleNamespace(settings=lambda _: trainer.settings, batch_size=lambda _: 1)  # type: ignore[assignment]
+    trainer.processes, trainer.checkpoints, trainer.console = ELSEWHERE, Checkpoints(Path("nowhere")), Console(rank=1)
+    monkeypatch.setattr(train, "build_stage", lambda *_: stage)
+
+    def filled(stage: PsnrStage, *_: object) -> None:
+        assert all(p.is_meta for p in stage.networks["network_g"].parameters())
+        raise InterruptedError
+
+    monkeypatch.setattr(train, "hand_over", filled)
+    with pytest.raises(InterruptedError):
+        trainer.enter("stage", None)
