@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,40 +21,40 @@ from utils.checkpoint import Checkpoints, find_damage, load
 
 # --- kill -9 in a save -----------------------------------------------------------------------------------------
 
-KILLS, SLOWNESS = 10, 0.005
-"""A slow disk: each fsync takes this many seconds, so that a save lasts long enough to be hit anywhere."""
+KILLS, POINTS = 10, 14
+"""Each kill comes at another of so many points of a save: before its n-th fsync, or right after the save."""
 
 
-def doom(moment: float) -> None:
-    """Lets this process be killed during its second save, so many seconds after it began."""
-    honest_sync, honest_save, saves = os.fsync, Checkpoints.save, [0]
+def doom(point: int) -> None:
+    """Lets this process be killed during its second save, before the fsync with this number."""
+    honest_sync, honest_save, saves, syncs = os.fsync, Checkpoints.save, [0], [0]
 
-    def slow_sync(descriptor: int) -> None:
-        time.sleep(SLOWNESS)
+    def sync(descriptor: int) -> None:
+        if saves[0] == 2:
+            if syncs[0] == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            syncs[0] += 1
         honest_sync(descriptor)
 
     def save(self: Checkpoints, *arguments: Any, **more: Any) -> Path:  # noqa: ANN401
         saves[0] += 1
+        path = honest_save(self, *arguments, **more)
         if saves[0] == 2:
-            threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            honest_save(self, *arguments, **more)
-            time.sleep(60)  # a kill that comes too late for the save comes right after it
-        return honest_save(self, *arguments, **more)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return path
 
-    os.fsync, Checkpoints.save = slow_sync, save  # type: ignore[method-assign]
+    os.fsync, Checkpoints.save = sync, save  # type: ignore[method-assign]
 
 
 def killed_in_saves(options: str, runs: str) -> list[dict[str, Any]]:
     """Lives a run through ten kills to its end, and says what each of them left behind."""
     warm()
     folder, found = Path(runs) / "tiny" / "checkpoints", []
-    rng = random.Random(5)
-    for kill in range(KILLS + 1):
-        moment = rng.uniform(0, 16 * SLOWNESS)
+    for point in [*random.Random(5).sample(range(POINTS), KILLS), None]:
 
-        def work(last: bool = kill == KILLS, moment: float = moment) -> int:
-            if not last:
-                doom(moment)
+        def work(point: int | None = point) -> int:
+            if point is not None:
+                doom(point)
             return training(["--opt", options, "--runs", runs])
 
         [status] = live(work, Path(runs) / "log")
