@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from models.benchmark import (
     BICUBIC,
@@ -53,6 +52,7 @@ from models.restore import (
 )
 from models.results import write_results
 from utils import distributed, options
+from utils.arguments import typed
 from utils.distributed import Processes
 from utils.fields import Count, OptionError, Positive, PositiveInt, Prob
 from utils.logging import Console
@@ -138,7 +138,7 @@ def _benchmark_arguments(add: Callable[..., object]) -> None:
     add("--degradation", metavar="TYPE", help="makes the low-quality images of --data without LR (default: bicubic)")
     add("--seed", type=int, help="of that degradation (default: 0)")
     text = "of --data and --real, where no weights tell; of images (-i), where the network takes any"
-    add("--scale", type=_typed(PositiveInt), metavar="N", help=text)
+    add("--scale", type=typed(PositiveInt), metavar="N", help=text)
     add("--protocol", help="how to measure: basicsr (default), kair, usrnet, dasr or cdsr")
     add(
         "--metrics",
@@ -173,10 +173,10 @@ def _restoring_arguments(add: Callable[..., object]) -> None:
         help="how alpha is enlarged (default: resize, bicubic)",
     )
     text = "enlarge by this factor instead of the network's: its results are resized"
-    add("--outscale", type=_typed(Positive), metavar="FACTOR", help=text)
+    add("--outscale", type=typed(Positive), metavar="FACTOR", help=text)
     add("--dni", type=Path, metavar="PATH", help="weights of the same network to mix with --weights, such as denoising")
     text = "share of --weights in that mixture; 1: they alone (default: 0.5)"
-    add("--dni-strength", type=_typed(Prob), default=0.5, metavar="SHARE", help=text)
+    add("--dni-strength", type=typed(Prob), default=0.5, metavar="SHARE", help=text)
     add(
         "--skip-existing",
         action="store_true",
@@ -185,14 +185,14 @@ def _restoring_arguments(add: Callable[..., object]) -> None:
 
 
 def _nonblind_arguments(add: Callable[..., object]) -> None:
-    add("--kernel-width", type=_typed(Positive), metavar="W", help="a Gaussian of this width, in pixels of the result")
+    add("--kernel-width", type=typed(Positive), metavar="W", help="a Gaussian of this width, in pixels of the result")
     add("--kernel", metavar="FILE[:INDEX]", help="or a kernel of a file (.mat, .npy, .npz), made for the scale")
     text = "noise of this standard deviation, in 8-bit levels (default: 0)"
-    add("--noise-level", type=_typed(NoiseLevel), metavar="N", help=text)
+    add("--noise-level", type=typed(NoiseLevel), metavar="N", help=text)
 
 
 def _computing_arguments(add: Callable[..., object]) -> None:
-    count = _typed(Count)
+    count = typed(Count)
     add(
         "--tile",
         type=count,
@@ -207,18 +207,6 @@ def _computing_arguments(add: Callable[..., object]) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     text = "of the network's layers (default: fp32); networks that are told blur and noise stay in fp32"
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
-
-
-def _typed(alias: Any) -> Callable[[str], float]:  # noqa: ANN401
-    """A number as utils/fields knows it, for argparse."""
-
-    def parse(text: str) -> float:
-        try:
-            return TypeAdapter(alias, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
-        except ValidationError as error:
-            raise argparse.ArgumentTypeError(f"found {text}; {error.errors()[0]['msg']}") from error
-
-    return parse
 
 
 # --- weights ---------------------------------------------------------------------------------------------------

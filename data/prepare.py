@@ -13,6 +13,7 @@ from data.preparation.convert import convert
 from data.preparation.database import write_database
 from data.preparation.multiscale import Multiscale
 from data.preparation.tiles import Tiles
+from utils.arguments import whole
 from utils.fields import OptionError
 from utils.logging import Console
 
@@ -54,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, epilog=_EPILOG)
-        made.add_argument("--workers", type=_count, default=_cores(), help="processes (default: %(default)s)")
+        made.add_argument("--workers", type=whole(0), default=_cores(), help="processes (default: %(default)s)")
         return made
 
     def conversion(name: str, text: str, out: str) -> argparse.ArgumentParser:
@@ -76,16 +77,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="write the list of good images, for `names:` of `type: folder`; a check that was stopped goes on only "
         "with it",
     )
-    checking.add_argument(
-        "--min-size", type=_count, default=32, metavar="N", help="tiny is a side under N pixels (default: %(default)s)"
-    )
+    text = "tiny is a side under N pixels (default: %(default)s)"
+    checking.add_argument("--min-size", type=whole(0), default=32, metavar="N", help=text)
 
     tiles = conversion("tiles", "Cuts photographs into overlapping tiles, NAME_s001.png and so on.", "DIR")
-    tiles.add_argument("--size", type=_positive, default=480, metavar="N", help="pixels of a tile (default: 480)")
-    tiles.add_argument("--step", type=_positive, default=240, metavar="N", help="pixels between tiles (default: 240)")
+    tiles.add_argument("--size", type=whole(1), default=480, metavar="N", help="pixels of a tile (default: 480)")
+    tiles.add_argument("--step", type=whole(1), default=240, metavar="N", help="pixels between tiles (default: 240)")
     tiles.add_argument(
         "--thresh",
-        type=_count,
+        type=whole(0),
         default=0,
         metavar="N",
         help="one more tile at the border if more than N pixels are left (default: 0)",
@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     multiscale.add_argument(
         "--shortest",
-        type=_count,
+        type=whole(0),
         default=400,
         metavar="N",
         help="one more copy whose shorter side is N; 0 for none (default: 400)",
@@ -118,20 +118,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _cores() -> int:
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"found {value}, expected 0 or more")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {value}, expected 1 or more")
-    return value
 
 
 def _shrinking(text: str) -> float:

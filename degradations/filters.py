@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from degradations.kernels import square
 from degradations.ragged import Ragged, Size
 
 Border = Literal["mirror", "replicate", "wrap"]
@@ -75,7 +76,7 @@ def _convolve_cv2(image: Tensor, kernel: np.ndarray, border: Border) -> Tensor:
 
 def convolve_batched(images: Ragged, kernels: Sequence[np.ndarray], border: Border = "mirror") -> Ragged:
     """`convolve` for all images at once, by FFT; kernels of different sizes are centred in the largest."""
-    squares = [np.outer(k, k) if k.ndim == 1 else k for k in kernels]
+    squares = [square(k) for k in kernels]
     size = max(k.shape[0] for k in squares)
     stacked = np.zeros((len(squares), size, size), np.float32)
     for canvas, k in zip(stacked, squares, strict=True):

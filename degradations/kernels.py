@@ -26,6 +26,11 @@ def gaussian_row(size: int, sigma: float, shift: float = 0.0) -> np.ndarray:
     return row / row.sum()
 
 
+def square(kernel: np.ndarray) -> np.ndarray:
+    """The kernel (k, k) that a row (k,) stands for; any other as it is."""
+    return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
+
+
 def anisotropic_gaussian(
     size: int, theta: float, variance_1: float, variance_2: float, shift: float = 0.0
 ) -> np.ndarray:

@@ -18,7 +18,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from degradations import Batch, Degradation, Plan
 from losses import LossTerm
 from models.experiment import Experiment, load_experiment
 from utils import options
+from utils.arguments import whole
 from utils.fields import OptionError
 from utils.image import from_tensor, read_image, to_tensor, to_uint8, write_image
 from utils.logging import Console, table
@@ -236,15 +237,6 @@ def _replayed(experiment: Experiment, file: Path, line: dict[str, Any], console:
 
 def arguments() -> argparse.Namespace:
     """Parses the command line."""
-
-    def whole(low: int) -> Callable[[str], int]:
-        def number(text: str) -> int:
-            if int(text) < low:
-                raise argparse.ArgumentTypeError(f"found {text}, expected {low} or more")
-            return int(text)
-
-        return number
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="image files or folders; default: the training data")

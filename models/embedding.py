@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import pi
 from pathlib import Path
@@ -30,6 +30,7 @@ from models.blocks import EncoderNetwork
 from models.network import NETWORKS
 from models.restore import Generator, load_generator, weight_files
 from utils import options
+from utils.arguments import whole
 from utils.fields import OptionError
 from utils.files import replace_text
 from utils.image import to_tensor, write_image
@@ -257,15 +258,6 @@ def report(args: argparse.Namespace, console: Console) -> None:
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-
-    def whole(low: int) -> Callable[[str], int]:
-        def number(text: str) -> int:
-            if int(text) < low:
-                raise argparse.ArgumentTypeError(f"found {text}, expected {low} or more")
-            return int(text)
-
-        return number
-
     parser = argparse.ArgumentParser(
         prog="python -m models.embedding", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

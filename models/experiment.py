@@ -106,26 +106,31 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
         problems.append(Problem("data.train", "names no source of training images"))
     if not experiment.stages:
         problems.append(Problem("stages", "names no stage"))
-    for where, spec in _degradations(experiment).items():
-        problems += _check_degradation(experiment, where, spec.component(scale=experiment.scale), spec.name)
+    default = experiment.degradation.component(scale=experiment.scale)
+    problems += _check_degradation(experiment, "degradation", default, default, experiment.degradation.name)
+    for where, spec in _own_degradations(experiment).items():
+        own = spec.component(scale=experiment.scale)
+        problems += _check_degradation(experiment, where, own, default, spec.name)
     earlier: list[str] = []
     for name, spec in experiment.stages.items():
-        problems += _check_stage(experiment, name, spec, earlier)
+        problems += _check_stage(experiment, name, spec, default, earlier)
         earlier.append(name)
     return problems
 
 
-def _degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
-    """All that training and validation use, by their places in the file."""
+def _own_degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
+    """Those that single sources have instead of the experiment's, by their places in the file."""
     own = {
         f"data.{kind}.{name}.degradation": spec.wrapper.get("degradation")
         for kind, specs in (("train", experiment.data.train), ("validation", experiment.data.validation))
         for name, spec in specs.items()
     }
-    return {"degradation": experiment.degradation, **{where: spec for where, spec in own.items() if spec is not None}}
+    return {where: spec for where, spec in own.items() if spec is not None}
 
 
-def _check_degradation(experiment: Experiment, where: str, degradation: Degradation, name: str) -> list[Problem]:
+def _check_degradation(
+    experiment: Experiment, where: str, degradation: Degradation, default: Degradation, name: str
+) -> list[Problem]:
     problems, generator = [], experiment.network_g
     if missing := set(getattr(generator.factory, "conditions", ())) - {"scale"} - set(degradation.conditions):
         text = f"`{generator.name}` is given {' and '.join(sorted(missing))} with each image, but `{name}` tells"
@@ -144,10 +149,9 @@ def _check_degradation(experiment: Experiment, where: str, degradation: Degradat
             problems.append(Problem(f"data.{key}", text))
     if not problems and not where.startswith("data.validation"):
         problems += _rehearsed_draws(experiment.data.crop_size, degradation, where)
-    if where.startswith("data.train") and degradation.scales != (
-        default := experiment.degradation.component(scale=experiment.scale).scales
-    ):
-        text = f"found {list(degradation.scales)}, but the scale of a batch is drawn from {list(default)} elsewhere"
+    if where.startswith("data.train") and degradation.scales != default.scales:
+        elsewhere = f"the scale of a batch is drawn from {list(default.scales)} elsewhere"
+        text = f"found {list(degradation.scales)}, but {elsewhere}"
         problems.append(Problem(f"{where}.scales", text))
     return problems
 
@@ -176,7 +180,9 @@ def _check_sizes(data: Any, scale: int | None) -> list[Problem]:  # noqa: ANN401
     return problems
 
 
-def _check_stage(experiment: Experiment, name: str, spec: Spec[Stage], earlier: list[str]) -> list[Problem]:
+def _check_stage(
+    experiment: Experiment, name: str, spec: Spec[Stage], default: Degradation, earlier: list[str]
+) -> list[Problem]:
     problems, where = [], f"stages.{name}"
     if not name.replace("_", "").replace("-", "").isalnum():
         problems.append(Problem(where, "the name of a stage becomes a folder; use letters, digits, - and _"))
@@ -196,7 +202,7 @@ def _check_stage(experiment: Experiment, name: str, spec: Spec[Stage], earlier: 
     stage_class = spec.factory
     if isinstance(stage_class, type) and issubclass(stage_class, Stage):
         problems += [Problem(f"{where}.{option}", message) for option, message in stage_class.problems(spec.values)]
-    available = set(experiment.degradation.component(scale=experiment.scale).targets)
+    available = set(default.targets)
     for loss_name, eager in (spec.values.get("losses") or {}).items():
         target = eager.spec.wrapper.get("target", _default_target())
         if target not in available:

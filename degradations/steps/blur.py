@@ -9,7 +9,7 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.filters import Border, convolve
-from degradations.kernels import anisotropic_gaussian, gaussian_row
+from degradations.kernels import anisotropic_gaussian, gaussian_row, square
 from utils.fields import IntRange, NonNegativeRange, Prob
 
 
@@ -62,8 +62,7 @@ class GaussianBlur(Step):
         return convolve(images, [gaussian_kernel(d) for d in drawn], self.border)
 
     def kernel(self, drawn: Drawn) -> np.ndarray:
-        kernel = gaussian_kernel(drawn)
-        return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
+        return square(gaussian_kernel(drawn))
 
 
 def gaussian_kernel(drawn: Drawn) -> np.ndarray:

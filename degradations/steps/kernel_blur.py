@@ -15,7 +15,7 @@ import numpy as np
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.filters import Border, convolve
 from degradations.kernel_files import centred, content_hash, read_bank
-from degradations.kernels import anisotropic_gaussian, gaussian_row
+from degradations.kernels import anisotropic_gaussian, gaussian_row, square
 from degradations.motion import kernel_of_seed
 from degradations.varying import Widths, convolve_varying, nodes, widths_between
 from utils.fields import (
@@ -156,11 +156,6 @@ def placed_gaussian(drawn: Drawn, widths: Widths) -> np.ndarray:
     else:
         kernel = anisotropic_gaussian(side, theta, first, second, within)
     return np.pad(kernel, (0, size - side) if shift > 0 else (size - side, 0))
-
-
-def square(kernel: np.ndarray) -> np.ndarray:
-    """The kernel (k, k) that a row (k,) stands for; any other as it is."""
-    return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
 
 
 @STEPS.register("motion_blur")

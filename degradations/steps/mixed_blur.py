@@ -9,7 +9,7 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
 from degradations.filters import convolve
-from degradations.kernels import elliptic, gaussian_row, sinc
+from degradations.kernels import elliptic, gaussian_row, sinc, square
 from degradations.steps.blur import check_odd_range, draw_odd
 from utils.fields import IntRange, PositiveRange, Prob, RangeSchedule, Weights
 
@@ -41,8 +41,7 @@ class _DrawnKernelBlur(Step):
         return convolve(images, [_kernel(values) for values in drawn])
 
     def kernel(self, drawn: Drawn) -> np.ndarray:
-        kernel = _kernel(drawn)
-        return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
+        return square(_kernel(drawn))
 
 
 @STEPS.register("mixed_blur")
