@@ -23,6 +23,10 @@ from utils.optim import Optim
 STANDSTILL = Optim(lr=1e-30)
 """A rate that moves no weight: the golden made its second iteration with the weights of the first."""
 
+NORMS = 5e-4
+"""The golden's gradients are float32: ours in float64 are up to 1.5e-4 from them, and float32 with another number of
+threads or another processor moves by as much."""
+
 
 class ToyEncoder(nn.Module):
     """The golden's: vectors are their own embedding, and a matrix gives their projection."""
@@ -123,7 +127,7 @@ def test_a_joint_step(name: str, first: str, seen: list[Tensor]) -> None:
     assert len(rounding) == (7 if name == "dasr" else 11) and parameters.keys() == norms.keys()
     for key, parameter in parameters.items():
         assert parameter.grad is not None
-        assert key in rounding or float(parameter.grad.norm()) == pytest.approx(norms[key], rel=1e-4), key
+        assert key in rounding or float(parameter.grad.norm()) == pytest.approx(norms[key], rel=NORMS), key
     stored = [key.removeprefix("grad:") for key in values if key.startswith("grad:")]
     for key in stored:
         assert_close(parameters[key].grad, values[f"grad:{key}"])  # type: ignore[arg-type]
