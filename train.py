@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
-import time
+from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
@@ -25,21 +24,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from data.ahead import ahead
 from data.sampler import StepSampler
 from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch
 from models.building import build_stage, distribute, hand_over, load_optimizers, rehearse
 from models.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
+from models.rehearsal import try_out
 from models.report import final_report, next_command
+from models.saving import Saver
 from models.stages.stage import Memo, Phase
 from models.watch import Diverged, Watcher
 from utils import distributed, options
-from utils.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
-from utils.distributed import AgreedError, Processes
+from utils.arguments import whole
+from utils.checkpoint import Checkpoints, LoadedCheckpoint
+from utils.distributed import AgreedError, Agreement, Processes
 from utils.fields import OptionError
 from utils.loading import grouped, loader_options
 from utils.lock import RunLock
-from utils.logging import Console, Progress, memory_mb, table, write_status
+from utils.logging import Console, Progress, write_status
 from utils.optim import Ema, set_rate
 from utils.resume import choose_resume
 from utils.signals import handled
@@ -71,7 +74,9 @@ class Trainer:
         )
         self.watcher = Watcher(logger, self.validation, folder, processes, console)
         self.watcher.warn_of_overlap(self.mix)
-        self.stop_signal = self.save_failures = 0
+        self.saver = Saver(self.checkpoints, logger.save_failures, processes, console)
+        self.stop_signal = 0
+        self.unsettled: deque[tuple[Phase, int, Sequence[Batch], Agreement]] = deque()
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
@@ -121,10 +126,13 @@ class Trainer:
                 report = self.iteration % logger.print_every == 0 or self.iteration == total
                 progress.update(1, **(self.report(values, progress) if report else {}))
                 last = self.iteration == total
+                saves = last or self.iteration % logger.save_every == 0
+                if saves or self.stop_signal:
+                    self.settle()
                 if last or (self.iteration % logger.validate_every == 0 and not self.stop_signal):
                     self.validate()
                 well = not self.watcher.nonfinite_in_a_row  # the newest checkpoint is one to go back to
-                if (well and self.iteration % logger.save_every == 0) or last or self.stop_signal:
+                if (well and saves) or last or self.stop_signal:
                     self.save(final=last)
                 if self.stop_signal:
                     raise Preempted(signal.Signals(self.stop_signal).name)
@@ -134,7 +142,8 @@ class Trainer:
         self.name, self.settings, self.iteration = name, self.experiment.settings(name), 0
         self.batch_size = self.experiment.batch_size(name)
         self.stage = build_stage(self.experiment, name, self.processes)
-        self.stage.to(self.device)  # before anything is loaded: an optimizer's state goes where its parameters are
+        performance = self.experiment.performance
+        performance.lay_out(self.stage, self.device)  # before optimizers are loaded, whose state is laid out alike
         if resume is None:
             self.console.info(hand_over(self.stage, name, self.settings.init_from, self.checkpoints))
         self.ema = Ema(self.stage.networks["network_g"], self.settings.ema_decay)
@@ -142,6 +151,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.dtype(self.device) is torch.float16)
         if resume is not None:
             self.restore(resume)
+        performance.speed_up(self.stage)
+        self.unsettled.clear()
         self.ddp = {n: distribute(network, self.processes, self.stage) for n, network in self.stage.networks.items()}
         sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.stage.networks.items())
         extent = f"{self.settings.iterations} iterations of {self.batch_size}"
@@ -167,13 +178,16 @@ class Trainer:
         pool = (data.pair_pool, self.experiment.seed, self.name)
         sampler = StepSampler(self.batch_size, start, total, *ranks, accumulate, *pool)
         loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
-        yield from grouped(loader, accumulate)
+        steps = grouped(loader, accumulate)
+        prefetches = self.experiment.performance.prefetches(self.device)
+        yield from ahead(steps, self.mix.degradations, self.device) if prefetches else steps
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 
     def train_step(self, micros: Sequence[Samples]) -> dict[str, Tensor]:
         """One iteration: degrade, then each phase that is due, then the moving average. Returns values to log."""
-        self.watcher.note_mishaps(micros, self.experiment.data.max_unreadable)
+        self.watcher.note_mishaps(micros)
+        self.experiment.performance.begin_step()
         set_rate([phase.optimizer for phase in self.stage.phases()], self.settings.rate_factor(self.iteration))
         self.iteration += 1
         batches = [degrade(samples, self.mix.degradations, self.device) for samples in micros]
@@ -209,23 +223,44 @@ class Trainer:
         if not parameters:
             return values
         self.scaler.unscale_(phase.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_grad_norm or float("inf"))
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.settings.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad_norm, norm)
         values[f"_grad_norm_{phase.name}"] = norm
-        self.finish_phase(phase, bool(torch.isfinite(norm)), batches)
+        self.finish_phase(phase, torch.isfinite(norm), batches)
         return values
 
-    def finish_phase(self, phase: Phase, finite: bool, batches: Sequence[Batch]) -> None:
-        """Steps, unless some rank met a non-finite gradient: then all skip, and the batch is written down."""
-        flags = distributed.agree(torch.tensor([int(not finite), self.signalled]))
-        self.stop_signal = flags[1]
-        if not flags[0]:
-            self.watcher.finite(phase.name)
-        # In fp16 the scale is halved until it cannot be to blame; in other precisions it is 1.
-        elif self.scaler.get_scale() <= 1:
-            self.watcher.nonfinite(self.name, self.iteration, phase.name, batches, mine=not finite)
-        if not flags[0] or self.scaler.is_enabled():
+    def finish_phase(self, phase: Phase, finite: Tensor, batches: Sequence[Batch]) -> None:
+        """Steps, unless some rank met a non-finite gradient: then all skip. On a GPU the optimizer sees that by itself,
+        and the loop hears of it an iteration later, so that nobody waits for the device."""
+        told = [torch.full_like(finite, n, dtype=torch.int) for n in (self.signalled, len(self.watcher.new_mishaps))]
+        agreement = Agreement(torch.stack([(~finite).int(), *told]))
+        if self.scaler.is_enabled():
             self.scaler.step(phase.optimizer)  # in fp16 the scaler itself skips what overflowed
             self.scaler.update()
+        elif phase.optimizer.param_groups[0]["fused"]:
+            phase.optimizer.found_inf = agreement.flags[0].float()  # type: ignore[attr-defined]
+            phase.optimizer.step()
+        elif not agreement.read()[0]:
+            phase.optimizer.step()
+        self.unsettled.append((phase, self.iteration, batches, agreement))
+        self.settle(len(self.stage.phases()) if self.device.type == "cuda" else 0)
+
+    def settle(self, left: int = 0) -> None:
+        """Heeds what the ranks agreed on: signals, unreadable files, non-finite gradients, whose batch is written down.
+
+        The newest `left` agreements may still be on their way.
+        """
+        while len(self.unsettled) > left:
+            phase, iteration, batches, agreement = self.unsettled.popleft()
+            nonfinite, self.stop_signal, mishaps = agreement.read()
+            if mishaps:
+                self.watcher.share_mishaps(self.experiment.data.max_unreadable)
+            if not nonfinite:
+                self.watcher.finite(phase.name)
+            # In fp16 the scale is halved until it cannot be to blame.
+            elif not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+                self.watcher.nonfinite(self.name, iteration, phase.name, batches)
 
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """Autocast to the stage's precision; nothing in fp32."""
@@ -265,31 +300,18 @@ class Trainer:
         self.watcher.resume(self.name, self.iteration)
 
     def save(self, final: bool) -> None:
-        """Writes a checkpoint; a failure (a full disk) is only warned of, until there were too many."""
+        """Writes a checkpoint."""
         networks = {n: network.state_dict() for n, network in self.stage.networks.items()}
-        failed = refused = 0
-        if self.processes.is_main:
-            try:
-                self.checkpoints.save(
-                    self.name,
-                    self.iteration,
-                    {**networks, "network_g_ema": self.ema.network.state_dict()},
-                    self.state_dict(),
-                    describe={"network_g": {"network": network_options(self.experiment, self.tree)}},
-                    metrics=self.watcher.means(),
-                    meta={"options": self.tree},
-                    final=final,
-                )
-            except (SaveFailed, SaveRefused) as error:
-                failed, refused = int(isinstance(error, SaveFailed)), int(isinstance(error, SaveRefused))
-                self.console.warn(f"checkpoint not saved, training goes on: {error}")
-        failed, refused = distributed.agree(torch.tensor([failed, refused]))
-        self.save_failures = self.save_failures + 1 if failed else 0
-        if self.save_failures >= self.experiment.logger.save_failures or (failed and final):
-            text = f"{self.save_failures} checkpoints in a row could not be saved in"
-            raise AgreedError(f"{text} {self.folder}; free some disk space")
-        if refused and final:
-            raise AgreedError(f"stage {self.name} ends with weights that are not finite; its checkpoints are kept")
+        self.saver.save(
+            self.name,
+            self.iteration,
+            {**networks, "network_g_ema": self.ema.network.state_dict()},
+            self.state_dict(),
+            describe={"network_g": {"network": network_options(self.experiment, self.tree)}},
+            metrics=self.watcher.means(),
+            meta={"options": self.tree},
+            final=final,
+        )
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Remembers a signal; the loop ends after the step, once all ranks know of it."""
@@ -313,34 +335,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     text = "build everything, run two steps of each stage and one validation, leave nothing behind"
     parser.add_argument("--dry-run", action="store_true", help=text)
+    text = "profile N iterations of the first stage (or of --stage): a trace, the largest costs, what the device idles"
+    parser.add_argument("--profile", type=whole(1), default=0, metavar="N", help=text)
     parser.add_argument("--schema", action="store_true", help="write options/schema.json for editors")
     return parser.parse_args()
-
-
-def dry_run(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console) -> None:
-    """Builds everything, times two steps of each stage and one validation, and prints what the run will cost."""
-    rows = []
-    with tempfile.TemporaryDirectory() if processes.is_main else nullcontext("") as own:
-        folder = Path(distributed.broadcast_string(own))
-        quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
-        with distributed.together():
-            trainer = Trainer(quiet, tree, processes, folder, console)
-        for name in experiment.stages:
-            trainer.enter(name, None)
-            batches = trainer.batches(3)
-            trainer.train_step(next(batches))
-            before = time.perf_counter()
-            trainer.train_step(next(batches))
-            seconds = time.perf_counter() - before
-            parameters = [f"{sum(p.numel() for p in net.parameters()):,}" for net in trainer.stage.networks.values()]
-            trainer.save(final=True)
-            total, memory = trainer.settings.iterations, f"{max(memory_mb().values()):,.0f}"
-            hours = f"{seconds * total / 3600:.2f}"
-            rows.append([name, " + ".join(parameters), f"{seconds:.2f}", f"{total:,}", hours, memory])
-        trainer.validate()
-        distributed.barrier()  # the main process removes the folder
-    console.info(table(["stage", "parameters", "s/iteration", "iterations", "hours", "memory MB"], rows))
-    console.info("dry run: everything was built and run once; nothing is left behind")
 
 
 def main() -> int:
@@ -360,8 +358,10 @@ def main() -> int:
             experiment, tree = load_experiment(args.opt, args.set)
             if args.stage is not None and args.stage not in experiment.stages:
                 raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
-        if args.dry_run:
-            dry_run(experiment, tree, processes, console)
+        if args.dry_run or args.profile:
+            quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
+            run = partial(Trainer, quiet, tree, processes, console=console)
+            try_out(lambda folder: run(folder=folder), processes, args.stage, args.profile, args.runs / experiment.name)
             return 0
         return train(experiment, tree, processes, console, args)
     except (OptionError, OSError) as error:

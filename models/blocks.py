@@ -45,11 +45,14 @@ class EncoderNetwork(Network):
         encoder: `lq` (B, 3, h, w) to (embedding (B, d), projection (B, d)). The embedding steers the generator, the
             projection is for a contrastive loss alone.
         generator: `lq` and embedding to `sr` (B, 3, h·scale, w·scale).
+        fixed_embedding: a number that stands in for all of the embedding's, whatever the encoder says: the ablation.
     """
 
-    def __init__(self, scale: int, encoder: nn.Module, generator: nn.Module) -> None:
+    def __init__(
+        self, scale: int, encoder: nn.Module, generator: nn.Module, fixed_embedding: float | None = None
+    ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.fixed_embedding = scale, fixed_embedding
         self.G = generator
         self.E = nn.ModuleDict({"encoder_q": encoder})
 
@@ -69,9 +72,13 @@ class EncoderNetwork(Network):
             task: returns `sr` (restore), the projection (encode), or `sr` and projection (both).
         """
         if embedding is not None:
-            return self.G(lq, embedding)
+            return self._restored(lq, embedding)
         embedding, projection = self.encoder(lq)
         if task == "encode":
             return projection
-        sr = self.G(lq, embedding)
+        sr = self._restored(lq, embedding)
         return sr if task == "restore" else (sr, projection)
+
+    def _restored(self, lq: Tensor, embedding: Tensor) -> Tensor:
+        value = self.fixed_embedding
+        return self.G(lq, embedding if value is None else torch.full_like(embedding, value))

@@ -90,9 +90,12 @@ def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
     for phase in stage.phases():
         if phase.name in states:
             chosen = [{k: v for k, v in group.items() if k != "params"} for group in phase.optimizer.param_groups]
-            phase.optimizer.load_state_dict(states[phase.name])
-            for group, own in zip(phase.optimizer.param_groups, chosen, strict=True):
-                group.update(own)
+            groups = [{**old, **own} for old, own in zip(states[phase.name]["param_groups"], chosen, strict=True)]
+            phase.optimizer.load_state_dict({**states[phase.name], "param_groups": groups})
+            for parameter, state in phase.optimizer.state.items():
+                for key, value in state.items():
+                    if value.shape == parameter.shape:  # in memory as the parameter is, which fused kernels ask for
+                        state[key] = torch.empty_like(parameter).copy_(value)
 
 
 def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Module:

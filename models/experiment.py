@@ -19,6 +19,7 @@ from data.training import DataOptions, ValidationSet
 from degradations import Degradation
 from losses import LossTerm
 from models.network import Network
+from models.performance import Performance
 from models.stages.stage import Stage, StageSettings
 from utils import options as option_files
 from utils.checking import OptionsError, Problem, Spec, check_tree, tree_schema
@@ -64,6 +65,7 @@ class Experiment:
     seed: Count = 0
     init_g: Init = Init()
     logger: Logger = Logger()
+    performance: Performance = Performance()
 
     def settings(self, stage: str) -> StageSettings:
         """The settings of a stage that do not depend on its type."""

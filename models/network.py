@@ -20,10 +20,12 @@ class Network(nn.Module):
         scale: the factor by which the output is larger than the input (1 for discriminators).
         size_multiple: both input sides must be multiples of this; who restores images pads to it.
         conditions: names of further inputs, such as ("kernel", "sigma").
+        recomputable: names of the parts whose blocks `performance.recompute` computes twice to save memory.
     """
 
     role: ClassVar[Literal["generator", "discriminator"]] = "generator"
     conditions: ClassVar[tuple[str, ...]] = ()
+    recomputable: ClassVar[tuple[str, ...]] = ()
     scale: int = 1
     size_multiple: int = 1
 

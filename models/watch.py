@@ -41,6 +41,7 @@ class Watcher:
         self.log = MetricsLog(folder, tensorboard=logger.tensorboard) if processes.is_main else None
         self.scores: dict[str, dict[str, float]] = {}
         self.mishaps: set[str] = set()
+        self.new_mishaps: dict[str, str] = {}
         self.health = HealthWatch(logger.health)
         self.nonfinite_in_a_row, self._nonfinite_phase = 0, ""
 
@@ -98,30 +99,32 @@ class Watcher:
         if phase == self._nonfinite_phase:
             self.nonfinite_in_a_row = 0
 
-    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch], mine: bool) -> None:
+    def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch]) -> None:
         """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`. Raises
         Diverged if there were too many in a row."""
         self.nonfinite_in_a_row += 1
         self._nonfinite_phase = phase
         path = self.folder / f"nonfinite_{stage}_{iteration}_rank{self.processes.rank}.jsonl"
-        if mine:
-            lines = [
-                f'{{"path": {json.dumps(p)}, "plan": {plan.to_json()}}}\n'
-                for batch in batches
-                for p, plan in zip(batch.paths, batch.plans, strict=True)
-            ]
-            with self.despite_full_disk():
-                path.write_text("".join(lines), encoding="utf-8")
+        lines = [
+            f'{{"path": {json.dumps(p)}, "plan": {plan.to_json()}}}\n'
+            for batch in batches
+            for p, plan in zip(batch.paths, batch.plans, strict=True)
+        ]
+        with self.despite_full_disk():
+            path.write_text("".join(lines), encoding="utf-8")
         self.console.warn(f"step {iteration}, phase {phase}: the gradient is not finite; skipped, see {path}")
         if self.nonfinite_in_a_row >= self.logger.nonfinite_in_a_row:
             text = f"{self.nonfinite_in_a_row} updates in a row had no finite gradient"
             raise Diverged(f"{text} (lower the learning rate or set stages.{stage}.clip_grad_norm)")
 
-    def note_mishaps(self, micros: Sequence[Samples], limit: int) -> None:
-        """Names each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
+    def note_mishaps(self, micros: Sequence[Samples]) -> None:
+        """Remembers files that could not be used until all ranks share them."""
         new = dict(item for samples in micros for item in samples.mishaps if item[0] not in self.mishaps)
-        if not distributed.agree(torch.tensor([len(new)]))[0]:
-            return
+        self.new_mishaps.update(new)
+
+    def share_mishaps(self, limit: int) -> None:
+        """Names each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
+        new, self.new_mishaps = self.new_mishaps, {}
         for path, reason in (item for found in distributed.gather_objects(new) for item in found.items()):
             if path not in self.mishaps:
                 self.mishaps.add(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from data.training import Samples, degrade
 from degradations import Batch, Degraded, Plan
 from models.experiment import Logger
+from models.performance import Performance
 from models.stages.stage import Stage, StageSettings
 from models.watch import Watcher
 from train import Trainer
@@ -28,10 +30,10 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     trainer = object.__new__(Trainer)
     trainer.stage, trainer.settings = stage, settings or StageSettings(iterations=1000)
     trainer.name, trainer.iteration, trainer.device = "stage", 0, torch.device("cpu")
-    trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0))  # type: ignore[assignment]
+    trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0), performance=Performance())  # type: ignore[assignment]
     trainer.mix = SimpleNamespace(degradations=())  # type: ignore[assignment]
     trainer.watcher = Watcher(Logger(tensorboard=False), (), Path("nowhere"), ELSEWHERE, Console(rank=1))
-    trainer.stop_signal = 0
+    trainer.stop_signal, trainer.unsettled = 0, deque()
     trainer.ema = Ema(stage.networks["network_g"], trainer.settings.ema_decay)
     stage.ema_network = trainer.ema.network
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -20,7 +20,21 @@ LONGEST_FILE, LONGEST_FUNCTION = 420, 70
 EXPERIMENT, STAGES, NETWORKS = "models (top)", "models/stages", "models/networks"
 
 # The modules of `models` that use everything; the others are networks and what belongs to them.
-TOP = ("benchmark", "building", "experiment", "grid", "nonblind", "report", "restore", "results", "watch")
+TOP = (
+    "benchmark",
+    "building",
+    "experiment",
+    "grid",
+    "nonblind",
+    "performance",
+    "rehearsal",
+    "report",
+    "restore",
+    "restore_files",
+    "results",
+    "saving",
+    "watch",
+)
 
 # Layer → layers it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -161,12 +161,30 @@ def all_mean(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _AllMean.apply(x)  # type: ignore[return-value]
 
 
+class Agreement:
+    """The largest value of each integer flag over all ranks, so that all decide alike; one collective.
+
+    On a GPU nobody waits for it before `read`; `flags` is for what decides on the device itself.
+    """
+
+    def __init__(self, flags: Tensor) -> None:
+        if world_size() > 1:
+            flags = flags.to(_collective_device(), copy=True)
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        self.flags = flags
+        self._host = flags.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.current_stream(flags.device).record_event() if flags.is_cuda else None
+
+    def read(self) -> list[int]:
+        """The flags, once they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [int(value) for value in self._host.tolist()]
+
+
 def agree(flags: Tensor) -> list[int]:
-    """The largest value of each integer flag over all ranks, so that all decide alike; one collective."""
-    if world_size() > 1:
-        flags = flags.to(_collective_device(), copy=True)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return [int(value) for value in flags.tolist()]
+    """The largest value of each integer flag over all ranks, at once."""
+    return Agreement(flags).read()
 
 
 def gather_objects(value: T) -> list[T]:

@@ -29,7 +29,7 @@ class Optim:
         """The optimizer of these parameters. Its `initial_lr` is what schedules multiply."""
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.type]
         groups = [{"params": [p for p in parameters if p.requires_grad], "initial_lr": self.lr}]
-        return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
 class Schedule:

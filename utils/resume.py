@@ -12,7 +12,7 @@ from utils.distributed import Processes
 from utils.fields import OptionError
 from utils.logging import Console
 
-MAY_CHANGE = ("name", "logger", "data.workers", "data.validation", "data.max_unreadable")
+MAY_CHANGE = ("name", "logger", "performance", "data.workers", "data.validation", "data.max_unreadable")
 """Options that a resumed run may have otherwise than the run it resumes."""
 
 

@@ -179,7 +179,10 @@ class CDSR(EncoderNetwork):
             as its figure of the DQA shows). They are the same at the start of training, where `gamma` is 0.
         batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
             (`global`).
+        fixed_embedding: for an ablation, a number in place of all that the encoder says.
     """
+
+    recomputable = ("G.RRDB_trunk",)
 
     def __init__(
         self,
@@ -191,8 +194,8 @@ class CDSR(EncoderNetwork):
         num_code: PositiveInt = 1024,
         attend: Attend = "released",
         batch_norm: BatchStatistics = "local",
+        fixed_embedding: float | None = None,
     ) -> None:
         encoder = PatchEncoder(encoder_feat, num_code, batch_norm)
-        super().__init__(
-            scale, encoder, CDSRGenerator(scale, num_feat, num_block, num_grow_ch, encoder.dimension, attend)
-        )
+        generator = CDSRGenerator(scale, num_feat, num_block, num_grow_ch, encoder.dimension, attend)
+        super().__init__(scale, encoder, generator, fixed_embedding)

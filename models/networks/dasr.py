@@ -189,10 +189,14 @@ class DASR(EncoderNetwork):
         encoder_feat: channels of the encoder's first convolutions; the embedding has four times as many numbers.
         batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
             (`global`).
+        fixed_embedding: for an ablation, a number in place of all that the encoder says. 0 also silences the filters
+            that are made from it, which have no biases; 1 leaves them as ordinary ones.
 
     Raises:
         ValueError: for another scale.
     """
+
+    recomputable = ("G.body",)
 
     def __init__(
         self,
@@ -202,8 +206,10 @@ class DASR(EncoderNetwork):
         num_block: PositiveInt = 5,
         encoder_feat: PositiveInt = 64,
         batch_norm: BatchStatistics = "local",
+        fixed_embedding: float | None = None,
     ) -> None:
         if scale not in STEP_FACTORS:
             raise ValueError(f"scale {scale} is unknown, expected one of {list(STEP_FACTORS)}")
         encoder = Encoder(encoder_feat, batch_norm)
-        super().__init__(scale, encoder, DASRGenerator(scale, num_feat, num_group, num_block, encoder.dimension))
+        generator = DASRGenerator(scale, num_feat, num_group, num_block, encoder.dimension)
+        super().__init__(scale, encoder, generator, fixed_embedding)

@@ -75,6 +75,8 @@ class RRDBNet(Network):
         ValueError: if `upsampling` does not have this scale.
     """
 
+    recomputable = ("body",)
+
     def __init__(
         self,
         scale: PositiveInt,

@@ -257,6 +257,7 @@ class USRNet(Network):
     """
 
     conditions = ("kernel", "sigma", "scale")
+    recomputable = ("p",)
 
     def __init__(
         self,

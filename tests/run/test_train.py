@@ -353,7 +353,7 @@ honest, failures = train.Trainer.finish_phase, [3]
 def faulty(self, phase, finite, batches):
     broken = self.iteration > 7 and failures[0] > 0
     failures[0] -= broken
-    honest(self, phase, finite and not broken, batches)
+    honest(self, phase, finite & (not broken), batches)
 train.Trainer.finish_phase = faulty
 sys.exit(train.main())
 """

@@ -11,6 +11,7 @@ from torch import nn
 
 import train
 from losses import LOSSES, LossTerm
+from models.performance import Performance
 from models.stages.psnr import PsnrStage
 from tests.stage_runs import ELSEWHERE, samples_of, trainer_of
 from train import Diverged
@@ -37,7 +38,8 @@ def test_a_stage_stands_on_its_device_before_it_is_filled(monkeypatch: pytest.Mo
     stage = PsnrStage(nn.Conv2d(3, 3, 1), {"l1": LossTerm(LOSSES.check("l1").component())})
     trainer = trainer_of(stage)
     trainer.device = torch.device("meta")
-    trainer.experiment = SimpleNamespace(settings=lambda _: trainer.settings, batch_size=lambda _: 1)  # type: ignore[assignment]
+    options = {"settings": lambda _: trainer.settings, "batch_size": lambda _: 1, "performance": Performance()}
+    trainer.experiment = SimpleNamespace(**options)  # type: ignore[assignment]
     trainer.processes, trainer.checkpoints, trainer.console = ELSEWHERE, Checkpoints(Path("nowhere")), Console(rank=1)
     monkeypatch.setattr(train, "build_stage", lambda *_: stage)
 

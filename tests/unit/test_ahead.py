@@ -1,0 +1,67 @@
+"""Degrading ahead: the same batches, in order, and nothing left running."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+import numpy as np
+import pytest
+import torch
+
+from data.ahead import ahead
+from data.training import Samples, degrade
+from degradations import DEGRADATIONS
+
+CPU = torch.device("cpu")
+
+
+def steps(count: int, degradation: object, closed: list[bool]) -> Generator[list[Samples]]:
+    """Steps of two micro-batches of one image each."""
+    try:
+        for i in range(count):
+            rng = np.random.default_rng(i)
+            gts = [torch.from_numpy(rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)) for _ in range(2)]
+            yield [Samples(gt, [degradation.sample(rng, (32, 32))], [str(i)], [0]) for gt in gts]  # type: ignore[attr-defined]
+    finally:
+        closed.append(True)
+
+
+def test_the_same_batches_come_in_the_same_order() -> None:
+    degradation = DEGRADATIONS.build({"type": "gaussian"}, scale=2)
+    closed: list[bool] = []
+    plain = [[degrade(m, [degradation], CPU) for m in micros] for micros in steps(5, degradation, closed)]
+    early = list(ahead(steps(5, degradation, closed), [degradation], CPU))
+    assert len(early) == len(plain) == 5 and closed == [True, True]
+    for micros, batches in zip(early, plain, strict=True):
+        for samples, batch in zip(micros, batches, strict=True):
+            assert samples.degraded is not None and samples.paths == batch.paths
+            made = degrade(samples, [degradation], CPU)
+            assert torch.equal(made.lq, batch.lq) and torch.equal(made.targets["plain"], batch.targets["plain"])
+
+
+def test_leaving_early_closes_the_loader_and_the_thread() -> None:
+    degradation = DEGRADATIONS.build({"type": "gaussian"}, scale=2)
+    closed: list[bool] = []
+    batches = ahead(steps(50, degradation, closed), [degradation], CPU)
+    next(batches)
+    assert any(thread.name.startswith("degrade") for thread in threading.enumerate())
+    batches.close()
+    assert closed == [True] and not any(thread.name.startswith("degrade") for thread in threading.enumerate())
+
+
+def test_what_goes_wrong_ahead_is_raised_in_the_loop() -> None:
+    degradation = DEGRADATIONS.build({"type": "gaussian"}, scale=2)
+
+    def failing() -> Generator[list[Samples]]:
+        yield from steps(2, degradation, [])
+        raise InterruptedError("the disk is gone")
+
+    batches = ahead(failing(), [degradation], CPU)
+    assert next(batches) and next(batches)
+    with pytest.raises(InterruptedError, match="disk"):
+        next(batches)
+
+
+def test_no_steps_are_no_steps() -> None:
+    assert list(ahead(steps(0, None, []), [], CPU)) == []
