@@ -18,10 +18,11 @@ from utils.fields import OptionError
 class Performance:
     """How a step is computed. Every setting gives the same numbers up to rounding, and may change at a resume.
 
-    What is not set is as the device likes it. Precision is a setting of each stage.
+    Precision is a setting of each stage.
 
     Attributes:
-        channels_last: keep images and convolutions with the channels innermost; on GPUs.
+        channels_last: keep images and convolutions with the channels innermost, as tensor cores and most of the CPU's
+            kernels want them.
         tf32: let GPUs multiply float32 numbers with ten bits of mantissa.
         fused: update all weights in one kernel, which leaves them alone by itself where a gradient is not finite, so
             that nobody waits to see. False updates one weight after the other, and waits.
@@ -29,10 +30,11 @@ class Performance:
             minutes then.
         recompute: keep no activations within the blocks of a generator but compute them again for the gradient, which
             saves most of the memory and costs a third of the time (gradient checkpointing).
-        prefetch: degrade the next batch, in a thread and on a stream of its own, while the step is computed; on GPUs.
+        prefetch: degrade the next batch, in a thread and on a stream of its own, while the step is computed. By default
+            on GPUs.
     """
 
-    channels_last: bool | None = None
+    channels_last: bool = True
     tf32: bool = True
     fused: bool = True
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
@@ -49,7 +51,7 @@ class Performance:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
             torch.backends.cudnn.benchmark = True  # a training step has the same shapes again and again
         stage.to(device)
-        if device.type == "cuda" if self.channels_last is None else self.channels_last:
+        if self.channels_last:
             for module in parts(stage):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

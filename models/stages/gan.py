@@ -93,12 +93,19 @@ class GanStage(Stage):
             with torch.no_grad():
                 memo["sr"] = self.infer(nets["network_g"], batch)
         discriminator, real_image = nets["network_d"], batch.targets[self.gan_term.target]
-        # Two passes, as published: batch statistics and spectral norms belong to one kind of image at a time.
-        real = discriminator(real_image).float()
-        fake = discriminator(memo["sr"]).float()
+        if keeps_statistics(self.networks["network_d"]):
+            # Two passes, as published: batch statistics and spectral norms belong to one kind of image at a time.
+            real, fake = discriminator(real_image).float(), discriminator(memo["sr"]).float()
+        else:
+            real, fake = discriminator(torch.cat([real_image, memo["sr"].to(real_image)])).float().chunk(2)
         losses = {"d": self.gan.discriminator(real, fake)}
         if self.gan.gradient_penalty:
             losses["d_penalty"] = self.gan.penalty(discriminator, real_image, memo["sr"], seed=step)
         losses["_d_real"], losses["_d_fake"] = real.detach().mean(), fake.detach().mean()
         losses["_d_accuracy"] = self.gan.accuracy(real.detach(), fake.detach())
         return losses
+
+
+def keeps_statistics(network: nn.Module) -> bool:
+    """Whether the forward pass depends on the whole batch, or changes the network: batch and spectral norms do."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) or hasattr(m, "weight_u") for m in network.modules())

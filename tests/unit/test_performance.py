@@ -12,8 +12,10 @@ from losses import LOSSES, LossTerm
 from models.building import load_optimizers
 from models.network import NETWORKS
 from models.performance import Performance, recompute_blocks
+from models.stages import gan
+from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
-from tests.stage_runs import log_of, samples_of, trainer_of
+from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
 from utils.fields import OptionError
 from utils.optim import Optim
 
@@ -47,11 +49,11 @@ def trained(performance: Performance, steps: int = 4) -> tuple[list[float], list
 @pytest.mark.parametrize(
     "performance",
     [
-        Performance(channels_last=True),
+        Performance(channels_last=False),
         Performance(fused=False),
         Performance(recompute=True),
         pytest.param(Performance(compile="default"), marks=pytest.mark.slow),
-        pytest.param(Performance(channels_last=True, compile="default", recompute=True), marks=pytest.mark.slow),
+        pytest.param(Performance(compile="default", recompute=True), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -118,17 +120,46 @@ def test_a_gradient_that_is_not_finite_changes_nothing(fused: bool) -> None:
     assert not torch.equal(stage.networks["network_g"].conv_first.weight, before[0]["conv_first.weight"])  # type: ignore[union-attr]
 
 
+def gan_stage(norm: str) -> GanStage:
+    torch.manual_seed(0)
+    discriminator = NETWORKS.check({"type": "patchgan", "num_feat": 8, "n_layers": 2, "norm": norm})
+    losses = {"l1": LossTerm(LOSSES.check("l1").component()), "gan": LossTerm(LOSSES.check("gan").component())}
+    return GanStage(NETWORKS.build({"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1}), discriminator, losses)
+
+
+@pytest.mark.parametrize(("norm", "passes"), [("none", 1), ("instance", 1), ("batch", 2), ("spectral", 2)])
+def test_real_and_fake_share_a_pass_where_that_changes_nothing(
+    norm: str, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(stage: GanStage) -> tuple[list[int], list[Tensor]]:
+        discriminator, seen = stage.networks["network_d"], []
+        discriminator.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+        batch = batch_of(samples_of(torch.rand(2, 3, 16, 16), plain=torch.rand(2, 3, 32, 32)))
+        losses = stage.phases()[1].loss(batch, {"sr": torch.rand(2, 3, 32, 32)}, stage.networks, 1)
+        losses["d"].backward()
+        return seen, [p.grad for p in discriminator.parameters() if p.grad is not None]
+
+    sizes, shared = gradients(gan_stage(norm))
+    monkeypatch.setattr(gan, "keeps_statistics", lambda _: True)
+    _, apart = gradients(gan_stage(norm))
+    assert sizes == [4 // passes] * passes
+    for mine, theirs in zip(shared, apart, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_an_optimizer_is_taken_up_with_other_settings() -> None:
     """Its moments lie in memory as the weights do, which fused kernels on a GPU ask for."""
     stage = stage_of()
-    Performance(fused=False).speed_up(stage)
+    performance = Performance(fused=False, channels_last=False)
+    performance.lay_out(stage, CPU)
+    performance.speed_up(stage)
     trainer = trainer_of(stage)
     lq, gt = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 32, 32)
     trainer.train_step([samples_of(lq, plain=gt)])
     saved, weights = deepcopy((stage.optimizer.state_dict(), stage.networks["network_g"].state_dict()))
 
     other = stage_of(1)
-    Performance(channels_last=True).lay_out(other, CPU)
+    Performance().lay_out(other, CPU)
     other.networks["network_g"].load_state_dict(weights)
     load_optimizers(other, {"g": saved})
     assert other.optimizer.param_groups[0]["fused"] is True
