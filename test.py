@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from models.back_projection import BackProjection
 from models.benchmark import (
     BICUBIC,
     BenchmarkOptions,
@@ -46,10 +47,9 @@ from models.restore import (
     checkpoint_names,
     interpolate,
     load_generator,
-    restoration_targets,
-    restore_file,
     weight_files,
 )
+from models.restore_files import restoration_targets, restore_files
 from models.results import write_results
 from utils import distributed, options
 from utils.arguments import typed
@@ -204,6 +204,11 @@ def _computing_arguments(add: Callable[..., object]) -> None:
     add("--tile-mode", choices=("blend", "context"), default="blend", help=text)
     add("--pre-pad", type=count, default=0, metavar="N", help="mirror N pixels at the bottom and right (default: 0)")
     add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
+    text = "add this share of what the results, made small again, lack of the inputs, such as 0.2"
+    add("--back-projection", type=typed(Positive), metavar="WEIGHT", help=text)
+    text = "tiles in a call of the network (default: 1 on a CPU, as many as make up a whole image on a GPU)"
+    add("--batch", type=typed(PositiveInt), metavar="N", help=text)
+    add("--compile", action="store_true", help="torch.compile: pays where many tiles or images have one size")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     text = "of the network's layers (default: fp32); networks that are told blur and noise stay in fp32"
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
@@ -244,11 +249,17 @@ def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[s
 
 
 def restorer(
-    generator: Generator, assume: Assumption | None, args: argparse.Namespace, device: torch.device
+    generator: Generator,
+    assume: Assumption | None,
+    args: argparse.Namespace,
+    device: torch.device,
+    options: BenchmarkOptions | None = None,
 ) -> Restorer:
-    """A generator with the command line's way of computing."""
-    tiling, ensemble = (args.tile, args.overlap), args.self_ensemble
-    return Restorer(generator, device, args.precision, *tiling, ensemble, args.tile_mode, args.pre_pad, assume)
+    """A generator with the command line's way of computing, and with what a benchmark's options add."""
+    ensemble, weight = args.self_ensemble or (options is not None and options.self_ensemble), args.back_projection
+    projection = BackProjection(weight) if weight else None if options is None else options.back_projection
+    how = (args.precision, args.tile, args.overlap, ensemble, args.tile_mode, args.pre_pad)
+    return Restorer(generator, device, *how, assume, args.batch, args.compile, projection)
 
 
 def assumption(args: argparse.Namespace) -> Assumption | None:
@@ -265,7 +276,8 @@ def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: 
 
     def make(generator: Generator, assume: Assumption | None) -> Restorer:
         nonblind = bool(generator.network.conditions)
-        return restorer(generator, (assumed or assume) if nonblind else None, args, processes.device)
+        assume = (assumed or assume) if nonblind else None
+        return restorer(generator, assume, args, processes.device, plan.options)
 
     folder = args.out or Path("results") / plan.name
     if plan.options is not None and (grid := plan.options.grid) is not None:
@@ -388,14 +400,12 @@ def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Pr
     apply = restorer(generator, assumption(args), args, processes.device)
     apply.told({})  # what is missing is said before any image is read
     targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
-    mine = list(targets.items())[processes.rank :: processes.world_size]
-    failed, skipped = 0, 0
-    with console.progress(len(mine), desc=f"restoring x{args.outscale or apply.scale:g}") as progress:
-        for source, target in mine:
-            if args.skip_existing and target.exists():
-                skipped += 1
-            else:
-                failed += not restore_file(source, target, apply, console, args.alpha, args.outscale)
+    mine = dict(list(targets.items())[processes.rank :: processes.world_size])
+    todo = {s: t for s, t in mine.items() if not (args.skip_existing and t.exists())}
+    failed, skipped = 0, len(mine) - len(todo)
+    with console.progress(len(todo), desc=f"restoring x{args.outscale or apply.scale:g}") as progress:
+        for done in restore_files(todo, apply, console, args.alpha, args.outscale):
+            failed += not done
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))
     total, failed, skipped = (sum(of_one) for of_one in zip(*counts, strict=True))

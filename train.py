@@ -28,7 +28,7 @@ from data.ahead import ahead
 from data.sampler import StepSampler
 from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch
-from models.building import build_stage, distribute, hand_over, load_optimizers, rehearse
+from models.building import build_stage, distribute, hand_over, load_optimizers, make_ready, rehearse
 from models.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.rehearsal import try_out
 from models.report import final_report, next_command
@@ -358,6 +358,7 @@ def main() -> int:
             experiment, tree = load_experiment(args.opt, args.set)
             if args.stage is not None and args.stage not in experiment.stages:
                 raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
+        make_ready(experiment, tree, processes, console)
         if args.dry_run or args.profile:
             quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
             run = partial(Trainer, quiet, tree, processes, console=console)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 import lmdb
@@ -16,6 +14,7 @@ from data.source import DATASETS, Source, UnreadableImageError
 from utils.fields import PositiveInt
 from utils.image import IMAGE_SUFFIXES, ImageError, decode_image
 from utils.image_header import parse_header
+from utils.lmdb_reader import reader
 
 META = "meta_info.txt"
 _SHOWN = 10  # keys in a message
@@ -165,7 +164,7 @@ def _listed(root: Path, option: str) -> dict[str, Size | None]:
 def _require(root: str, keys: Sequence[str]) -> None:
     """Raises ValueError unless the database has all keys."""
     try:
-        missing = _reader(os.path.realpath(root)).missing(keys)
+        missing = reader(root).missing(keys)
     except (lmdb.Error, OSError) as error:
         raise ValueError(f"{root}: cannot be opened as an LMDB database ({error})") from error
     if missing:
@@ -188,55 +187,9 @@ def _image(root: str, key: str) -> np.ndarray:
 
 def _value(root: str, key: str) -> bytes:
     try:
-        value = _reader(os.path.realpath(root)).get(key)
+        value = reader(root).get(key)
     except (lmdb.Error, OSError) as error:
         raise UnreadableImageError(f"{root}, key {key!r}: cannot be read ({error})") from error
     if value is None:
         raise UnreadableImageError(f"{root}, key {key!r}: is no longer in the database")
     return value
-
-
-@cache
-def _reader(folder: str) -> _Reader:
-    # LMDB refuses to open a database twice in a process, and two sources may share one.
-    return _Reader(folder)
-
-
-class _Reader:
-    """A database open for reading, by each process for itself and only once it reads.
-
-    Without a lock file, so that read-only disks and network folders serve; the price is that nobody may write
-    meanwhile. Without read-ahead, since samples come in random order.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._owner = 0
-        self._opened: lmdb.Environment | None = None
-
-    def _environment(self) -> lmdb.Environment:
-        if self._opened is not None and self._owner != os.getpid():
-            self._opened.close()  # a fork's copy: closes this process's mapping alone, and LMDB may open it anew
-            self._opened = None
-        if self._opened is None:
-            environment = lmdb.open(self.folder, readonly=True, lock=False, readahead=False, meminit=False)
-            refuse_cut_off(environment, Path(self.folder))
-            self._opened, self._owner = environment, os.getpid()
-        return self._opened
-
-    def get(self, key: str) -> bytes | None:
-        with self._environment().begin() as transaction:
-            return transaction.get(key.encode())
-
-    def missing(self, keys: Sequence[str]) -> list[str]:
-        with self._environment().begin() as transaction, transaction.cursor() as cursor:
-            return [key for key in keys if not cursor.set_key(key.encode())]
-
-
-def refuse_cut_off(environment: lmdb.Environment, folder: Path) -> None:
-    """Closes and raises OSError for a database whose file lacks pages: to touch those would kill the process."""
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    found = (folder / "data.mdb").stat().st_size
-    if found < needed:
-        environment.close()
-        raise OSError(f"data.mdb has {found} of at least {needed} bytes, so it is cut off; copy it again")

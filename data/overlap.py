@@ -12,7 +12,7 @@ _SHOWN = 5
 _CHUNK = 2**20
 
 
-def overlap(train: Mapping[str, Source], validation: Mapping[str, Source]) -> list[str]:
+def overlap(train: Mapping[str, Source], validation: Mapping[str, Source], where: str = "data.train.") -> list[str]:
     """Warnings for validation images that are among the training images, by the content of their files.
 
     Cheap: only files of equal size are read, each once. Sources whose images are not files of their own (`lmdb`)
@@ -20,6 +20,7 @@ def overlap(train: Mapping[str, Source], validation: Mapping[str, Source]) -> li
 
     Args:
         train, validation: sources by their names in the option file.
+        where: the option path of `train`.
 
     Returns:
         A sentence for each pair of sources with common images, naming some of them.
@@ -40,14 +41,14 @@ def overlap(train: Mapping[str, Source], validation: Mapping[str, Source]) -> li
                     hashes[size].setdefault(_digest(held_out[1]), []).append(held_out)
             for valid, twin in hashes[size].get(_digest(path), []):
                 common.setdefault((valid, name), {})[twin] = path
-    return [_sentence(valid, name, pairs, len(validation[valid])) for (valid, name), pairs in common.items()]
+    return [_sentence(valid, where + name, pairs, len(validation[valid])) for (valid, name), pairs in common.items()]
 
 
 def _sentence(valid: str, train: str, pairs: dict[Path, Path], count: int) -> str:
     shown = ", ".join(f"{twin} = {path}" for twin, path in list(pairs.items())[:_SHOWN])
     more = ", ..." if len(pairs) > _SHOWN else ""
     return (
-        f"data.validation.{valid}: {len(pairs)} of its {count} images are also in data.train.{train}, "
+        f"data.validation.{valid}: {len(pairs)} of its {count} images are also in {train}, "
         f"so its scores tell nothing about new images: {shown}{more}"
     )
 

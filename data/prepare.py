@@ -1,21 +1,36 @@
-"""Prepares image folders for training: `python -m data.prepare check|tiles|multiscale|lmdb` (each has `--help`)."""
+"""Prepares image folders for training: `python -m data.prepare check|tiles|multiscale|lmdb|kernels|noise|hr` (each has
+`--help`)."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from data.preparation.check import check
 from data.preparation.convert import convert
 from data.preparation.database import write_database
+from data.preparation.hr import CleanHr, make_hr
 from data.preparation.multiscale import Multiscale
+from data.preparation.noise import NoisePatches, collect_noise
 from data.preparation.tiles import Tiles
+from data.preparation.work import cores
+from models.kernel_pool import collect_kernels
+from models.kernelgan import KernelGAN
+from utils import distributed, options
 from utils.arguments import whole
+from utils.checking import check_tree
+from utils.distributed import AgreedError
 from utils.fields import OptionError
 from utils.logging import Console
+
+T = TypeVar("T")
+_SOURCE = "a folder of images, at any depth"
 
 _EPILOG = """A command that was stopped goes on when it is given again. The exit status is 1 if a file could not be
 read; each such file is named, and the others are done."""
@@ -24,19 +39,31 @@ read; each such file is named, and the others are done."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     args = parse(arguments)
-    console = Console()
+    console = Console(int(os.environ.get("RANK", "0")))
     try:
         return 1 if run(args, console) else 0
     except KeyboardInterrupt:
         console.error("stopped; the same command goes on from here")
         return 130
     except (OptionError, OSError) as error:
-        console.error(str(error))
+        if console.is_main or not isinstance(error, AgreedError):
+            console.error(str(error))
         return 1
+    finally:
+        distributed.stop()
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """How many files could not be read."""
+    if args.command == "kernels":
+        settings = _settings(KernelGAN, args)
+        processes = distributed.start(args.device)
+        return collect_kernels(settings, args.source, args.out, processes, console, args.batch, args.mat)
+    if args.command == "noise":
+        return collect_noise(_settings(NoisePatches, args), args.source, args.out, args.workers, console)
+    if args.command == "hr":
+        job = _settings(CleanHr, args)
+        return make_hr(job, args.scale, args.source, args.target, args.out, args.workers, console)
     if args.command == "check":
         return check(args.sources, args.out, args.min_size, args.workers, console)
     if args.command == "lmdb":
@@ -55,12 +82,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, epilog=_EPILOG)
-        made.add_argument("--workers", type=whole(0), default=_cores(), help="processes (default: %(default)s)")
+        if name != "kernels":
+            made.add_argument("--workers", type=whole(0), default=cores(), help="processes (default: %(default)s)")
         return made
 
     def conversion(name: str, text: str, out: str) -> argparse.ArgumentParser:
         made = command(name, text)
-        made.add_argument("source", type=Path, metavar="SRC", help="a folder of images, at any depth")
+        made.add_argument("source", type=Path, metavar="SRC", help=_SOURCE)
         made.add_argument("--out", type=Path, required=True, metavar=out, help="where to")
         made.add_argument("--strip", default="", metavar="END", help="left out at the end of names, such as x4")
         return made
@@ -69,7 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "check",
         "Names files that are unreadable, truncated, tiny or duplicate; tables of sizes, modes and depths.",
     )
-    checking.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="a folder of images, at any depth")
+    checking.add_argument("sources", type=Path, nargs="+", metavar="SRC", help=_SOURCE)
     checking.add_argument(
         "--out",
         type=Path,
@@ -113,11 +141,53 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
 
     conversion("lmdb", "Writes an LMDB database in BasicSR's layout, for `type: lmdb`.", "X.lmdb")
+    _realsr(command)
     return parser.parse_args(arguments)
 
 
-def _cores() -> int:
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def _realsr(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands of RealSR; also steps of the section `prepare:` of an option file."""
+    text = "Estimates kernels by KernelGAN, for `kernel_bank`. Processes that torchrun starts share the work."
+    kernels = command("kernels", text)
+    kernels.add_argument("source", type=Path, metavar="SRC", help=_SOURCE)
+    kernels.add_argument("--out", type=Path, required=True, metavar="POOL", help="where to")
+    kernels.add_argument("--batch", type=whole(1), default=16, metavar="N", help="trained at once (default: 16)")
+    kernels.add_argument("--mat", type=Path, metavar="DIR", help="good ones also as DIR/NAME/NAME_kernel_x4.mat")
+    kernels.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    _fields(kernels, KernelGAN)
+    noise = command("noise", "Collects flat tiles of photographs as patches of noise, for `real_noise`.")
+    noise.add_argument("source", type=Path, metavar="SRC", help=_SOURCE)
+    noise.add_argument("--out", type=Path, required=True, metavar="POOL", help="a folder, or a database X.lmdb")
+    _fields(noise, NoisePatches)
+    hr = command("hr", "Makes photographs smaller, and so cleaner, for use as ground truths.")
+    hr.add_argument("--source", type=Path, required=True, metavar="SRC", help=_SOURCE)
+    hr.add_argument("--target", type=Path, metavar="DIR", help="clean images, taken as they are")
+    hr.add_argument("--out", type=Path, required=True, metavar="HR", help="where to")
+    hr.add_argument("--scale", type=whole(1), default=4, metavar="N", help="sides are multiples of it (default: 4)")
+    _fields(hr, CleanHr)
+
+
+def _fields(parser: argparse.ArgumentParser, settings: type) -> None:
+    """An option for each field of a dataclass, whose docstring tells what they mean; `_settings` checks the values."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f"{parser.description}\n\n{inspect.getdoc(settings)}"
+    for field in dataclasses.fields(settings):
+        flag, default = "--" + field.name.replace("_", "-"), field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"(default: {default})")
+        else:
+            pair = 2 if field.name.endswith("_range") else None
+            parser.add_argument(flag, nargs=pair, type=_value, metavar="X", help=f"(default: {default})")
+
+
+def _value(text: str) -> Any:  # noqa: ANN401
+    return options.parse(text, text)
+
+
+def _settings(kind: type[T], args: argparse.Namespace) -> T:
+    """Raises OptionError naming each value that is wrong."""
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return check_tree(kind, {name: value for name, value in given.items() if value is not None}, "the command line")
 
 
 def _shrinking(text: str) -> float:

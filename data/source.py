@@ -9,7 +9,7 @@ import numpy as np
 
 from degradations import Degradation
 from utils.checking import Spec
-from utils.fields import Positive, PositiveInt
+from utils.fields import Positive, PositiveInt, TwoOrMore
 from utils.registry import Registry
 
 
@@ -53,7 +53,8 @@ class SourceEntry:
     `weight` is its share of the training samples (default: its share of the images); `degradation` replaces the
     experiment's for this source. Of validation images, `crop` keeps only a central part, `multiple` cuts the sides to
     multiples of this besides the scale's, and `repeats` degrades each that many times, which makes the mean over a
-    handful of images worth more.
+    handful of images worth more. `embedding` also reports at each validation how well an encoder (of dasr, cdsr) tells
+    that many draws of the degradation apart, in crops of `crop` or else 48 low-quality pixels: see `models.embedding`.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class SourceEntry:
     crop: PositiveInt | None = None
     multiple: PositiveInt = 1
     repeats: PositiveInt = 1
+    embedding: TwoOrMore | None = None
 
 
 DATASETS: Registry[Source] = Registry(

@@ -180,15 +180,16 @@ class TrainingSet(Dataset[Samples]):
             except UnreadableImageError as error:
                 mishaps.append((entry.source.name(index), str(error)))
                 continue
-            shared = degradation.draw_shared(step_stream(self.seed, self.stage, iteration))
+            drawn = degradation.draw_shared(step_stream(self.seed, self.stage, iteration))
+            shared = {**drawn, "training_crop": True}
             size = (self.options.crop_size, self.options.crop_size)
             plans = degradation.sample(rng, size, iteration, shared).views(self.views)
             if self.positive == "same_image_other_degradation":
                 plans[1:] = [degradation.sample(rng, size, iteration, shared) for _ in plans[1:]]
             plans = [view.with_crop(rng, self.options.gt_size) for view in plans]
             gts, lqs = [_to_tensor(read[i][0]) for i in indices], [read[i][1] for i in indices]
-            tensor_lqs = [None if lq is None else _to_tensor(lq) for lq in lqs]
-            return Sample(gts, tensor_lqs, plans, [entry.source.name(i) for i in indices], group, mishaps)
+            given = [None if lq is None else _to_tensor(lq) for lq in lqs]
+            return Sample(gts, given, plans, [entry.source.name(i) for i in indices], group, mishaps)
         raise OptionError(
             f"data.train: {MAX_ATTEMPTS} images in a row could not be used, the last one: {mishaps[-1][1]}"
         )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, pi
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import scipy.ndimage
 from scipy.io.matlab import MatReadError
 
 from degradations.kernels import anisotropic_gaussian, isotropic_gaussian
+from degradations.pools import MissingPoolError
 from utils.fields import OptionError
 
 CLOSED_FORMS = "usrnet_8"
@@ -34,29 +38,60 @@ def usrnet_kernels() -> list[np.ndarray]:
     return isotropic + [anisotropic_gaussian(25, *width) for width in widths]
 
 
-def read_bank(path: str) -> list[np.ndarray]:
-    """The kernels of a file, of all files below a folder, or of those that a pattern (`results/*/*_x4.mat`) names.
+@dataclass(frozen=True)
+class Bank:
+    """Kernels from files, a hash of them all, and the scale that they are made for, where the files say one."""
 
-    The files come in the order of their paths; the word `usrnet_8` stands for `usrnet_kernels`. Raises OptionError.
+    kernels: list[np.ndarray]
+    hash: str
+    scale: int | None = None
+
+    @classmethod
+    def read(cls, path: str) -> Bank:
+        """As `read_bank`. Raises OptionError if the kernels are for several scales."""
+        scales = {} if path == CLOSED_FORMS else {scale: file for file in bank_files(path) if (scale := _scale(file))}
+        if len(scales) > 1:
+            some = ", ".join(f"{file} for x{scale}" for scale, file in scales.items())
+            raise OptionError(f"{path}: found kernels of several scales ({some}), expected one; name the files of it")
+        kernels = read_bank(path)
+        return cls(kernels, content_hash(kernels), next(iter(scales), None))
+
+
+def read_bank(path: str) -> list[np.ndarray]:
+    """The kernels of the files that a path means (see `bank_files`), or `usrnet_kernels` for the word `usrnet_8`.
+
+    Raises OptionError.
     """
-    if path == CLOSED_FORMS:
-        return usrnet_kernels()
+    return usrnet_kernels() if path == CLOSED_FORMS else [k for file in bank_files(path) for k in read_kernels(file)]
+
+
+def bank_files(path: str) -> list[Path]:
+    """A file, those that a pattern (`results/*/*_x4.mat`) names, or all below a folder, in the order of their paths.
+
+    Of a folder with pools as `python -m data.prepare kernels` writes them, the pools. Raises MissingPoolError.
+    """
     if Path(path).is_dir():
-        files = [file for file in Path(path).rglob("*") if file.suffix.lower() in _READERS]
+        files = list(Path(path).glob("kernels_x*.npz"))
+        files = files or [file for file in Path(path).rglob("*") if file.suffix.lower() in _READERS]
     else:
         files = [Path(path)] if Path(path).exists() else [Path(name) for name in glob.glob(path, recursive=True)]
     if not files:
-        kinds = ", ".join(_READERS)
-        raise OptionError(f"{path}: found no file of kernels ({kinds}), expected a file, folder, pattern, or usrnet_8")
-    return [kernel for file in sorted(files) for kernel in read_kernels(file)]
+        raise MissingPoolError(
+            f"{path}: found no file of kernels ({', '.join(_READERS)}), expected a file, folder, pattern, or usrnet_8; "
+            "`python -m data.prepare kernels IMAGES --out FOLDER` estimates kernels"
+        )
+    return sorted(files)
 
 
 def read_kernels(path: Path) -> list[np.ndarray]:
     """The kernels of one file: odd squares (k, k), float64, sum 1, possibly with negative values.
 
     `.mat` files hold a cell array `kernels` (USRNet), a matrix `Kernel` (KernelGAN), or one variable of any name;
-    those of MATLAB 7.3 need the package h5py. `.npy` and `.npz` files hold kernels or stacks (n, k, k). No file can
-    run code. Raises OptionError naming file and kernel for what is none; one whose sum is not 1 to 1e-3 is warned of.
+    those of MATLAB 7.3 need the package h5py. `.npy` and `.npz` files hold kernels or stacks (n, k, k); of a pool of
+    estimates, the accepted ones are taken. KernelGAN's kernels and such pools are made to be correlated with images,
+    and come turned by 180 degrees, so that convolving does the same. No file can run code.
+
+    Raises OptionError naming file and kernel for what is none; one whose sum is not 1 to 1e-3 is warned of.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -104,8 +139,8 @@ def _from_mat(path: Path) -> list[Any]:
         variables = scipy.io.loadmat(path)
     except NotImplementedError:  # MATLAB 7.3, which is HDF5
         return _from_hdf5(path)
-    value = _chosen({name: v for name, v in variables.items() if not name.startswith("__")})
-    return list(value.ravel()) if value.dtype == object else [value]
+    name, value = _chosen({name: v for name, v in variables.items() if not name.startswith("__")})
+    return _to_convolve(name, list(value.ravel()) if value.dtype == object else [value])
 
 
 def _from_hdf5(path: Path) -> list[Any]:
@@ -116,15 +151,22 @@ def _from_hdf5(path: Path) -> list[Any]:
             f"{path}: is a file of MATLAB 7.3, which needs h5py; `pip install h5py`, or save it in MATLAB with -v7"
         ) from error
     with h5py.File(path) as file:
-        value = np.asarray(_chosen({name: v for name, v in file.items() if name != "#refs#"}))
+        name, found = _chosen({name: v for name, v in file.items() if name != "#refs#"})
+        value = np.asarray(found)
         # MATLAB writes column by column, so everything stands transposed.
-        return [np.asarray(file[cell]).T for cell in value.T.ravel()] if value.dtype == object else [value.T]
+        cells = [np.asarray(file[cell]).T for cell in value.T.ravel()] if value.dtype == object else [value.T]
+        return _to_convolve(name, cells)
 
 
-def _chosen(variables: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _to_convolve(name: str, kernels: list[Any]) -> list[Any]:
+    """Turns the kernels of KernelGAN's variable by 180 degrees: it correlates, where all others convolve."""
+    return [np.flip(kernel) for kernel in kernels] if name == "Kernel" else kernels
+
+
+def _chosen(variables: Mapping[str, Any]) -> tuple[str, Any]:
     for name in ("kernels", "Kernel", *(variables if len(variables) == 1 else ())):
         if name in variables:
-            return variables[name]
+            return name, variables[name]
     raise ValueError(f"found the variables {', '.join(variables) or 'none'}, expected kernels, Kernel, or only one")
 
 
@@ -134,7 +176,33 @@ def _from_npy(path: Path) -> list[Any]:
 
 def _from_npz(path: Path) -> list[Any]:
     with np.load(path, allow_pickle=False) as arrays:
+        if "accepted" in arrays:
+            return _accepted(path, arrays)
         return [kernel for array in arrays.values() for kernel in _unstacked(array)]
+
+
+def _accepted(path: Path, pool: Mapping[str, np.ndarray]) -> list[Any]:
+    accepted = pool["accepted"].astype(bool)
+    if not accepted.any():
+        why = Counter(flaw for row in pool["flaws"] for flaw in str(row).split(",") if flaw)
+        counts = ", ".join(f"{flaw} {count}" for flaw, count in why.most_common())
+        raise OptionError(
+            f"{path}: none of its {len(accepted)} kernels is accepted (flaws: {counts or 'not said'}); look at the "
+            "sheet beside it, and estimate from more or larger images"
+        )
+    return list(np.flip(pool["kernels"][accepted], (1, 2)))
+
+
+def _scale(path: Path) -> int | None:
+    """The scale that a pool, or the name of a file of KernelGAN's (`NAME_kernel_x4.mat`), says its kernels are for."""
+    if path.suffix.lower() != ".npz":
+        name = re.search(r"_kernel_x(\d+)$", path.stem)
+        return None if name is None else int(name[1])
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return int(arrays["scale"]) if "accepted" in arrays else None
+    except _UNREADABLE:
+        return None  # `read_kernels` says what is wrong
 
 
 def _unstacked(array: np.ndarray) -> list[np.ndarray]:

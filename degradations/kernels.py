@@ -78,7 +78,7 @@ def shift_to_upper_left(kernel: np.ndarray, scale: int) -> np.ndarray:
     """Moves a kernel's content by (scale - 1) / 2 pixels to the upper left, bilinearly, edges replicated.
 
     Blurring with it and keeping every `scale`-th pixel from the first leaves the image centred. The result is
-    normalised to sum 1.
+    normalised to sum 1. A row (k,) stands for its outer product, and so does the result.
     """
     shift = (scale - 1) / 2
 
@@ -87,8 +87,8 @@ def shift_to_upper_left(kernel: np.ndarray, scale: int) -> np.ndarray:
         at = np.clip(np.arange(n) + shift, 0, n - 1)
         low = np.floor(at).astype(int)
         high = np.minimum(low + 1, n - 1)
-        t = (at - low)[:, None]
-        return (1 - t) * values[low] + t * values[high]
+        t = at - low
+        return values[low].T * (1 - t) + values[high].T * t
 
-    result = moved(moved(kernel).T).T
+    result = moved(kernel) if kernel.ndim == 1 else moved(moved(kernel))
     return result / result.sum()

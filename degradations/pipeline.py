@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Size, State, StepEntry, run_steps
+from degradations.pools import MissingPoolError
 from utils.fields import PositiveInt, Prob
 from utils.seeding import draw_seed, generator
 
@@ -93,9 +95,10 @@ class Pipeline(Degradation):
         self.conditions, self.scales, self.draws = conditions, scales, draws
         self.order = replace(order, first=(*gt_steps, *(name for name in order.first if name not in gt_steps)))
         self._by_name = {name: entry.step for name, entry in steps.items()}
-        for i, factor in enumerate(8 * (scale, *scales)):
-            plan = self.sample(np.random.default_rng(i), (480 * factor, 400 * factor), shared={"scale": factor})
-            self._told([plan])
+        with suppress(MissingPoolError):  # it may still have to be made
+            for i, factor in enumerate(8 * (scale, *scales)):
+                plan = self.sample(np.random.default_rng(i), (480 * factor, 400 * factor), shared={"scale": factor})
+                self._told([plan])
 
     def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:
         return {**super().draw_shared(rng), **({"seed": draw_seed(rng)} if self.draws == "batch" else {})}

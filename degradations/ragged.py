@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Size = tuple[int, int]
+
+
+def on_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:  # noqa: ANN401
+    """Host values as a tensor on a device; the host does not wait for what a GPU still has to do."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def column(values: Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One host value for each image, (B, 1, 1, 1), on a device as by `on_device`."""
+    return on_device(values, device, dtype)[:, None, None, None]
 
 
 @dataclass(frozen=True)
@@ -35,15 +47,21 @@ class Ragged:
 
     @classmethod
     def pack(cls, images: Sequence[Tensor]) -> Ragged:
-        """From images (C, h, w) of any sizes."""
+        """From images (C, h, w) of any sizes; where some have fewer channels, zeros follow theirs."""
         sizes = tuple((image.shape[-2], image.shape[-1]) for image in images)
-        if len(set(sizes)) == 1:
+        if len(images) == 1:
+            return cls(images[0][None], sizes)
+        if len({image.shape for image in images}) == 1:
             return cls(torch.stack(list(images)), sizes)
-        height, width = (max(side) for side in zip(*sizes, strict=True))
-        data = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        data = images[0].new_zeros(len(images), *(max(side) for side in zip(*(i.shape for i in images), strict=True)))
         for row, image, (h, w) in zip(data, images, sizes, strict=True):
-            row[:, :h, :w] = image
+            row[: len(image), :h, :w] = image
         return cls(data, sizes)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether steps take the images one by one, as on the CPU, or all together, as on a device."""
+        return self.data.device.type == "cpu"
 
     def images(self) -> list[Tensor]:
         """Views (C, h, w) of the images."""
@@ -55,7 +73,7 @@ class Ragged:
         height, width = (max(side) for side in zip(*sizes, strict=True))
         if list(indices) == list(range(len(self.sizes))):
             return Ragged(self.data[:, :, :height, :width], sizes)
-        chosen = torch.as_tensor(list(indices), device=self.data.device)
+        chosen = on_device(list(indices), self.data.device)
         return Ragged(self.data[:, :, :height, :width].index_select(0, chosen), sizes)
 
     @staticmethod
@@ -70,11 +88,17 @@ class Ragged:
         data = first.new_zeros(count, first.shape[1], height, width)
         sizes: list[Size] = [(0, 0)] * count
         for indices, part in parts:
-            where = torch.as_tensor(list(indices), device=first.device)
+            where = on_device(list(indices), first.device)
             data[where, :, : part.data.shape[-2], : part.data.shape[-1]] = part.data
             for i, size in zip(indices, part.sizes, strict=True):
                 sizes[i] = size
         return Ragged(data, tuple(sizes))
+
+    def inside(self) -> Tensor:
+        """Where images are, not their padding: bool (B, 1, H, W)."""
+        sizes = on_device(self.sizes, self.data.device)[:, :, None]
+        rows, columns = (torch.arange(n, device=self.data.device) for n in self.data.shape[-2:])
+        return ((rows < sizes[:, 0])[:, :, None] & (columns < sizes[:, 1])[:, None])[:, None]
 
     def per_image(self, function: Callable[[Tensor, int], Tensor]) -> Ragged:
         """Applies a function to each image (C, h, w) alone, with its index."""
@@ -87,3 +111,9 @@ class Ragged:
     def clip(self) -> Ragged:
         """Clips to [0, 1]."""
         return self.map(lambda data: data.clamp(0, 1))
+
+
+def mix_channels(matrices: Tensor, planes: Tensor) -> Tensor:
+    """(B, C, H, W): planes (B, P, H, W) mixed by a matrix (C, P) for each image; in full float32 on any device."""
+    first, *others = (matrices[:, :, i, None, None] * planes[:, i, None] for i in range(planes.shape[1]))
+    return sum(others, first)

@@ -13,6 +13,7 @@ from data.folder import read_listed
 from data.source import Source, SourceEntry
 from data.training import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Batch, Degradation, Plan
+from models.back_projection import BackProjection
 from models.experiment import Experiment
 from models.network import NETWORKS, Network
 from models.nonblind import Assumption
@@ -66,7 +67,7 @@ class Baseline:
 @dataclass(frozen=True)
 class Published:
     """Numbers of a paper by row of a grid and by method, in the order of the columns, null where it has none: shown
-    beside those of a set with this number of images."""
+    beside those of a set with this number of images (with `each`, of images times its length)."""
 
     images: PositiveInt
     rows: dict[str, dict[str, list[float | None]]]
@@ -75,10 +76,11 @@ class Published:
 @dataclass(frozen=True)
 class Grid:
     """The layout of a paper's table. Each cell is a benchmark of its own: the file with the overrides (dotted path:
-    value) of its row and of its column. `number` is what a cell holds. Without `columns`, a row is one benchmark, and
-    all of its numbers are the columns. `published` goes by the names of sets."""
+    value) of its row and of its column; with a value `{each: [...]}`, the mean over one for each. `number` is what a
+    cell holds. Without `columns`, all numbers of a row's benchmark are the columns. `published` goes by the names of
+    sets. A row that is null is left out."""
 
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, dict[str, Any] | None]
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     number: str = "PSNR RGB"
     published: Mapping[str, Published] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class BenchmarkOptions:
     images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
     used. `weights`: further checkpoints by name. `baselines`: lines to beat besides bicubic. `grid`: settings to go
     through, see `models.grid`. `assume`: what non-blind networks are told where the degradation does not say.
+    `self_ensemble`, `back_projection`: additions to what checkpoints give (see `Restorer`).
     """
 
     name: str
@@ -106,6 +109,8 @@ class BenchmarkOptions:
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     grid: Grid | None = None
     assume: Assumption | None = None
+    self_ensemble: bool = False
+    back_projection: BackProjection | None = None
 
 
 def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:
@@ -358,6 +363,7 @@ def run_set(
         remarks.append(f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR")
     assumed = {str(restorer.assume): None for restorer in restorers.values() if restorer.assume is not None}
     remarks += [f"Assumed where an image does not tell its kernel: {text}" for text in assumed]
+    remarks += [f"Added to checkpoints: {text}" for text in {t: 0 for r in restorers.values() for t in r.additions}]
     return _keep_best(SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks), tried)
 
 

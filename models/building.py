@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.experiment import Experiment, build_generator
+from data.source import SourceEntry
+from models.experiment import Experiment, build_generator, check_experiment
+from models.preparing import prepare
 from models.restore import weight_files
 from models.stages.stage import Handover, Stage
 from models.weights import load_weights
@@ -20,7 +22,22 @@ from utils.batch_norm import GlobalBatchNorm2d
 from utils.checkpoint import Checkpoints
 from utils.distributed import AgreedError, Processes
 from utils.fields import OptionError
+from utils.logging import Console
 from utils.seeding import generator
+
+
+def make_ready(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console) -> None:
+    """Takes the steps of `prepare:`, and checks the options once more, now that the pools which they name are there."""
+    if experiment.prepare is None:
+        return
+    with distributed.together():
+        held_out = {
+            name: cast(SourceEntry, spec.build(scale=experiment.scale)).source
+            for name, spec in experiment.data.validation.items()
+        }
+    prepare(experiment.prepare, experiment.scale, processes, console, held_out)
+    with distributed.together():
+        check_experiment({**tree, "prepare": None})
 
 
 def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stage:
@@ -65,7 +82,8 @@ def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Chec
             raise AgreedError(f"stages.{name}.init_from.checkpoint: nothing in {start.checkpoint} fits: {report}")
         words = f"stage {name} starts from {start.checkpoint}: {report}"
         if start.network_d is None:
-            return words
+            anew = [*(other for other in stage.networks if other != "network_g"), "optimizer"]
+            return f"{words}; anew start: {', '.join(anew)}"
         if "network_d" not in stage.networks:
             raise AgreedError(f"stages.{name}.init_from.network_d: this stage has no discriminator")
         report = load_weights(stage.networks["network_d"], start.network_d, prefer=start.weights, strict=False)

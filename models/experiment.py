@@ -17,9 +17,11 @@ import numpy as np
 from data.source import SourceEntry
 from data.training import DataOptions, ValidationSet
 from degradations import Degradation
+from degradations.pools import MissingPoolError
 from losses import LossTerm
 from models.network import Network
 from models.performance import Performance
+from models.preparing import Prepare
 from models.stages.stage import Stage, StageSettings
 from utils import options as option_files
 from utils.checking import OptionsError, Problem, Spec, check_tree, tree_schema
@@ -66,6 +68,7 @@ class Experiment:
     init_g: Init = Init()
     logger: Logger = Logger()
     performance: Performance = Performance()
+    prepare: Prepare | None = None
 
     def settings(self, stage: str) -> StageSettings:
         """The settings of a stage that do not depend on its type."""
@@ -150,7 +153,7 @@ def _check_degradation(
             text = f"{size} is no multiple of all of {where}.scales; {better} is"
             problems.append(Problem(f"data.{key}", text))
     if not problems and not where.startswith("data.validation"):
-        problems += _rehearsed_draws(experiment.data.crop_size, degradation, where)
+        problems += _rehearsed_draws(experiment.data.crop_size, degradation, where, experiment.prepare is not None)
     if where.startswith("data.train") and degradation.scales != default.scales:
         elsewhere = f"the scale of a batch is drawn from {list(default.scales)} elsewhere"
         text = f"found {list(degradation.scales)}, but {elsewhere}"
@@ -158,12 +161,16 @@ def _check_degradation(
     return problems
 
 
-def _rehearsed_draws(crop: int, degradation: Degradation, where: str) -> list[Problem]:
-    """A crop that the degradation refuses, such as one smaller than its kernels, is said before training."""
+def _rehearsed_draws(crop: int, degradation: Degradation, where: str, prepares: bool) -> list[Problem]:
+    """A crop that the degradation refuses, such as one smaller than its kernels, is said before training; so is a pool
+    that is not there, unless it `prepares` pools first."""
     for number, scale in enumerate(256 * (degradation.scales or (degradation.scale,))):
         if crop % scale == 0:
             try:
-                degradation.sample(np.random.default_rng(number), (crop, crop), shared={"scale": scale})
+                shared = {"scale": scale, "training_crop": True}
+                degradation.sample(np.random.default_rng(number), (crop, crop), shared=shared)
+            except MissingPoolError as error:
+                return [] if prepares else [Problem(where, str(error))]
             except ValueError as error:
                 return [Problem("data.crop_size", f"{crop} does not do for `{where}`: {error}")]
     return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from models.benchmark import (
     BenchmarkOptions,
     Grid,
     Measure,
+    SetResult,
     benchmark_sets,
     check_benchmark,
     run_set,
@@ -21,12 +23,13 @@ from models.nonblind import Assumption
 from models.restore import Generator, Restorer
 from utils import options as option_files
 from utils.distributed import Processes
+from utils.evaluate import mean_scores
 from utils.fields import OptionError
 from utils.files import replace_text
 from utils.logging import Console, table
 
-Cells = dict[tuple[str, str], BenchmarkOptions]
-"""The benchmark of each (row, column); the column is empty in a grid without columns."""
+Cells = dict[tuple[str, str], list[BenchmarkOptions]]
+"""The benchmarks that each (row, column) is the mean of; the column is empty in a grid without columns."""
 Build = Callable[[Generator, Assumption | None], Restorer]
 """A restorer of a generator, with what it is told where the images do not say."""
 
@@ -36,7 +39,7 @@ _OF_ALL = ("name", "metrics", "protocol", "weights", "grid")  # taken from the f
 
 @dataclass(frozen=True)
 class GridResult:
-    """What a grid gave on one data set: numbers by (row, method, column). `images`: how many images the set has."""
+    """What a grid gave on one data set: numbers by (row, method, column), each the mean over `images` restored ones."""
 
     name: str
     images: int
@@ -47,15 +50,25 @@ def grid_cells(tree: Mapping[str, Any], grid: Grid, source: str) -> Cells:
     """Checks the benchmark of every cell before any is run. Raises OptionsError naming row and column."""
     cells = {}
     for row, of_row in grid.rows.items():
+        if of_row is None:
+            continue
         for column, of_column in (grid.columns or {"": {}}).items():
             place = f"{source}, row {row!r}" + (f", column {column!r}" if column else "")
-            own: dict[str, Any] = {key: value for key, value in tree.items() if key != "grid"}
-            for path, value in {**of_row, **of_column}.items():
-                if path.partition(".")[0] in _OF_ALL:
-                    raise OptionError(f"{place}: {path}: is the same for all cells; expected it beside `grid`")
-                own = option_files.override(own, path, value)
-            cells[row, column] = check_benchmark(own, place)
+            overrides = {**of_row, **of_column}
+            if beside := [path for path in overrides if path.partition(".")[0] in _OF_ALL]:
+                raise OptionError(f"{place}: {beside[0]}: is the same for all cells; expected it beside `grid`")
+            cells[row, column] = []
+            for chosen in product(*map(_each, overrides.values())):
+                own: dict[str, Any] = {key: value for key, value in tree.items() if key != "grid"}
+                for path, value in zip(overrides, chosen, strict=True):
+                    own = option_files.override(own, path, value)
+                cells[row, column].append(check_benchmark(own, place))
     return cells
+
+
+def _each(value: Any) -> list[Any]:  # noqa: ANN401
+    """The values of an override: those of `{each: [...]}`, over which a cell is the mean, or the one."""
+    return value["each"] if isinstance(value, dict) and isinstance(value.get("each"), list) else [value]
 
 
 def check_layout(grid: Grid, measure: Measure) -> None:
@@ -90,20 +103,24 @@ def run_grid(
     """Measures bicubic, the baselines and every generator that knows the cell's scale, on every set."""
     check_layout(grid, measure)
     found: dict[str, GridResult] = {}
-    with console.progress(len(cells), desc="cells") as progress:
-        for (row, column), cell in cells.items():
-            restorers = {name: build(generator, cell.assume) for name, generator in generators.items()}
-            fitting = {name: r for name, r in restorers.items() if r.scale == cell.scale or "scale" in r.conditions}
-            lines = baseline_restorers(cell, build)
-            for tested in benchmark_sets(cell):
-                silent = Console(rank=1)  # a bar per cell would be a hundred bars
-                result = run_set(tested, fitting, measure, None, processes, silent, lines, smoothing_too=False)
-                of_set = found.setdefault(result.name, GridResult(result.name, len(result.scores[BICUBIC]), {}))
-                for method in result.scores:
-                    means = result.means(method)
+    with console.progress(sum(map(len, cells.values())), desc="benchmarks") as progress:
+        for (row, column), benchmarks in cells.items():
+            parts: dict[str, list[SetResult]] = {}
+            for options in benchmarks:
+                restorers = {name: build(generator, options.assume) for name, generator in generators.items()}
+                fit = {name: r for name, r in restorers.items() if r.scale == options.scale or "scale" in r.conditions}
+                lines = baseline_restorers(options, build)
+                for tested in benchmark_sets(options):
+                    silent = Console(rank=1)  # a bar per set would be a hundred bars
+                    result = run_set(tested, fit, measure, None, processes, silent, lines, smoothing_too=False)
+                    parts.setdefault(result.name, []).append(result)
+                progress.update()
+            for name, results in parts.items():
+                of_set = found.setdefault(name, GridResult(name, sum(len(r.scores[BICUBIC]) for r in results), {}))
+                for method in results[0].scores:
+                    means = mean_scores([r.means(method) for r in results])
                     of_cell = {column: means[grid.number]} if grid.columns else means
                     of_set.numbers.update({(row, method, key): value for key, value in of_cell.items()})
-            progress.update()
     return list(found.values())
 
 
@@ -117,7 +134,7 @@ def with_published(result: GridResult, grid: Grid, columns: Sequence[str]) -> Gr
         for row, methods in published.rows.items()
         for method, numbers in methods.items()
         for column, number in zip(columns, numbers, strict=True)
-        if number is not None
+        if number is not None and grid.rows[row] is not None
     }
     return replace(result, numbers={**result.numbers, **more})
 

@@ -29,7 +29,8 @@ _ESRGAN_TOP = {"trunk_conv": "conv_body", "HRconv": "conv_hr", "upconv1": "conv_
 def canonical_names(keys: Iterable[str]) -> Renames:
     """Old name → canonical name of every key; names of no known other style stay as they are."""
     keys = list(keys)
-    for style in (_rename_esrgan, _rename_sequential_rrdb, _rename_patchgan, _rename_vgg, _rename_vgg_spectral):
+    styles = (_rename_esrgan, _rename_msrresnet, _rename_sequential_rrdb)
+    for style in (*styles, _rename_patchgan, _rename_vgg, _rename_vgg_spectral):
         renames = style(keys)
         if renames is not None:
             return renames
@@ -53,6 +54,13 @@ def _rename_esrgan(keys: list[str]) -> Renames | None:
         return f"{_ESRGAN_TOP.get(top, top)}.{rest}"
 
     return {key: rename(key) for key in keys}
+
+
+def _rename_msrresnet(keys: list[str]) -> Renames | None:
+    """ESRGAN's and RealSR's MSRResNet: `recon_trunk.0.conv1`, `HRconv`."""
+    if "recon_trunk.0.conv1.weight" not in keys:
+        return None
+    return {key: re.sub(r"^HRconv\.", "conv_hr.", re.sub(r"^recon_trunk\.", "body.", key)) for key in keys}
 
 
 def _rename_sequential_rrdb(keys: list[str]) -> Renames | None:
@@ -138,10 +146,10 @@ def is_contrastive(key: str) -> bool:
 def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options of the generator that a published state dict (any key style) belongs to.
 
-    Knows rrdbnet, srvgg, usrnet, dasr and cdsr. One upsampling step without unshuffle is taken for scale 2, as in
-    BSRGAN's x2 model: no checkpoint is published in the x3 form, which has the same shapes. A usrnet serves all scales
-    and gets the nominal scale 4; its activation is taken for ReLU, as in all published ones, and what cdsr attends by
-    for `released`.
+    Knows rrdbnet, msrresnet, srvgg, usrnet, dasr and cdsr. One upsampling step of an rrdbnet without unshuffle is taken
+    for scale 2, as in BSRGAN's x2 model: no checkpoint is published in the x3 form, which has the same shapes. A usrnet
+    serves all scales and gets the nominal scale 4; its activation is taken for ReLU, as in all published ones, and what
+    cdsr attends by for `released`.
 
     Raises:
         OptionError: if keys and shapes do not settle the options.
@@ -151,6 +159,8 @@ def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return _guess_rrdbnet(state)
     if "body.0.weight" in state and all(re.fullmatch(r"body\.\d+\.(weight|bias)", key) for key in state):
         return _guess_srvgg(state)
+    if state.keys() >= {"body.0.conv1.weight", "upconv1.weight", "conv_hr.weight"}:
+        return _guess_msrresnet(state)
     if state.keys() >= _USRNET_KEYS:
         return _guess_usrnet(state)
     if state.keys() >= _DASR_KEYS:
@@ -160,7 +170,7 @@ def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     some = ", ".join(list(state)[:5]) or "none"
     raise OptionError(
         f"these weights are of no network that can be told by its keys (known: rrdbnet, srvgg, usrnet, dasr, "
-        f"cdsr; first keys found: {some}); give the option file of the network"
+        f"cdsr, msrresnet; first keys found: {some}); give the option file of the network"
     )
 
 
@@ -184,6 +194,19 @@ def _guess_rrdbnet(state: State) -> dict[str, Any]:
         "num_block": _count(state, r"body\.(\d+)\."),
         "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
         "upsampling": "unshuffle" if factor > 1 else "steps",
+    }
+
+
+def _guess_msrresnet(state: State) -> dict[str, Any]:
+    first = state["conv_first.weight"]
+    step = round((state["upconv1.weight"].shape[0] / first.shape[0]) ** 0.5)
+    return {
+        "type": "msrresnet",
+        "scale": 4 if "upconv2.weight" in state else step,
+        "num_in_ch": first.shape[1],
+        "num_out_ch": state["conv_last.weight"].shape[0],
+        "num_feat": first.shape[0],
+        "num_block": _count(state, r"body\.(\d+)\."),
     }
 
 

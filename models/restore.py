@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,25 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.back_projection import BackProjection
 from models.network import NETWORKS, Network
 from models.nonblind import Assumption, extended
 from models.weights import Prefer, guess_network, load_weights, read_weights
 from utils import checkpoint
 from utils.fields import OptionError
-from utils.image import (
-    ALPHA_SUFFIXES,
-    DEEP_SUFFIXES,
-    from_tensor,
-    image_files,
-    is_image_name,
-    read_image_alpha,
-    to_tensor,
-    to_uint8,
-    to_uint16,
-    write_image,
-)
-from utils.logging import Console
-from utils.tiling import TileMode, mirrored, restore_tiled
+from utils.image import from_tensor, to_uint8, to_uint16
+from utils.tiling import TileMode, mirrored, restored_bands
 
 WHOLE_PIXELS = 512 * 512
 """Low-quality images with more pixels are restored in tiles unless `tile` says otherwise."""
@@ -175,13 +164,16 @@ class Restorer:
 
     Attributes:
         tile: side of the tiles; 0: never tiled; None: tiled by `AUTO_TILE` above `WHOLE_PIXELS`.
-        overlap, tile_mode: as in `restore_tiled`.
+        overlap, tile_mode: as in `restored_bands`.
         pre_pad: mirrored pixels that the network sees beyond the bottom and the right of the image.
-        self_ensemble: average over the eight flips and turns of the image, at eight times the cost.
+        self_ensemble: average over the eight flips and turns of the image (of each tile), at eight times the cost.
         assume: what a non-blind network is told where a call does not say.
+        batch: tiles of one size in a call of the network; None: as suits the device.
+        compile: torch.compile of the network; takes a minute, and again where the size of images changes.
+        back_projection: corrects the result (of each tile) by its input.
 
     Raises:
-        OptionError: for an ensemble or an assumption that the network cannot be given.
+        OptionError: for an ensemble, a back-projection or an assumption that the network cannot be given.
     """
 
     generator: Generator
@@ -193,15 +185,33 @@ class Restorer:
     tile_mode: TileMode = "blend"
     pre_pad: int = 0
     assume: Assumption | None = None
+    batch: int | None = None
+    compile: bool = False
+    back_projection: BackProjection | None = None
 
     def __post_init__(self) -> None:
-        self.generator.network.to(self.device)
         if self.self_ensemble and "kernel" in self.conditions:
             raise OptionError(
                 "--self-ensemble: this network is given a kernel, which would have to turn with the image"
             )
+        if self.back_projection is not None and "kernel" in self.conditions:
+            raise OptionError("--back-projection: it assumes bicubic's kernel, and this network is given another")
         if self.assume is not None and "kernel" not in self.conditions:
             raise OptionError("--kernel-width, --kernel, --noise-level: this network is blind, it takes neither")
+        network = self.generator.network.to(self.device)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.compile:
+            network.compile()
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type != "cpu"
+
+    @property
+    def additions(self) -> list[str]:
+        """What is done to the network's results, in words that a table of numbers needs."""
+        projection = [] if self.back_projection is None else [str(self.back_projection)]
+        return ["the mean over the 8 flips and turns"] * self.self_ensemble + projection
 
     @property
     def scale(self) -> int:
@@ -225,46 +235,68 @@ class Restorer:
             )
         return {name: known[name] for name in self.conditions}
 
-    @torch.inference_mode()
     def __call__(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Tensor:
         """Restores (1, 3, h, w) in [0, 1]; returns (1, 3, h·scale, w·scale), float32 on the CPU, not clipped.
 
         `conditions` may hold `kernel` (1, k, k), `sigma` (1,) and `scale`. A network for one channel is applied to
         each of the three. Raises OptionError for a missing condition.
         """
-        given, single = conditions or {}, self.generator.channels == 1
-        image = lq.transpose(0, 1) if single else lq
-        told = {
-            name: value.to(self.device).expand(len(image), *value.shape[1:]) if isinstance(value, Tensor) else value
-            for name, value in self.told(given).items()
-        }
-        scale: int = given.get("scale", self.scale)
+        return torch.cat(list(self.bands(lq, conditions)), -2)
+
+    def bands(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Iterator[Tensor]:
+        """As a call, but gives the result in bands (1, 3, n, w·scale) from top to bottom, each as soon as it is done.
+
+        `lq` may also be uint8 or uint16, over the whole of its range; of a tiled image nothing larger is made then
+        than a row of tiles. Raises ValueError where a result is not finite.
+        """
+        given, single, tile = conditions or {}, self.generator.channels == 1, self._tile(lq)
+        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.told(given).items()}
         kernel: Tensor | None = told.get("kernel")
+        scale: int = given.get("scale", self.scale)
         network, dtype = self.generator.network, torch.float32 if kernel is not None else _DTYPES[self.precision]
 
+        def run(part: Tensor) -> Tensor:
+            each = {k: v.expand(len(part), *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in told.items()}
+            height, width = part.shape[-2:]
+            whole = mirrored(part, -height % network.size_multiple, -width % network.size_multiple)
+            sr = network(whole.to(self.device, memory_format=torch.channels_last), **each)
+            return sr[..., : height * scale, : width * scale]
+
         def apply(part: Tensor) -> Tensor:
-            with nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype):
-                if kernel is None or ("kernel" in given and part.shape[-2:] == lq.shape[-2:]):
-                    return network(part.to(self.device), **told)
-                sr = network(extended(part, scale, kernel.shape[-1]).to(self.device), **told)
-                return sr[..., : part.shape[-2] * scale, : part.shape[-1] * scale]
+            part = _unit(part)
+            half = nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
+            with torch.inference_mode():
+                with half:
+                    if kernel is None or ("kernel" in given and part.shape[-2:] == lq.shape[-2:]):
+                        sr = ensemble(run, part) if self.self_ensemble else run(part)
+                    else:
+                        sr = run(extended(part, scale, kernel.shape[-1]))
+                        sr = sr[..., : part.shape[-2] * scale, : part.shape[-1] * scale]
+                return sr if self.back_projection is None else self.back_projection(sr.float(), part.to(sr.device))
 
-        def restore(image: Tensor) -> Tensor:
-            padded, tile = mirrored(image, self.pre_pad, self.pre_pad), self._tile(image)
-            sr = restore_tiled(apply, padded, scale, tile, self.overlap, network.size_multiple, self.tile_mode)
-            return sr[..., : image.shape[-2] * scale, : image.shape[-1] * scale]
-
-        sr = ensemble(restore, image) if self.self_ensemble else restore(image)
-        if not torch.isfinite(sr).all():
-            raise ValueError(f"the network's values are not finite in {self.precision}; try --precision bf16 or fp32")
-        # The result must be an ordinary tensor: metrics and writers take views of it and work in place.
-        return (sr.transpose(0, 1) if single else sr).clone()
+        image = mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad)
+        multiple = 1 if tile is None else network.size_multiple  # an image that is not cut is padded as it is turned
+        how = (tile, self.overlap, multiple, self.tile_mode, self._batch(tile), self._on_gpu)
+        left, width = (side * scale for side in lq.shape[-2:])
+        for band in restored_bands(apply, image, scale, *how):
+            if not torch.isfinite(band).all():
+                text = f"the network's values are not finite in {self.precision}"
+                raise ValueError(f"{text}; try --precision bf16 or fp32")
+            if left > 0:
+                yield (band.transpose(0, 1) if single else band)[..., :left, :width]
+            left -= band.shape[-2]
 
     def _tile(self, image: Tensor) -> int | None:
         height, width = image.shape[-2:]
         if self.tile is None:
             return AUTO_TILE if height * width > WHOLE_PIXELS else None
         return self.tile or None
+
+    def _batch(self, tile: int | None) -> int:
+        """Tiles in a call. A CPU is no faster with more than one; a GPU gets no more pixels than an image untiled."""
+        if self.batch is not None or tile is None or not self._on_gpu:
+            return self.batch or 1
+        return max(1, WHOLE_PIXELS // (tile + 2 * self.overlap * (self.tile_mode == "context")) ** 2)
 
 
 def ensemble(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
@@ -298,100 +330,48 @@ def restore_array(
             is not to be the network's. Resized before rounding to integers, by a bicubic that averages when it
             shrinks: Real-ESRGAN's Lanczos filter on rounded values does not, and fine texture turns into stripes.
 
+    Only the image and the result are held as a whole, as integers, where `outscale` is the network's own scale.
+
     Returns:
         (H, W) gray, (H, W, 3) or (H, W, 4) with alpha (also of a gray image: OpenCV writes no gray with alpha), in the
         dtype of `image`.
     """
-    quantise = to_uint16 if image.dtype == np.uint16 else to_uint8
     factor = restorer.scale if outscale is None else outscale
-    height, width = (max(1, int(side * factor + 1e-6)) for side in image.shape[:2])
-    colour = quantise(from_tensor(_resized(restorer(to_tensor(image)[None]), height, width)[0]))
-    if gray:
-        colour = _luma(colour)
-    if alpha is None:
-        return colour
-    opacity = to_tensor(np.repeat(alpha[..., None], 3, axis=2))[None]
-    larger = _resized(opacity if alpha_by == "resize" else restorer(opacity), height, width)
-    rgb = np.repeat(colour[..., None], 3, axis=2) if gray else colour
-    return np.concatenate([rgb, _luma(quantise(from_tensor(larger[0])))[..., None]], axis=2)
+    size = tuple(max(1, int(side * factor + 1e-6)) for side in image.shape[:2])
+    own_size = size == tuple(side * restorer.scale for side in image.shape[:2])
+
+    def restored(pixels: Tensor) -> Iterable[Tensor]:
+        bands = restorer.bands(pixels)
+        return bands if own_size else [_resized(torch.cat(list(bands), -2), size)]
+
+    result = np.empty((*size, (1 if gray else 3) if alpha is None else 4), image.dtype)
+    _fill(result[..., :3], restored(torch.from_numpy(image).permute(2, 0, 1)[None]), luma=gray)
+    if alpha is not None:
+        by_network, opacity = alpha_by == "network", torch.from_numpy(alpha)
+        bands = restored(opacity.expand(1, 3, -1, -1)) if by_network else [_resized(_unit(opacity[None, None]), size)]
+        _fill(result[..., 3:], bands, luma=by_network)
+    return result[..., 0] if result.shape[2] == 1 else result
 
 
-def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    if image.shape[-2:] == (height, width):
+def _fill(out: np.ndarray, bands: Iterable[Tensor], luma: bool) -> None:
+    """Writes bands (1, C, n, w), from top to bottom, into (h, w, D) of uint8 or uint16."""
+    quantise, row = to_uint16 if out.dtype == np.uint16 else to_uint8, 0
+    for band in bands:
+        values = quantise(from_tensor(band[0]))
+        out[row : row + len(values)] = _luma(values)[..., None] if luma else values
+        row += len(values)
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """float32 in [0, 1], from floats there already, uint8 or uint16."""
+    return pixels if pixels.is_floating_point() else pixels.float() / torch.iinfo(pixels.dtype).max
+
+
+def _resized(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    if image.shape[-2:] == size:
         return image
-    return F.interpolate(image.clamp(0, 1), size=(height, width), mode="bicubic", antialias=True)
+    return F.interpolate(image.clamp(0, 1), size=size, mode="bicubic", antialias=True)
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
     return np.rint(rgb @ np.array([0.299, 0.587, 0.114])).astype(rgb.dtype)
-
-
-# --- files -----------------------------------------------------------------------------------------------------
-
-
-def restore_file(
-    source: Path,
-    target: Path,
-    restorer: Restorer,
-    console: Console,
-    alpha_by: Literal["resize", "network"] = "resize",
-    outscale: float | None = None,
-) -> bool:
-    """Restores an image file by `restore_array`. If anything fails, says what of which file, and writes nothing."""
-    try:
-        image, alpha, gray = read_image_alpha(source)
-        deep, kind = image.dtype.itemsize > 1, target.suffix.lower()
-        if (deep and kind not in DEEP_SUFFIXES) or (alpha is not None and kind not in ALPHA_SUFFIXES):
-            found = "16 bits" if deep else "alpha"
-            raise ValueError(f"{source}: has {found}, which {kind} cannot hold; use --ext png")
-        write_image(target, restore_array(restorer, image, alpha, gray, alpha_by, outscale))
-    except torch.OutOfMemoryError:
-        console.error(f"{source}: the device has too little memory for it; use --tile, such as --tile 256")
-    except (OSError, ValueError, RuntimeError) as error:
-        console.error(str(error) if str(source) in str(error) else f"{source}: {error}")
-    else:
-        return True
-    return False
-
-
-def restoration_targets(inputs: Sequence[Path], out: Path, suffix: str = "", ext: str = "png") -> dict[Path, Path]:
-    """Where the result of each image goes: `out` alone for a single image, else below it, in the inputs' structure.
-
-    Where names differ by their endings alone (a.png, a.jpg), the ending becomes a part of the name (a_png, a_jpg).
-    Raises OptionError if a result would replace an input or another result, or a folder holds no images.
-    """
-    if len(inputs) == 1 and not inputs[0].is_dir() and is_image_name(out.name) and not out.is_dir():
-        targets = {inputs[0]: out}
-    else:
-        places = {source: place for path in inputs for source, place in _images_of(path, out)}
-        plain = [place.with_suffix("") for place in places.values()]
-        targets = {}
-        for (source, place), stem in zip(places.items(), plain, strict=True):
-            name = stem.name if plain.count(stem) == 1 else place.name.replace(".", "_")
-            targets[source] = out / place.with_name(f"{name}{suffix}.{ext}")
-    known, taken = {_identity(source) for source in targets}, {}
-    for source, target in targets.items():
-        if target.exists() and _identity(target) in known:
-            raise OptionError(
-                f"{target}: the result of {source} would replace an input; choose another -o or a --suffix"
-            )
-        if target in taken:
-            raise OptionError(f"{target}: would be the result of {taken[target]} and of {source}; restore them apart")
-        taken[target] = source
-    return targets
-
-
-def _images_of(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The images of an input, with their places below `out`. What lies in `out` already is no input."""
-    if not path.is_dir():
-        return [(path, Path(path.name))]
-    results = out.resolve() if out.resolve() != path.resolve() else None
-    found = [file for file in image_files(path) if results is None or not file.resolve().is_relative_to(results)]
-    if not found:
-        raise OptionError(f"{path}: holds no images")
-    return [(file, file.relative_to(path)) for file in found]
-
-
-def _identity(path: Path) -> tuple[int, int] | str:
-    """Equal for two paths to one file, through links too."""
-    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else str(path)

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from data.overlap import overlap
 from data.training import Mix, Samples, ValidationSet
 from degradations import Batch
+from models.blocks import EncoderNetwork
+from models.embedding_report import validation_report
 from models.experiment import Logger
 from models.report import validate
 from utils import distributed
 from utils.distributed import AgreedError, Processes
 from utils.evaluate import mean_scores
+from utils.fields import OptionError
 from utils.health import HealthWatch
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.sheet import sheet
@@ -89,6 +92,24 @@ class Watcher:
                     self.log.scalars(stage, iteration, {f"{valid.name}/{k}": v for k, v in rows.items()})
                     if strips:
                         self.log.images(stage, iteration, valid.name, sheet(strips))
+            if valid.entry.embedding is not None:
+                with distributed.together():
+                    self._report_embedding(stage, iteration, network, valid, valid.entry.embedding)
+
+    def _report_embedding(
+        self, stage: str, iteration: int, network: nn.Module, valid: ValidationSet, draws: int
+    ) -> None:
+        if not isinstance(network, EncoderNetwork):
+            text = f"{type(network).__name__} has no encoder; choose network_g dasr or cdsr, or remove this option"
+            raise OptionError(f"data.validation.{valid.name}.embedding: {text}")
+        if self.log is not None:
+            with self.despite_full_disk():
+                folder = self.folder / "embedding" / f"{valid.name}_{stage}_{iteration:08d}"
+                found = validation_report(folder, network.encoder, valid, draws)
+                told = {name: value for name, value in found.items() if value is not None}
+                text = ", ".join(f"{name} {value:.3f}" for name, value in told.items())
+                self.console.info(f"{stage} {iteration}: {valid.name} embedding: {text}")
+                self.log.scalars(stage, iteration, {f"{valid.name}/embedding {k}": v for k, v in told.items()})
 
     def means(self) -> dict[str, float]:
         """What `best` is judged by: the means over the validation sets."""

@@ -25,9 +25,14 @@ def sync_folder(folder: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replaces the text of a file in one step."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one step."""
     aside = path.with_name(f".tmp-{path.name}")
     try:
-        write_durably(aside, text.encode("utf-8"))
+        write_durably(aside, content)
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)

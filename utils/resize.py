@@ -54,8 +54,8 @@ def imresize(
             raise ValueError(f"found scale {scale}, expected a positive number")
         out_height, out_width = math.ceil(height * scale), math.ceil(width * scale)
         factors = (float(scale), float(scale))
-    # Half precision would round the weights themselves to three digits.
-    work = torch.promote_types(x.dtype, torch.float32)
+    # Half precision would round the weights to three digits, and so may GPUs that are told to multiply float32 as TF32.
+    work = torch.float64 if x.is_cuda else torch.promote_types(x.dtype, torch.float32)
     rows = _weights(height, out_height, factors[0], antialias, border, work, x.device)
     columns = _weights(width, out_width, factors[1], antialias, border, work, x.device)
     return (rows @ x.to(work) @ columns.T).to(x.dtype)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def generator(*key: int | str) -> np.random.Generator:
@@ -37,3 +39,22 @@ def draw_seed(rng: np.random.Generator) -> int:
 def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A PyTorch generator on a device, seeded."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def random_bits(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """64 random bits, as int64 (B, *shape), at each place of a grid of 2^20 in each but the first axis.
+
+    A function of seed and place alone, whatever the shape and the other seeds: no state, and one expression for a whole
+    batch. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) with seeds (B,) as states and places as counts.
+    """
+    place = torch.ones((), dtype=torch.int64, device=seeds.device)
+    for length in shape:
+        place = place[..., None] * 2**20 + torch.arange(length, device=seeds.device)
+    z = place * _GOLDEN + seeds.view(-1, *[1] * len(shape))
+    z.bitwise_xor_((z >> 30).bitwise_and_(2**34 - 1)).mul_(_MIX_1)  # the mask makes it a shift without sign
+    z.bitwise_xor_((z >> 27).bitwise_and_(2**37 - 1)).mul_(_MIX_2)
+    return z.bitwise_xor_((z >> 31).bitwise_and_(2**33 - 1))
+
+
+# SplitMix64's 0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9 and 0x94d049bb133111eb as signed numbers.
+_GOLDEN, _MIX_1, _MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15

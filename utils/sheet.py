@@ -10,6 +10,7 @@ import numpy as np
 _FONT, _SCALE, _THICKNESS = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1
 _LINE, _MARGIN, _GAP = 20, 4, 4
 _BACKGROUND, _TEXT = 32, (255, 255, 255)
+_SMALLEST, _FRAME, _COLOURS = 128, 3, {True: (40, 190, 60), False: (230, 40, 40)}
 
 
 def strip(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
@@ -48,6 +49,20 @@ def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
         result[top : top + row.shape[0], : row.shape[1]] = row
         top += row.shape[0] + _GAP
     return result
+
+
+def judged(cells: Sequence[tuple[np.ndarray, str, bool]], columns: int) -> np.ndarray:
+    """A sheet of small images (H, W, 3) of one size under captions: framed in green if they are good, else in red."""
+    rows = []
+    for good in (True, False):
+        kind = [(image, caption) for image, caption, is_good in cells if is_good == good]
+        for first in range(0, len(kind), columns):
+            images, captions = zip(*kind[first : first + columns], strict=True)
+            large = [_enlarge(image, -(-_SMALLEST // image.shape[1])) for image in images]
+            for image in large:
+                cv2.rectangle(image, (0, 0), image.shape[1::-1], _COLOURS[good], 2 * _FRAME)
+            rows.append(strip(large, captions))
+    return sheet(rows)
 
 
 def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise, product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby, pairwise, product
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from utils.threads import one_ahead
 
 TileMode = Literal["blend", "context"]
 
@@ -15,7 +17,7 @@ Window = tuple[int, Tensor]
 """Where a tile starts along one axis, in input pixels, and the weight of each of its output pixels there."""
 
 
-def restore_tiled(
+def restored_bands(
     network_fn: Callable[[Tensor], Tensor],
     lq: Tensor,
     scale: int,
@@ -23,8 +25,10 @@ def restore_tiled(
     overlap: int = 32,
     size_multiple: int = 1,
     mode: TileMode = "blend",
-) -> Tensor:
-    """Applies a network to an image of any size, from 1x1 up.
+    batch: int = 1,
+    threaded: bool = False,
+) -> Iterator[Tensor]:
+    """Applies a network to an image of any size, from 1x1 up, and gives the result in bands from top to bottom.
 
     By `blend`, tiles are all of one size (the last one of a row or column is shifted inwards) and overlap. In the
     overlap they are blended by a smooth ramp that leaves out the outermost quarter, where a tile knows least of its
@@ -32,50 +36,83 @@ def restore_tiled(
     with `overlap` pixels around it, as far as the image has them, and only the tile itself is kept.
 
     Args:
-        network_fn: maps (B, C, h, w) to (B, D, h·scale, w·scale), on any device.
-        lq: (B, C, h, w).
+        network_fn: maps (N, C, h, w) to (N, D, h·scale, w·scale), on any device; N is up to B·batch.
+        lq: (B, C, h, w), of any type.
         tile: side of a tile in input pixels; None, or at least both sides of the image: the whole image at once.
             Rounded up to `size_multiple`.
         overlap: input pixels that neighbouring tiles share at least; by `context`, that are seen on each side, rounded
             up to `size_multiple`.
-        size_multiple: both sides are padded at the bottom and right up to a multiple of this by `mirrored`; the
+        size_multiple: both sides are padded at the bottom and right up to a multiple of this, as by `mirrored`; the
             result is cropped.
         mode: what becomes of the pixels that tiles share.
+        batch: tiles of one size in a call of the network.
+        threaded: call the network in a thread, for the next tiles while the last ones are blended.
 
-    Returns:
-        (B, D, h·scale, w·scale) float32 on the CPU. With tiles, the network's memory depends on them alone.
+    Yields:
+        (B, D, n, w·scale) float32 on the CPU, n up to 64·scale; the bands' heights add up to h·scale. With tiles, the
+        network's memory depends on them alone, and beside it no more than a row of tiles is held.
 
     Raises:
         ValueError: the overlap does not fit the tile, or the network's output has another size.
     """
     height, width = lq.shape[-2:]
-    padded = mirrored(lq, -height % size_multiple, -width % size_multiple)
+    padded = [side + -side % size_multiple for side in (height, width)]
     if tile is None:
-        tile = max(padded.shape[-2:])
+        tile = max(padded)
     elif tile < 1 or overlap < 0 or (mode == "blend" and overlap >= tile):
         raise ValueError(f"tiles of {tile} pixels overlap by {overlap}, expected 0 to {tile - 1}")
     windows = _blended if mode == "blend" else _side_by_side
-    rows, columns = (windows(length, tile, overlap, scale, size_multiple) for length in padded.shape[-2:])
-    result: Tensor | None = None
-    for (top, down), (left, across) in product(rows, columns):
-        part = padded[..., top : top + len(down) // scale, left : left + len(across) // scale]
-        sr = network_fn(part).float().cpu()
-        if sr.shape[-2:] != (len(down), len(across)):
-            raise ValueError(f"the network turned {tuple(part.shape)} into {tuple(sr.shape)}, expected scale {scale}")
-        if result is None:
-            result = sr.new_zeros(*sr.shape[:-2], padded.shape[-2] * scale, padded.shape[-1] * scale)
-        y, x = top * scale, left * scale
-        result[..., y : y + len(down), x : x + len(across)] += sr * down[:, None] * across
-    assert result is not None
-    return result[..., : height * scale, : width * scale]
+    rows, columns = (windows(length, tile, overlap, scale, size_multiple) for length in padded)
+
+    def run(call: tuple[Window, Sequence[Window]]) -> list[Tensor]:
+        (top, down), group = call
+        parts = [_part(lq, top, left, len(down) // scale, len(across) // scale) for left, across in group]
+        sr = network_fn(torch.cat(parts)).float().cpu()
+        if sr.shape[-2:] != (len(down), len(group[0][1])):
+            shape = (len(sr), *parts[0].shape[1:])
+            raise ValueError(f"the network turned {shape} into {tuple(sr.shape)}, expected scale {scale}")
+        return list(sr.chunk(len(group)))
+
+    tiles = chain.from_iterable((one_ahead if threaded else map)(run, product(rows, _groups(columns, batch))))
+    band: Tensor | None = None
+    for (top, down), below in zip(rows, [*(start for start, _ in rows[1:]), height], strict=True):
+        row = _row(down, columns, scale, tiles, band)
+        done, band = row.tensor_split([(below - top) * scale], -2)
+        yield from (part[..., : width * scale] for part in done.split(64 * scale, -2) if part.shape[-2])
+
+
+def _row(down: Tensor, columns: Sequence[Window], scale: int, tiles: Iterator[Tensor], above: Tensor | None) -> Tensor:
+    """A row of tiles, weighted and added up, on what the row above gave to its first lines."""
+    row: Tensor | None = None
+    for (left, across), sr in zip(columns, tiles, strict=False):  # what is left of the tiles is for the next rows
+        if row is None:
+            row = sr.new_zeros(*sr.shape[:-1], columns[-1][0] * scale + len(columns[-1][1]))
+            if above is not None:
+                row[..., : above.shape[-2], :] = above
+        row[..., left * scale :][..., : len(across)] += (sr * down[:, None]).mul_(across)
+    assert row is not None
+    return row
+
+
+def _groups(columns: Sequence[Window], batch: int) -> list[list[Window]]:
+    """Neighbouring windows of one length, up to `batch` of them."""
+    runs = (list(run) for _, run in groupby(columns, lambda window: len(window[1])))
+    return [run[i : i + batch] for run in runs for i in range(0, len(run), batch)]
 
 
 def mirrored(image: Tensor, bottom: int, right: int) -> Tensor:
     """Pads (B, C, h, w) with its mirror image, the edge not repeated; what is too small is mirrored to and fro."""
-    for axis, more in ((-2, bottom), (-1, right)):
-        if more:
-            length = image.shape[axis]
-            there = torch.arange(length + more, device=image.device) % max(1, 2 * length - 2)
+    return _part(image, 0, 0, image.shape[-2] + bottom, image.shape[-1] + right)
+
+
+def _part(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Cuts out of the image, which is `mirrored` where it ends."""
+    for axis, start, count in ((-1, left, width), (-2, top, height)):
+        length = image.shape[axis]
+        if start + count <= length:
+            image = image.narrow(axis, start, count)
+        else:
+            there = torch.arange(start, start + count, device=image.device) % max(1, 2 * length - 2)
             image = image.index_select(axis, torch.minimum(there, 2 * length - 2 - there))
     return image
 

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.preparation.work import Failure, Record, named_images, parallel, stamp
-from utils.fields import OptionError
+from data.preparation.work import Failure, Record, named_images, parallel, refuse_inside, stamp
 from utils.image import ImageError, read_image_alpha, write_image
 from utils.lock import RunLock
 from utils.logging import Console
@@ -52,8 +51,7 @@ def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console
         OptionError: there are no images, names clash, or `out` holds results of other settings or lies in `source`.
         OSError: the disk refuses, or a worker died.
     """
-    if out.resolve().is_relative_to(source.resolve()):
-        raise OptionError(f"--out {out} lies in {source}: results would become sources; choose a folder elsewhere")
+    refuse_inside(out, source)
     names = named_images(source, strip)
     settings = {"kind": type(job).__name__.lower(), **asdict(job), "strip": strip}  # type: ignore[call-overload]
     with RunLock(out), Record(out / RECORD, settings) as record:

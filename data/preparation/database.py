@@ -9,12 +9,13 @@ from typing import Any
 
 import lmdb
 
-from data.lmdb import META, parse_meta, refuse_cut_off
+from data.lmdb import META, parse_meta
 from data.preparation.work import Failure, Record, named_images, parallel, stamp
 from utils.fields import OptionError
 from utils.files import replace_text
 from utils.image import ImageError, encode_image, read_image_alpha
 from utils.image_header import parse_header
+from utils.lmdb_reader import refuse_cut_off
 from utils.lock import RunLock
 from utils.logging import Console
 

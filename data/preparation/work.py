@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from utils.fields import OptionError
 from utils.image import image_files
 
@@ -57,6 +59,12 @@ def named_images(root: Path, strip: str = "") -> dict[str, Path]:
     if not found:
         raise OptionError(f"{root}: there are no images")
     return found
+
+
+def refuse_inside(out: Path, source: Path) -> None:
+    """Raises OptionError if results would become sources."""
+    if out.resolve().is_relative_to(source.resolve()):
+        raise OptionError(f"{out} lies in {source}: results would become sources; choose a folder elsewhere")
 
 
 class Record:
@@ -168,7 +176,13 @@ def parallel(function: Callable[[T], R], items: Sequence[T], workers: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
+def cores() -> int:
+    """How many processes to work with: as many as this one may use cores, at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 def _start_worker() -> None:
+    torch.set_num_threads(1)  # the workers share the cores already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent stops the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from degradations.ragged import Ragged
+from degradations.ragged import Ragged, on_device
 
 LUMA = np.array(
     [
@@ -44,11 +44,7 @@ def diffjpeg_ragged(images: Ragged, quality: Sequence[float]) -> Ragged:
     height, width = (max(side) for side in zip(*images.sizes, strict=True))
     data = images.data[..., :height, :width].clamp(0, 1)
     if len(set(images.sizes)) > 1:  # each image's border is black, whatever stands beyond it
-        rows, columns = (
-            torch.arange(n, device=data.device) < torch.tensor(side, device=data.device)[:, None]
-            for n, side in zip((height, width), zip(*images.sizes, strict=True), strict=True)
-        )
-        data = data.where((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+        data = data.where(Ragged(data, images.sizes).inside(), 0)
     return Ragged(diffjpeg(data, quality), images.sizes)
 
 
@@ -74,13 +70,13 @@ def diffjpeg(images: Tensor, quality: Sequence[float] | Tensor | float, differen
             "and a quality in (0, 100] for all or for each"
         )
     factors = torch.where(qualities < 50, 5000 / qualities, 200 - 2 * qualities) / 100
-    factors = factors.clamp(min=_FINEST).to(images.device)[:, None, None]
+    factors = on_device(factors.clamp(min=_FINEST), images.device)[:, None, None]
     padded = F.pad(images.float() * 255, (0, -width % 16, 0, -height % 16))
     ycc = _mix(padded, _TO_YCC)
     # Means of 2x2 pixels, repeated again below: chroma at half the size.
-    luma = _coded(ycc[:, :1], torch.from_numpy(LUMA.T).to(images.device) * factors, 128, differentiable)
+    luma = _coded(ycc[:, :1], on_device(LUMA.T, images.device) * factors, 128, differentiable)
     chroma = F.avg_pool2d(ycc[:, 1:], 2)
-    chroma = _coded(chroma, torch.from_numpy(CHROMA).to(images.device) * factors, 0, differentiable)
+    chroma = _coded(chroma, on_device(CHROMA, images.device) * factors, 0, differentiable)
     chroma = chroma.repeat_interleave(2, -1).repeat_interleave(2, -2)
     rgb = _mix(torch.cat([luma, chroma], 1), _TO_RGB)[..., :height, :width]
     return (rgb.clamp(0, 255) / 255).to(images.dtype)
@@ -106,16 +102,22 @@ def quantised(planes: Tensor, tables: Tensor, differentiable: bool = False) -> T
     """Quantised coefficients (B, C, 64, blocks) of planes (B, C, H, W) around 0, frequencies and blocks in rows."""
     batch, channels, height, width = planes.shape
     blocks = planes.view(batch, channels, height // 8, 8, width // 8, 8).permute(0, 1, 3, 5, 2, 4)
-    x = _basis(planes.device) @ blocks.reshape(batch, channels, 64, -1) / tables.reshape(-1, 1, 64, 1).float()
+    basis = _basis(planes.device)
+    x = basis @ blocks.reshape(batch, channels, 64, -1).to(basis.dtype) / tables.reshape(-1, 1, 64, 1).float()
     nearest = x.round()
     return nearest.detach() + (x - nearest.detach()) ** 3 if differentiable else nearest
 
 
 @lru_cache(maxsize=8)
 def _basis(device: torch.device) -> Tensor:
-    """The orthonormal two-dimensional cosine transform (64 frequencies, 64 pixels)."""
+    """The orthonormal two-dimensional cosine transform (64 frequencies, 64 pixels).
+
+    In float64 on GPUs, which may be told to multiply float32 numbers with ten bits of mantissa.
+    """
     n = np.arange(8)
     rows = np.cos((2 * n[None] + 1) * n[:, None] * np.pi / 16) / 2
     rows[0] /= np.sqrt(2)
     with torch.inference_mode(False):  # kept, so it must be able to take part in training
-        return torch.from_numpy(np.kron(rows, rows).astype(np.float32)).to(device)
+        return torch.from_numpy(np.kron(rows, rows)).to(
+            device, torch.float64 if device.type == "cuda" else torch.float32
+        )

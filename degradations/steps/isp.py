@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from degradations.ragged import column, mix_channels, on_device
 from degradations.steps import noise
 from utils.fields import NonNegative, PositiveRange, RangeSchedule
 from utils.seeding import draw_seed
@@ -104,23 +105,19 @@ class CameraNoise(Step):
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         device = images.data.device
-        to_raw, to_linear = (torch.as_tensor(m, device=device) for m in _colour_matrices(drawn))
+        to_raw, to_linear = (on_device(m, device) for m in _colour_matrices(drawn))
         phases = [d["phase"] for d in drawn]
-        raw = mosaic(Ragged(_mixed(to_raw, undo_tone(images.data, drawn)), images.sizes), phases)
-        fields = Ragged.pack(noise.normal_fields(raw, [d["seed"] for d in drawn], [1] * len(drawn))).data
-        shot, read = (_column([d[key] for d in drawn], device) for key in ("shot", "read"))
+        raw = mosaic(Ragged(mix_channels(to_raw, undo_tone(images.data, drawn)), images.sizes), phases)
+        fields = noise.normal_fields(raw, [d["seed"] for d in drawn], [1] * len(drawn))
+        shot, read = (column([d[key] for d in drawn], device) for key in ("shot", "read"))
         deviation = raw.data.clamp(min=0).mul_(shot).add_(read).sqrt_()
         # Saturated at the top; at the bottom a sensor's black level keeps what falls below zero.
         noisy = deviation.mul_(fields).add_(raw.data).clamp_(max=1)
         # Balanced before it is demosaicked, as raw converters do: the filters take the colours' edges for equally high.
         for i, place in ((0, slice(0, None, 2)), (2, slice(1, None, 2))):
-            noisy[..., place, place] *= _column([d["gains"][i] for d in drawn], device)
-        developed = _mixed(to_linear, demosaic(noisy, phases, images.sizes).data)
+            noisy[..., place, place] *= column([d["gains"][i] for d in drawn], device)
+        developed = mix_channels(to_linear, demosaic(noisy, phases, images.sizes).data)
         return Ragged(develop_tone(developed.clamp_(0, 1), drawn), images.sizes)
-
-
-def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None, None]
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------
@@ -140,10 +137,6 @@ def _colour_matrices(drawn: Sequence[Drawn]) -> tuple[np.ndarray, np.ndarray]:
     return (camera / gains).astype(np.float32), np.linalg.inv(camera).astype(np.float32)
 
 
-def _mixed(matrices: Tensor, data: Tensor) -> Tensor:
-    return (matrices @ data.flatten(2)).unflatten(2, data.shape[2:])
-
-
 # --- tone ------------------------------------------------------------------------------------------------------------
 
 _KNOTS = 1024
@@ -158,10 +151,10 @@ def develop_tone(linear: Tensor, drawn: Sequence[Drawn]) -> Tensor:
     or darkens, c_2 changes contrast. Σ |c_k| < 1 keeps the slope above zero.
     """
     device = linear.device
-    inverse_gamma, toe = _column([1 / d["gamma"] for d in drawn], device), _column([d["toe"] for d in drawn], device)
+    inverse_gamma, toe = column([1 / d["gamma"] for d in drawn], device), column([d["toe"] for d in drawn], device)
     black = toe**inverse_gamma
     power = (linear + toe).pow_(inverse_gamma).sub_(black).div_((1 + toe) ** inverse_gamma - black)
-    waves = torch.tensor([d["waves"] for d in drawn], device=device)
+    waves = on_device([d["waves"] for d in drawn], device)
     result = power.clone()
     for k, c in enumerate(waves.unbind(1), 1):
         result += torch.sin(power * (k * np.pi)).mul_(c[:, None, None, None] / (k * np.pi))
@@ -170,7 +163,7 @@ def develop_tone(linear: Tensor, drawn: Sequence[Drawn]) -> Tensor:
 
 def undo_tone(data: Tensor, drawn: Sequence[Drawn]) -> Tensor:
     """The inverse of `develop_tone`, by linear interpolation in a table; values are clipped to [0, 1] first."""
-    tables = torch.from_numpy(np.stack([_undo_table(d) for d in drawn])).to(data.device)
+    tables = on_device(np.stack([_undo_table(d) for d in drawn]), data.device)
     at = (data.clamp(0, 1) * (_KNOTS - 1)).flatten(1)
     low = at.long().clamp_(0, _KNOTS - 2)  # both ends: padding may hold anything, NaN too
     start, slope = (table.gather(1, low) for table in (tables[:, :-1], tables.diff(dim=1)))

@@ -1,5 +1,7 @@
 """JPEG compression as libjpeg does it (4:2:0), on batches of any sizes, bit for bit the same on every device.
 
+On the CPU libjpeg itself does it, through OpenCV, where that is the libjpeg imitated here.
+
 libjpeg computes in integers. All integers here are held in floating point wide enough to be exact: sums of the
 colour conversion stay below 2^24 (float32), those of the cosine transform below 2^53 (float64, which neither TF32 nor
 autocast touches). So neither the device nor the other images of a batch change a result.
@@ -15,12 +17,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from degradations.ragged import on_device
 from degradations.steps.diffjpeg import CHROMA, LUMA, diffjpeg_ragged
 from utils.fields import QualityRange, RangeSchedule
 
@@ -78,11 +82,42 @@ def jpeg(images: Ragged, quality: Sequence[float]) -> Ragged:
     Raises:
         ValueError: for a wrong number of qualities or channels, or a quality outside 1…100.
     """
+    if len(quality) != len(images.sizes) or not all(1 <= q <= 100 for q in quality):
+        raise ValueError(
+            f"found qualities {list(quality)} for {len(images.sizes)} images, expected one of 1…100 for each"
+        )
+    if images.data.shape[1] not in (1, 3):
+        raise ValueError(f"found {images.data.shape[1]} channels, expected RGB or gray")
+    small = max(max(size) for size in images.sizes) <= 65500
+    if images.one_by_one and small and all(q == int(q) for q in quality) and _opencv_has_libjpeg():
+        return images.per_image(lambda image, i: _through_opencv(image, int(quality[i])))
+    return jpeg_batched(images, quality)
+
+
+def _through_opencv(image: Tensor, quality: int) -> Tensor:
+    pixels = image.clamp(0, 1).mul_(255).round_().to(torch.uint8).numpy()
+    code = cv2.imencode(".jpg", cv2.merge([*pixels[::-1]]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    decoded = cv2.imdecode(code, cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    planes = np.stack(cv2.split(decoded)[::-1])
+    return torch.from_numpy(planes).div(255).to(image.dtype)
+
+
+@lru_cache(maxsize=1)
+def _opencv_has_libjpeg() -> bool:
+    """Whether OpenCV's build codes as `jpeg_batched` does; another cosine transform or upsampling shows at once."""
+    noise = torch.from_numpy(np.random.default_rng(0).random((1, 3, 39, 53), np.float32))
+    smooth = noise.cumsum(-1).div_(53)
+    return all(
+        torch.equal(_through_opencv(image[0], quality), jpeg_batched(Ragged.of(image), [quality]).data[0])
+        for image in (noise, smooth, smooth[:, :1])
+        for quality in (30, 60, 95)
+    )
+
+
+def jpeg_batched(images: Ragged, quality: Sequence[float]) -> Ragged:
+    """`jpeg` for all images at once on any device, of what `jpeg` accepts."""
     data, sizes = images.data, images.sizes
-    if len(quality) != len(sizes) or not all(1 <= q <= 100 for q in quality):
-        raise ValueError(f"found qualities {list(quality)} for {len(sizes)} images, expected one of 1…100 for each")
-    if data.shape[1] not in (1, 3):
-        raise ValueError(f"found {data.shape[1]} channels, expected RGB or gray")
     height, width = (max(side) for side in zip(*sizes, strict=True))
     grid = (16 * math.ceil(height / 16), 16 * math.ceil(width / 16))
     levels = _extend(data.float(), sizes, grid).mul(255).round_().clamp_(0, 255)
@@ -137,7 +172,7 @@ def _tables(quality: Sequence[float], base: np.ndarray, device: torch.device) ->
     """Quantisation tables (B, 8, 8) by libjpeg's rule, limited to a byte as in baseline files."""
     percent = np.array([math.floor(5000 / q) if q < 50 else 200 - 2 * q for q in quality])
     tables = np.floor((base * percent[:, None, None] + 50) / 100).clip(1, 255)
-    return torch.from_numpy(tables).to(device)
+    return on_device(tables, device)
 
 
 # --- colour and chroma sampling -----------------------------------------------------------------------------------
@@ -198,7 +233,7 @@ def _double(chroma: Tensor, sizes: Sequence[Size], grid: Size) -> Tensor:
     narrow = [w <= 2 for _, w in own]
     if any(narrow):  # libjpeg repeats pixels where there are too few for the filter
         plain = x[..., 1:-1, 1:-1].repeat_interleave(2, -2).repeat_interleave(2, -1)
-        chosen = torch.tensor(narrow, device=x.device)[:, None, None, None]
+        chosen = on_device(narrow, x.device)[:, None, None, None]
         result = torch.where(chosen, plain, result)
     return result
 
@@ -211,7 +246,7 @@ def _extend(planes: Tensor, sizes: Sequence[Size], grid: Size) -> Tensor:
         missing = (0, grid[1] - width, 0, grid[0] - height)
         return F.pad(inner, missing, mode="replicate") if any(missing) else inner
     batch, channels = planes.shape[:2]
-    last = torch.tensor(sizes, device=planes.device) - 1
+    last = on_device(sizes, planes.device) - 1
     rows = torch.minimum(torch.arange(grid[0], device=planes.device), last[:, :1])
     columns = torch.minimum(torch.arange(grid[1], device=planes.device), last[:, 1:])
     planes = planes.gather(2, rows[:, None, :, None].expand(batch, channels, grid[0], planes.shape[3]))

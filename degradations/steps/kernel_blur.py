@@ -7,6 +7,8 @@ Nothing is clipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from math import pi, radians, sqrt
 from typing import Literal
 
@@ -14,9 +16,10 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.filters import Border, convolve
-from degradations.kernel_files import centred, content_hash, read_bank
+from degradations.kernel_files import Bank, centred
 from degradations.kernels import anisotropic_gaussian, gaussian_row, square
 from degradations.motion import kernel_of_seed
+from degradations.pools import MissingPoolError, require_same
 from degradations.varying import Widths, convolve_varying, nodes, widths_between
 from utils.fields import (
     Count,
@@ -184,14 +187,16 @@ class MotionBlur(Step):
 class KernelBank(Step):
     """Blur by one of the kernels that stand in files, all equally likely.
 
-    A plan holds the number of the kernel and a hash of the whole bank; with other kernels it is refused.
+    A plan holds the number of the kernel and a hash of the whole bank; with other kernels it is refused. Kernels of a
+    known scale (a pool of estimates, KernelGAN's files) are refused where another scale is still to go.
 
     Args:
-        path: a file, a folder or a pattern (see `read_bank`), or `usrnet_8` for the Gaussians of USRNet's table.
+        path: a file, a folder or a pattern (see `bank_files`), or `usrnet_8` for the Gaussians of USRNet's table.
         indices: the kernels to draw from, counted from 0; left out, all.
         augment: turn each by a random number of quarters and mirror it half of the time. A shift that was
             made for a scale turns too; `align` puts it right.
-        align: `as_is`, or the centre of mass where a Gaussian's would be (see `shifted_gaussian_blur`).
+        align: `as_is`, or the centre of mass where a Gaussian's would be (see `shifted_gaussian_blur`). Estimated
+            kernels stand as `upper_left` puts them.
         border: how the image goes on outside.
     """
 
@@ -203,17 +208,28 @@ class KernelBank(Step):
         align: Literal["as_is", "upper_left", "centre"] = "as_is",
         border: Border = "wrap",
     ) -> None:
-        self.path, self.augment = path, augment
+        self.path, self.augment, self.indices = path, augment, indices
         self.align: Align | None = None if align == "as_is" else align
         self.border: Border = border
-        self.kernels = read_bank(path)
-        self.hash = content_hash(self.kernels)
-        self.indices = indices or tuple(range(len(self.kernels)))
-        if max(self.indices) >= len(self.kernels):
-            raise ValueError(f"indices: found {max(self.indices)}, but {path} holds {len(self.kernels)}, from 0")
+        with suppress(MissingPoolError):  # what is still to be made is missed by the first draw
+            _ = self.bank
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The kernels. Raises OptionError."""
+        bank = Bank.read(self.path)
+        if (last := max(self.indices, default=0)) >= len(bank.kernels):
+            raise ValueError(f"indices: found {last}, but {self.path} holds {len(bank.kernels)}, from 0")
+        return bank
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        drawn: Drawn = {"bank": self.hash, "index": self.indices[int(rng.integers(len(self.indices)))]}
+        if self.bank.scale not in (None, state.factor):
+            raise ValueError(
+                f"{self.path} holds kernels for x{self.bank.scale}, but x{state.factor} is still to go; "
+                "name a pool of that scale, and leave out steps that halve the image"
+            )
+        indices = self.indices or range(len(self.bank.kernels))
+        drawn: Drawn = {"bank": self.bank.hash, "index": indices[int(rng.integers(len(indices)))]}
         if self.augment:
             drawn |= {"turns": int(rng.integers(4)), "mirrored": bool(rng.integers(2))}
         if self.align is not None:
@@ -225,11 +241,7 @@ class KernelBank(Step):
         return convolve(images, [self.kernel(d) for d in drawn], self.border)
 
     def kernel(self, drawn: Drawn) -> np.ndarray:
-        if drawn["bank"] != self.hash:
-            raise ValueError(
-                f"the plan was drawn from the kernels {drawn['bank'][:8]}, but {self.path} holds {self.hash[:8]}; give "
-                "the files that it was drawn from"
-            )
-        kernel = np.rot90(self.kernels[drawn["index"]], drawn.get("turns", 0))
+        require_same(drawn["bank"], self.bank.hash, "kernels", self.path)
+        kernel = np.rot90(self.bank.kernels[drawn["index"]], drawn.get("turns", 0))
         kernel = kernel[::-1] if drawn.get("mirrored") else kernel
         return centred(kernel, drawn["shift"]) if "shift" in drawn else kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import pi, sqrt
 from typing import Literal
 
 import numpy as np
@@ -10,25 +11,77 @@ import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
+from degradations.ragged import column, mix_channels, on_device
 from utils.fields import LevelRange, Prob, RangeSchedule, Weights
-from utils.seeding import draw_seed, torch_generator
+from utils.seeding import draw_seed, random_bits, torch_generator
 
 
-def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> list[Tensor]:
-    """A standard normal field (planes, h, w) for each image, each from its own seed."""
-    device = images.data.device
-    return [
-        torch.randn((n, h, w), generator=torch_generator(seed, device), device=device)
-        for (h, w), seed, n in zip(images.sizes, seeds, planes, strict=True)
-    ]
+def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> Tensor:
+    """Standard normal fields (B, P, H, W), each from its own seed, of which image i uses the first `planes[i]` planes.
+
+    On the CPU each has its own generator. On a device all are one expression: Box and Muller's, two values from the
+    random bits of each pair of columns.
+    """
+    if images.one_by_one:
+        each = zip(images.sizes, seeds, planes, strict=True)
+        return Ragged.pack([torch.randn((n, h, w), generator=torch_generator(seed)) for (h, w), seed, n in each]).data
+    return normal_fields_batched(images, seeds, max(planes))
 
 
-def poisson_counts(rates: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
-    """Poisson counts for fields of expected counts, of any shapes, each from its own seed. Exactly 0 where 0."""
-    return [
-        torch.poisson(rate, generator=torch_generator(seed, rate.device))
-        for rate, seed in zip(rates, seeds, strict=True)
-    ]
+def normal_fields_batched(images: Ragged, seeds: Sequence[int], planes: int) -> Tensor:
+    """`normal_fields` for all images at once."""
+    height, width = images.data.shape[-2:]
+    bits = random_bits(on_device(list(seeds), images.data.device), (planes, height, (width + 1) // 2))
+    radius = (bits >> 32).bitwise_and_(_LOW_BITS).float().add_(0.5).mul_(2**-32).log_().mul_(-2).sqrt_()
+    angle = bits.bitwise_and_(_LOW_BITS).float().mul_(2 * pi / 2**32)
+    return torch.stack([angle.cos().mul_(radius), angle.sin_().mul_(radius)], -1).flatten(-2)[..., :width]
+
+
+_LOW_BITS = 2**32 - 1
+
+
+def poisson_counts(images: Ragged, peaks: Tensor, seeds: Sequence[int], planes: Sequence[int], most: float) -> Tensor:
+    """Poisson counts (B, P, H, W) for rates image · peak, each from its own seed. Exactly 0 where 0.
+
+    Images (B, P, H, W) have 8-bit levels divided by 255; of image i the first `planes[i]` planes are counted. `peaks`
+    (B, 1, 1, 1) are at most `most`.
+    """
+    if images.one_by_one:
+        each = zip(images.images(), peaks, seeds, planes, strict=True)
+        rates = [(image[:n] * peak, torch_generator(seed)) for image, peak, seed, n in each]
+        return Ragged.pack([torch.poisson(rate, generator=random) for rate, random in rates]).data
+    return poisson_counts_batched(images, peaks, seeds, most)
+
+
+def poisson_counts_batched(images: Ragged, peaks: Tensor, seeds: Sequence[int], most: float) -> Tensor:
+    """`poisson_counts` for all images at once, by inverting the distribution functions, exact to 2^-32.
+
+    An image has at most 256 rates. The distribution functions of all stand one after another in one table, row i with
+    the numbers from i to i + 1, so that a single search finds the counts of all pixels.
+    """
+    batch, device = len(images.sizes), images.data.device
+    rates = (torch.arange(256, device=device, dtype=torch.float64) / 255 * peaks.view(batch, 1)).view(-1, 1)
+    spread = 9 * sqrt(most) + 20
+    first = (rates - spread).clamp_(min=0).floor_()
+    length = int(2 * spread) + 2
+    counts = first + torch.arange(length, device=device)
+    table = torch.xlogy(counts, rates).sub_(rates).sub_(torch.lgamma(counts + 1)).exp_().cumsum(1)
+    table = table.mul_(2**32).long().clamp_(max=2**32)  # whole numbers, so that no row lacks precision
+    table[:, -1] = 2**32
+    starts = torch.arange(256 * batch, device=device)
+    table += starts[:, None] << 32
+    levels = (images.data * 255).round_().long().clamp_(0, 255)  # padding may hold anything
+    rows = levels.add_(starts[::256].view(batch, 1, 1, 1))
+    drawn = random_bits(on_device(list(seeds), device), images.data.shape[1:]).bitwise_and_(_LOW_BITS)
+    found = torch.searchsorted(table.flatten(), drawn.add_(rows << 32), right=True)
+    return found.sub_(rows * length).add_(first.long().take(rows)).to(images.data.dtype)
+
+
+def one_plane(fields: Tensor, gray: Sequence[bool]) -> Tensor:
+    """Fields (B, P, H, W) with the first plane of those that are gray in all their planes."""
+    if fields.shape[1] == 1 or not any(gray):
+        return fields
+    return torch.where(column(gray, fields.device, torch.bool), fields[:, :1], fields)
 
 
 KINDS: Weights = {"color": 0.4, "gray": 0.4, "correlated": 0.2}
@@ -59,11 +112,23 @@ def draw_noise(
     return {**drawn, "level": level}
 
 
-def drawn_noise(images: Ragged, drawn: Sequence[Drawn]) -> list[Tensor]:
-    """The noise (C or 1, h, w) that was drawn for each image, in [0, 1] units."""
-    planes = [1 if d["kind"] == "gray" else images.data.shape[1] for d in drawn]
-    fields = normal_fields(images, [d["seed"] for d in drawn], planes)
-    return [shaped_noise(field, d) for field, d in zip(fields, drawn, strict=True)]
+def drawn_noise(images: Ragged, drawn: Sequence[Drawn]) -> Tensor:
+    """The noise (B, C or 1, H, W) that was drawn for each image, in [0, 1] units."""
+    channels, device = images.data.shape[1], images.data.device
+    gray = [d["kind"] == "gray" for d in drawn]
+    fields = normal_fields(images, [d["seed"] for d in drawn], [1 if g else channels for g in gray])
+    fields = one_plane(fields, gray)
+    if any(d["kind"] == "correlated" for d in drawn):
+        return mix_channels(on_device(np.stack([mixing(d) for d in drawn]), device, fields.dtype), fields)
+    return fields * column([d["level"] / 255 for d in drawn], device)
+
+
+def mixing(drawn: Drawn) -> np.ndarray:
+    """The matrix (3, 3) that makes the noise that was drawn of independent standard normal channels."""
+    if drawn["kind"] != "correlated":
+        return np.eye(3) * (drawn["level"] / 255)
+    values, vectors = np.linalg.eigh(np.asarray(drawn["covariance"]))
+    return vectors * np.sqrt(np.clip(values, 0, None))
 
 
 @STEPS.register("gaussian_noise")
@@ -99,9 +164,8 @@ class GaussianNoise(Step):
         return drawn
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        noise = drawn_noise(images, drawn)
-        noisy = images.per_image(lambda image, i: image + noise[i])
-        return noisy.clip() if self.clip else noisy
+        noisy = images.data + drawn_noise(images, drawn)
+        return Ragged(noisy.clamp_(0, 1) if self.clip else noisy, images.sizes)
 
     def sigma(self, drawn: Drawn) -> float:
         """Of correlated noise, the root mean square over the channels."""
@@ -116,12 +180,3 @@ def random_covariance(rng: np.random.Generator, level: float) -> np.ndarray:
     eigenvalues = rng.random(3)
     matrix = np.linalg.svd(rng.random((3, 3)))[0]
     return np.abs(level**2 * matrix.T @ np.diag(eigenvalues) @ matrix)
-
-
-def shaped_noise(field: Tensor, drawn: Drawn) -> Tensor:
-    """Turns a standard normal field into the noise that was drawn: (3 or 1, h, w) in [0, 1] units."""
-    if drawn["kind"] != "correlated":
-        return field * (drawn["level"] / 255)
-    values, vectors = np.linalg.eigh(np.asarray(drawn["covariance"]))
-    root = torch.as_tensor(vectors * np.sqrt(np.clip(values, 0, None)), dtype=field.dtype, device=field.device)
-    return torch.einsum("ij,jhw->ihw", root, field)

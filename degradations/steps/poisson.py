@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
+from degradations.ragged import column
 from degradations.steps import noise
 from degradations.steps.rounding import round_to_8_bits
 from utils.colour import gray
@@ -55,19 +56,19 @@ class PoissonNoise(Step):
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         rounded = round_to_8_bits(images)
         base, luma = (rounded, gray) if self.base == "rounded" else (images, _torchvision_gray)
-        lumas = round_to_8_bits(Ragged(luma(base.data), base.sizes)) if any(d["gray"] for d in drawn) else rounded
-        counted = [
-            light if d["gray"] else image
-            for light, image, d in zip(lumas.images(), rounded.images(), drawn, strict=True)
-        ]
-        peaks = [d["peak"] if "peak" in d else _levels_peak(image) for image, d in zip(counted, drawn, strict=True)]
-        rates = [image * peak for image, peak in zip(counted, peaks, strict=True)]
-        counts = noise.poisson_counts(rates, [d["seed"] for d in drawn])
-
-        def noisy(image: Tensor, i: int) -> Tensor:
-            return (image + (counts[i] / peaks[i] - counted[i]) * drawn[i]["strength"]).clamp_(0, 1)
-
-        return base.per_image(noisy)
+        grays, counted, device = [d["gray"] for d in drawn], rounded, images.data.device
+        if any(grays):
+            lumas = round_to_8_bits(Ragged(luma(base.data), base.sizes))
+            mixed = torch.where(column(grays, device, torch.bool), lumas.data, rounded.data)
+            counted = lumas if all(grays) else Ragged(mixed, base.sizes)
+        drawn_peaks = self.peak == "drawn"
+        peaks = column([d["peak"] for d in drawn], device) if drawn_peaks else _levels_peaks(counted)
+        most = max(d["peak"] for d in drawn) if drawn_peaks else 256
+        planes = [1 if gray else counted.data.shape[1] for gray in grays]
+        counts = noise.poisson_counts(counted, peaks, [d["seed"] for d in drawn], planes, most)
+        strengths = column([d["strength"] for d in drawn], device)
+        residual = noise.one_plane((counts / peaks).sub_(counted.data).mul_(strengths), grays)
+        return Ragged((base.data + residual).clamp_(0, 1), base.sizes)
 
 
 def _torchvision_gray(images: Tensor) -> Tensor:
@@ -78,10 +79,12 @@ def _torchvision_gray(images: Tensor) -> Tensor:
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
-def _levels_peak(image: Tensor) -> Tensor:
-    """The least power of two that is not below the number of different 8-bit values in an image; a scalar tensor."""
+def _levels_peaks(images: Ragged) -> Tensor:
+    """(B, 1, 1, 1): the least power of two that is not below the number of different 8-bit values in an image."""
     # Counted by marking, since unique and bincount make the host wait for the device.
-    seen = torch.zeros(256, device=image.device)
-    seen.index_fill_(0, (image * 255).round().long().flatten(), 1)
-    powers = 2 ** torch.arange(9, device=image.device)
-    return 2 ** (powers < seen.sum()).sum()
+    levels = (images.data * 255).round_().long().clamp_(0, 255)
+    if len(set(images.sizes)) > 1:
+        levels = levels.where(images.inside(), 256)
+    seen = torch.zeros(len(levels), 257, device=levels.device).scatter_(1, levels.flatten(1), 1)
+    powers = 2 ** torch.arange(9, device=levels.device)
+    return 2.0 ** (powers < seen[:, :256].sum(1, keepdim=True)).sum(1)[:, None, None, None]

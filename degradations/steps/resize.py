@@ -9,7 +9,7 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
 from degradations.filters import Interpolation, convolve, resize
-from degradations.kernels import isotropic_gaussian, shift_to_upper_left
+from degradations.kernels import gaussian_row, shift_to_upper_left
 from degradations.steps.rounding import round_to_8_bits
 from utils.fields import Odd, PositiveInt, PositiveRange, Prob, RangeSchedule, Weights
 from utils.resize import Border, imresize
@@ -34,7 +34,11 @@ def resize_drawn(images: Ragged, drawn: Sequence[Drawn], clip: bool = True, bord
         parts.append((ours, resize(images.select(ours), sizes, modes, factors)))
     if matlab:
         sizes = [_pair(drawn[i]) for i in matlab]
-        part = images.select(matlab).per_image(lambda image, k: imresize(image, size=sizes[k], border=border))
+        part = images.select(matlab)
+        if len({*part.sizes}) == len({*sizes}) == 1:
+            part = Ragged.of(imresize(part.data, size=sizes[0], border=border))
+        else:
+            part = part.per_image(lambda image, k: imresize(image, size=sizes[k], border=border))
         parts.append((matlab, part))
     result = Ragged.join(parts)
     return result.clip() if clip else result
@@ -102,18 +106,15 @@ class RandomDownsample(Step):
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         resized = [i for i, d in enumerate(drawn) if "mode" in d]
-        strided = [i for i, d in enumerate(drawn) if "mode" not in d]
         parts = []
         if resized:
             parts.append((resized, resize_drawn(images.select(resized), [drawn[i] for i in resized])))
-        if strided:
-            chosen = [drawn[i] for i in strided]
-            kernels = [
-                shift_to_upper_left(isotropic_gaussian(self.kernel_size, d["sigma"]), d["stride"]) for d in chosen
-            ]
-            blurred = convolve(images.select(strided), kernels).clip()
-            kept = blurred.per_image(lambda image, k: image[:, :: chosen[k]["stride"], :: chosen[k]["stride"]])
-            parts.append((strided, kept))
+        for s in sorted({d["stride"] for d in drawn if "stride" in d}):
+            strided = [i for i, d in enumerate(drawn) if d.get("stride") == s]
+            rows = [shift_to_upper_left(gaussian_row(self.kernel_size, drawn[i]["sigma"]), s) for i in strided]
+            blurred = convolve(images.select(strided), rows)
+            sizes = tuple((-(-height // s), -(-width // s)) for height, width in blurred.sizes)
+            parts.append((strided, Ragged(blurred.data[..., ::s, ::s], sizes).clip()))
         return Ragged.join(parts)
 
 

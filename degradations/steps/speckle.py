@@ -31,5 +31,5 @@ class SpeckleNoise(Step):
         return draw_noise(rng, self.level_range.at(state.iteration), self.kinds)
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        noise, clipped = drawn_noise(images, drawn), images.clip()
-        return clipped.per_image(lambda image, i: (image + image * noise[i]).clamp_(0, 1))
+        clipped = images.data.clamp(0, 1)
+        return Ragged((clipped * drawn_noise(images, drawn)).add_(clipped).clamp_(0, 1), images.sizes)

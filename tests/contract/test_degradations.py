@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,14 @@ from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, Step, pipeline, run_steps
 from degradations.filters import Interpolation, convolve, convolve_batched, resize, resize_batched
+from degradations.kernel_files import usrnet_kernels
 from degradations.plan import run_batched
+from degradations.steps import noise
+from tests.helpers import write_kernel_pool, write_noise_pool
+from utils.seeding import torch_generator
 
+BANK = {"type": "kernel_bank", "path": "KERNELS", "border": "symmetric"}
+RECORDED = {"type": "real_noise", "path": "NOISE"}
 SCALES = (1, 2, 3, 4)
 OPTIONS: dict[str, dict] = {
     "pipeline": {
@@ -22,21 +30,54 @@ OPTIONS: dict[str, dict] = {
         "order": {"rule": "shuffle"},
     },
     "dpsr": {"steps": {"blur": {"size": 11}}},  # for low-quality images of 24x30
+    "realsr": {"steps": {"noise": RECORDED}},
+    "realsr, estimated": {"type": "realsr", "steps": {"blur": BANK, "down": {"type": "every_nth"}, "noise": RECORDED}},
+    "bsrgan, estimated": {
+        "type": "bsrgan",
+        "steps": {"halve": None, "blur": {**BANK, "align": "centre"}, "recorded": RECORDED},
+    },
+    "realesrgan, estimated": {
+        "type": "realesrgan",
+        "orders": {"first": {"blur": {**BANK, "align": "centre"}}, "second": {"noise": RECORDED}},
+    },
     "gaussian, varying": {"type": "gaussian", "steps": {"blur": {"isotropic_prob": 0, "tile": 40}}},
 }
 STEP_OPTIONS: dict[str, dict] = {
     "one_of": {"of": {"few": {"type": "gaussian_noise", "prob": 0.5}, "other": {"type": "gaussian_blur", "prob": 0.5}}},
     "kernel_bank": {"path": "usrnet_8", "augment": True, "align": "upper_left"},
+    "real_noise": RECORDED,
     "shifted_gaussian_blur, varying": {"type": "shifted_gaussian_blur", "tile": 12, "border": "mirror"},
 }
 
 
+POOLS: dict[str, Path] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Writes pools of noise and kernels, and puts their paths into the options."""
+    folder = tmp_path_factory.mktemp("pools")
+    write_noise_pool(folder / "noise")
+    for scale in SCALES:
+        write_kernel_pool(folder / f"x{scale}", usrnet_kernels(), scale)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POOLS, "folder", folder)
+        yield folder
+
+
+def with_pools(options: dict, scale: int = 4) -> dict:
+    text = json.dumps(options)
+    for word, name in (("NOISE", "noise"), ("KERNELS", f"x{scale}")):
+        text = text.replace(f'"{word}"', json.dumps(str(POOLS["folder"] / name)))
+    return json.loads(text)
+
+
 def step_of(name: str) -> Step:
-    return STEPS.check({"type": name, **STEP_OPTIONS.get(name, {})}).component()
+    return STEPS.check(with_pools({"type": name, **STEP_OPTIONS.get(name, {})})).component()
 
 
 def build(name: str, scale: int) -> Degradation:
-    return DEGRADATIONS.build({"type": name, **OPTIONS.get(name, {})}, scale=scale)
+    return DEGRADATIONS.build(with_pools({"type": name, **OPTIONS.get(name, {})}, scale), scale=scale)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -94,42 +135,66 @@ def test_batch_equals_one_by_one_and_permutes(name: str, monkeypatch: pytest.Mon
     assert torch.equal(degradation.apply(gt, plans).lq, alone)
     order = [3, 0, 4, 2, 1]
     assert torch.equal(degradation.apply(gt[order], [plans[i] for i in order]).lq, alone[order])
-    monkeypatch.setattr(pipeline, "run_steps", run_batched)
+    use_device_code(monkeypatch)
+    alone = torch.cat([degradation.apply(gt[i : i + 1], [plan]).lq for i, plan in enumerate(plans)])
     batched = degradation.apply(gt, plans).lq
     # A rounding to 8 bits may fall to the other side for a last bit of difference.
     assert (batched - alone).abs().mean() < 1e-5
     assert ((batched - alone).abs() > 1e-5).float().mean() < 1e-3
 
 
-@makers
-@pytest.mark.gpu
-def test_cuda_equals_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same recorded noise fields the devices agree."""
-    from degradations.steps import noise
+def use_device_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the CPU compute as devices do."""
+    monkeypatch.setattr(pipeline, "run_steps", run_batched)
+    monkeypatch.setattr(Ragged, "one_by_one", False)
 
-    def recorded(images: Ragged, seeds: list[int], planes: list[int]) -> list[Tensor]:
-        fields = [
-            torch.randn((n, h, w), generator=torch.Generator().manual_seed(seed))
-            for (h, w), seed, n in zip(images.sizes, seeds, planes, strict=True)
-        ]
-        return [field.to(images.data.device) for field in fields]
+
+@pytest.fixture
+def recorded_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives all devices the same noise."""
+
+    def fields(images: Ragged, seeds: list[int], planes: list[int]) -> Tensor:
+        each = zip(images.sizes, seeds, planes, strict=True)
+        own = [torch.randn((n, h, w), generator=torch_generator(seed)) for (h, w), seed, n in each]
+        return Ragged.pack(own).data.to(images.data.device)
 
     counts: dict[int, Tensor] = {}
 
-    def counted(rates: list[Tensor], seeds: list[int]) -> list[Tensor]:
+    def counted(images: Ragged, peaks: Tensor, seeds: list[int], planes: list[int], most: float) -> Tensor:
         # Kept from the first device: one rate that differs in its last bit changes all counts that follow.
-        for rate, seed in zip(rates, seeds, strict=True):
+        for image, peak, seed, n in zip(images.images(), peaks, seeds, planes, strict=True):
             if seed not in counts:
-                counts[seed] = torch.poisson(rate.cpu(), generator=torch.Generator().manual_seed(seed))
-        return [counts[seed].to(rate.device) for rate, seed in zip(rates, seeds, strict=True)]
+                counts[seed] = torch.poisson((image[:n] * peak).cpu(), generator=torch_generator(seed))
+        return Ragged.pack([counts[seed].to(images.data.device) for seed in seeds]).data
 
-    monkeypatch.setattr(noise, "normal_fields", recorded)
+    monkeypatch.setattr(noise, "normal_fields", fields)
     monkeypatch.setattr(noise, "poisson_counts", counted)
+
+
+@makers
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_devices_equal_cpu(name: str, device: str, monkeypatch: pytest.MonkeyPatch, recorded_noise: None) -> None:
+    """With the same noise; on the CPU by the devices' code."""
     degradation = build(name, 4)
     gt = torch.stack([picture(96, 96, seed) for seed in range(8)])
     plans = [degradation.sample(np.random.default_rng(i), (96, 96)) for i in range(8)]
-    difference = (degradation.apply(gt, plans).lq - degradation.apply(gt.cuda(), plans).lq.cpu()).abs()
+    here = degradation.apply(gt, plans).lq
+    use_device_code(monkeypatch)
+    difference = (degradation.apply(gt.to(device), plans).lq.cpu() - here).abs()
     assert difference.mean() < 0.5 / 255 and (difference > 1.5 / 255).float().mean() < 0.01
+
+
+@makers
+@pytest.mark.gpu
+def test_the_host_does_not_wait_for_a_gpu(name: str) -> None:
+    degradation, gt = build(name, 4), torch.stack([picture(96, 96, seed) for seed in range(8)]).cuda()
+    plans = [degradation.sample(np.random.default_rng(i), (96, 96)) for i in range(8)]
+    degradation.apply(gt, plans)  # constants are brought there once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        degradation.apply(gt, plans)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @steps
@@ -166,7 +231,7 @@ def test_steps_never_read_padding(name: str) -> None:
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("border", ["mirror", "replicate", "wrap"])
+@pytest.mark.parametrize("border", ["mirror", "symmetric", "replicate", "wrap"])
 def test_batched_filter_equals_opencv(border: str) -> None:
     """The device's FFT against OpenCV, for images down to one pixel and kernels larger than the image."""
     rng = np.random.default_rng(0)

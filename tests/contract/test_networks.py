@@ -43,6 +43,7 @@ CASES: dict[str, Case] = {
     "dasr": Case(
         {"scale": 2, "num_feat": 8, "num_group": 1, "num_block": 1, "encoder_feat": 4}, (15, 18), idle=PROJECTION
     ),
+    "msrresnet": Case({"scale": 2, "num_feat": 8, "num_block": 1}),
     "patchgan": Case({"num_feat": 4}, (40, 32), (((16, 40), "sides of at least 24"),)),
     "rrdbnet": Case(
         {"scale": 2, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}, refused=(((16, 23), "multiples of 2"),)
@@ -62,6 +63,7 @@ VARIANTS = [
     ("vgg_disc", {"norm": "spectral", "bias": True}),
     ("unet_sn", {"skip_connection": False}),
     *[("srvgg", {"scale": 3, "act_type": act}) for act in ("relu", "leakyrelu")],
+    *[("msrresnet", {"scale": scale}) for scale in (3, 4)],
     *[("usrnet", {"scale": scale, "nb": 2}) for scale in (1, 3, 4)],
     ("usrnet", {"act_mode": "L", "downsample_mode": "avgpool", "upsample_mode": "pixelshuffle"}),
     ("usrnet", {"act_mode": "BR", "upsample_mode": "upconv", "init": "identity"}),
@@ -202,6 +204,7 @@ def test_smallest_patchgan_image_works(padding: int, n_layers: int) -> None:
     [
         ({"type": "rrdbnet", "scale": 3, "upsampling": "unshuffle"}, "scale 3 is unknown with upsampling 'unshuffle'"),
         ({"type": "rrdbnet", "scale": 5}, "scale 5 is unknown"),
+        ({"type": "msrresnet", "scale": 8}, "scale 8 is unknown, expected one of"),
         ({"type": "dasr", "scale": 6}, "scale 6 is unknown, expected one of"),
         ({"type": "srvgg", "scale": 2, "num_in_ch": 4, "num_out_ch": 3}, "equal numbers"),
         ({"type": "usrnet", "scale": 2, "in_nc": 3}, r"in_nc to be out_nc \+ 1"),

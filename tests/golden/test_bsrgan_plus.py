@@ -74,15 +74,15 @@ def test_gaussian_and_speckle(
     drawn, values = reference_noise(seed, kind_from)
     values = torch.from_numpy(values.transpose(2, 0, 1)).float()
     if drawn["kind"] == "correlated":
-        root = noise.shaped_noise(torch.eye(3)[:, :, None], drawn)[:, :, 0]
+        root = torch.from_numpy(noise.mixing(drawn)).float()
         field = torch.linalg.solve(root, values.flatten(1)).view_as(values)
     else:
         field = values * 255 / drawn["level"]
     asked = []
 
-    def recorded(images: Ragged, seeds: list[int], planes: list[int]) -> list[Tensor]:
+    def recorded(images: Ragged, seeds: list[int], planes: list[int]) -> Tensor:
         asked.append((seeds, planes))
-        return [field]
+        return field[None]
 
     monkeypatch.setattr(noise, "normal_fields", recorded)
     made = STEPS.check(step).component().apply(to_ragged(SMALL), [{**drawn, "seed": 17}])
@@ -101,9 +101,10 @@ def test_poisson(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = luma[None] * peak if drawn["gray"] else rounded.transpose(2, 0, 1) * peak
     counts = rng.poisson(expected.transpose(1, 2, 0)).transpose(2, 0, 1)
 
-    def recorded(rates: list[Tensor], seeds: list[int]) -> list[Tensor]:
-        assert seeds == [17] and np.abs(rates[0].numpy() - expected).max() < 1e-3
-        return [torch.from_numpy(counts.copy()).float()]
+    def recorded(images: Ragged, peaks: Tensor, seeds: list[int], planes: list[int], most: float) -> Tensor:
+        assert (seeds, planes, most) == ([17], [len(expected)], peak)
+        assert np.abs((images.data * peaks)[0].numpy() - expected).max() < 1e-3
+        return torch.from_numpy(counts.copy()).float()[None]
 
     monkeypatch.setattr(noise, "poisson_counts", recorded)
     made = STEPS.check("poisson_noise").component().apply(to_ragged(SMALL), [drawn])
@@ -125,10 +126,12 @@ def test_poisson_counts_have_their_mean_and_variance() -> None:
 
 @pytest.mark.parametrize(("values", "peak"), [(1, 1), (2, 2), (3, 4), (200, 256), (256, 256)])
 def test_poisson_peak_by_levels(values: int, peak: int) -> None:
-    from degradations.steps.poisson import _levels_peak
+    from degradations.steps.poisson import _levels_peaks
 
     image = (torch.arange(300) % values / 255).reshape(3, 10, 10)
-    assert _levels_peak(image).item() == peak
+    batch = Ragged.pack([image, image[:, :, :1], torch.ones(3, 12, 3)])
+    batch.data[0, :, 10:], batch.data[1, :, :, 1:] = 0.7, 0.7
+    assert _levels_peaks(batch).flatten().tolist() == [peak, _levels_peaks(Ragged.of(image[None, :, :, :1])).item(), 1]
 
 
 def test_draws_of_resize() -> None:

@@ -74,7 +74,7 @@ def test_turns_of_a_kernel(mode: int, tmp_path: Path) -> None:
     """The eight that the bank draws are the eight of the released code."""
     np.save(tmp_path / "k.npy", OPS["gen_kernel_0"].astype(np.float64))
     bank = KernelBank(str(tmp_path / "k.npy"), augment=True)
-    drawn = [{"bank": bank.hash, "index": 0, "turns": mode % 4, "mirrored": mode > 3} for mode in range(8)]
+    drawn = [{"bank": bank.bank.hash, "index": 0, "turns": mode % 4, "mirrored": mode > 3} for mode in range(8)]
     errors = [np.abs(bank.kernel(d) - OPS[f"augment_img_mode{mode}"]).max() for d in drawn]
     assert sorted(error < 1e-7 for error in errors) == [False] * 7 + [True]
 

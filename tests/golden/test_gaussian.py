@@ -172,8 +172,8 @@ def test_low_quality_images(
         plans += plan.views(2)
     fields = list(torch.from_numpy(golden[f"noise_x{scale}"]).unbind()) if "noise" in key else []
 
-    def recorded(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> list[Tensor]:
-        return [fields.pop(0) if fields else torch.zeros(3, 1, 1) for _ in seeds]
+    def recorded(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> Tensor:
+        return torch.stack([fields.pop(0) if fields else torch.zeros(3, 1, 1) for _ in seeds])
 
     monkeypatch.setattr(noise_step, "normal_fields", recorded)
     monkeypatch.setattr("degradations.pipeline.run_steps", run)

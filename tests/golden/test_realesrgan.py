@@ -150,18 +150,17 @@ def test_sharpening(operation: Any, monkeypatch: pytest.MonkeyPatch) -> None:  #
 def record(monkeypatch: pytest.MonkeyPatch, fields: dict[int, Tensor], rates: dict[int, Tensor] | None = None) -> None:
     """Noise by the seed of a plan instead of generated: normal fields, or Poisson counts (whose rates are compared)."""
 
-    def normal(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> list[Tensor]:
+    def recorded(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> Tensor:
         found = [fields[seed] for seed in seeds]
         assert [tuple(f.shape) for f in found] == [(n, *size) for n, size in zip(planes, images.sizes, strict=True)]
-        return found
+        return Ragged.pack(found).data
 
-    def counts(asked: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
-        for rate, seed in zip(asked, seeds, strict=True):
-            assert rate.shape == fields[seed].shape
-            assert rates is None or (rate - rates[seed]).abs().max() < 1e-4
-        return [fields[seed] for seed in seeds]
+    def counts(images: Ragged, peaks: Tensor, seeds: Sequence[int], planes: Sequence[int], most: float) -> Tensor:
+        for image, peak, seed, n in zip(images.images(), peaks, seeds, planes, strict=True):
+            assert rates is None or (image[:n] * peak - rates[seed]).abs().max() < 1e-4
+        return recorded(images, seeds, planes)
 
-    monkeypatch.setattr(noise, "normal_fields", normal)
+    monkeypatch.setattr(noise, "normal_fields", recorded)
     monkeypatch.setattr(noise, "poisson_counts", counts)
 
 

@@ -389,3 +389,27 @@ def run_reader(root: Path) -> list[str]:
 def test_a_worker_that_dies_is_reported_with_what_it_did() -> None:
     with pytest.raises(OSError, match=r"a worker died .* under way were: .*9; try fewer"):
         list(parallel(os._exit, [9], workers=2))
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def test_torchrun_shares_the_estimation_of_kernels(tmp_path: Path) -> None:
+    """The pool is that of one process, and a bad image is named."""
+    source = tmp_path / "src"
+    for i in range(3):
+        smooth = cv2.GaussianBlur(image(i, 70, 66 + 2 * i), (0, 0), 2)
+        write_image(source / f"{i}.png", smooth)
+    (source / "bad.png").write_bytes(b"no image")
+    # One by one: after three iterations kernels are next to nothing, and the rounding of other batches shows.
+    options = ("--iterations", "3", "--device", "cpu", "--scale", "2", "--batch", "1")
+    alone = run("kernels", source, "--out", tmp_path / "one", *options)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    two = [*torchrun, *command("kernels", source, "--out", tmp_path / "two", *options)[2:]]
+    shared = subprocess.run(two, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    for result in (alone, shared):
+        assert result.returncode == 1 and f"left out: {source / 'bad.png'}: " in result.stderr, result.stderr
+    with np.load(tmp_path / "one" / "kernels_x2.npz") as one, np.load(tmp_path / "two" / "kernels_x2.npz") as two:
+        assert one["sources"].tolist() == [str(source / f"{i}.png") for i in range(3)]
+        np.testing.assert_allclose(one["kernels"], two["kernels"], atol=1e-5)
+        np.testing.assert_array_equal(one["flaws"], two["flaws"])

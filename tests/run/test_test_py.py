@@ -24,9 +24,9 @@ from models.restore import (
     ensemble,
     interpolate,
     load_generator,
-    restoration_targets,
     restore_array,
 )
+from models.restore_files import restoration_targets
 from tests.helpers import ROOT, SHARED
 from utils.fields import OptionError
 from utils.image import read_image, read_image_alpha, write_image
@@ -137,6 +137,27 @@ def test_option_files(tmp_path: Path, checkpoint: Path) -> None:
     psnr = [t["sets"][0]["rows"][n]["mean"]["PSNR Y"] for t, n in ((one, "first"), (two, "second"))]
     assert psnr[0] == psnr[1]
     assert not (tmp_path / "results" / "tiny" / "v").exists() and (tmp_path / "results" / "small" / "v").exists()
+
+
+def test_additions_by_option_file_and_by_command_line(tmp_path: Path, checkpoint: Path) -> None:
+    """They change the numbers, alike, and the table says so."""
+    write_image(tmp_path / "gt" / "a.png", picture(0))
+    tree: dict[str, Any] = {"name": "plain", "scale": 2, "data": {"v": {"type": "folder", "root": "gt"}}}
+    tree["weights"] = {"one": str(checkpoint)}
+    added = {**tree, "name": "added", "self_ensemble": True, "back_projection": {"weight": 0.3}}
+    found = {}
+    for name, content, more in (
+        ("plain", tree, ()),
+        ("added", added, ()),
+        ("called", {**tree, "name": "called"}, ("--self-ensemble", "--back-projection", "0.3")),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        done = run("--opt", f"{name}.json", "--no-images", *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads((tmp_path / "results" / name / "results.json").read_text())["sets"][0]["rows"]["one"]
+        says = "Added to checkpoints: back-projection (weight 0.3, 1 times, down: bicubic)"
+        assert (says in (tmp_path / "results" / name / "results.md").read_text()) == (name != "plain")
+    assert found["added"] == found["called"] != found["plain"]
 
 
 def test_pairs_that_do_not_match_are_all_listed(tmp_path: Path) -> None:

@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from data.folder import Folder
+from data.source import SourceEntry
+from data.training import ValidationSet
+from degradations import DEGRADATIONS
 from degradations.kernels import anisotropic_gaussian, isotropic_gaussian
-from models.embedding import KERNELS, LEVELS, Samples, grid_plans, kernel_shape, main, numbers, spectra
+from models.embedding import KERNELS, LEVELS, grid_plans, main
+from models.embedding_report import Samples, kernel_shape, numbers, spectra
+from models.experiment import Logger
 from models.network import NETWORKS
+from models.restore import load_generator
+from models.watch import Watcher
+from utils.distributed import Processes
+from utils.fields import OptionError
 from utils.image import read_image, write_image
+from utils.logging import Console
 from utils.plot import scatter
 from utils.probes import explained, probe_accuracy, projection, retrieval
 
@@ -185,3 +197,31 @@ def test_errors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "starts from given" in refused("--opt", options_file(place, {"type": "none"}))
     wrapped = {"type": "gaussian", "steps": {"blur": {"border": "wrap", "size": 65}}}
     assert "a crop of 64x64 does not do" in refused("--opt", options_file(place, wrapped))
+
+
+def test_validation_reports_on_request(place: Path, tmp_path: Path) -> None:
+    source, cpu = Folder(str(place / "data"), max_images=4), torch.device("cpu")
+    dasr, srvgg = (load_generator(place / f"{name}.pth").network for name in ("dasr", "srvgg"))
+
+    def validated(network: nn.Module, folder: Path, **entry: Any) -> Path:  # noqa: ANN401
+        made = DEGRADATIONS.build("gaussian", scale=2)
+        valid = ValidationSet("hr", SourceEntry(source, **entry), made, seed=0, scale=2)
+        folder.mkdir()
+        watcher = Watcher(Logger(tensorboard=False), [valid], folder, Processes(0, 1, 0, cpu), Console(rank=1))
+        watcher.validate("joint", 7, network, cpu, int)
+        watcher.close()
+        return folder / "embedding" / "hr_joint_00000007"
+
+    assert not validated(dasr, tmp_path / "without").parent.exists()
+    written = validated(dasr, tmp_path / "run", crop=64, embedding=5)
+    assert read_image(written / "embedding.png").shape[1] > 900
+    result = json.loads((written / "embedding.json").read_text())
+    assert result["images"] == 4 and len(result["degradations"]["wide"]) == 5
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["hr/embedding probe accuracy"] == result["numbers"]["encoder"]["probe accuracy"]
+    again = validated(dasr, tmp_path / "again", crop=64, embedding=5)
+    assert json.loads((again / "embedding.json").read_text()) == result, "the same degradations of the same crops"
+    with pytest.raises(OptionError, match=r"data.validation.hr.embedding: SRVGG\w+ has no encoder"):
+        validated(srvgg, tmp_path / "wrong", crop=64, embedding=5)
+    with pytest.raises(OptionError, match="0.png: 90x80 is smaller than the 96x96"):
+        validated(dasr, tmp_path / "large", embedding=5)

@@ -19,9 +19,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small(name: str, scale: int = 2) -> Any:  # noqa: ANN401
+def small(name: str, scale: int = 2, **options: float) -> Any:  # noqa: ANN401
     torch.manual_seed(0)
-    network = NETWORKS.build({"type": name, "scale": scale, **SMALL[name]}).eval().requires_grad_(False)
+    network = NETWORKS.build({"type": name, "scale": scale, **SMALL[name], **options}).eval().requires_grad_(False)
     assert isinstance(network, EncoderNetwork)
     return network
 
@@ -68,6 +68,16 @@ def test_embedding_and_tasks(name: str) -> None:
     swapped = network(lq, embedding.flip(0))
     assert not torch.equal(swapped, sr)
     torch.testing.assert_close(swapped[:1], network(lq[:1], embedding[1:]))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_fixed_embedding_takes_the_place_of_any(name: str) -> None:
+    """Also of one that is given, as a frozen encoder's is; what the contrastive loss sees stays the encoder's."""
+    network, learned, lq = small(name, fixed_embedding=0.5), small(name), image(16, 18)
+    embedding = learned.encoder(lq)[0]
+    expected = learned(lq, torch.full_like(embedding, 0.5))
+    assert torch.equal(network(lq), expected) and torch.equal(network(lq, embedding), expected)
+    assert torch.equal(network(lq, task="encode"), learned(lq, task="encode"))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])

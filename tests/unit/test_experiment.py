@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from degradations.kernel_files import usrnet_kernels
 from models.experiment import SCHEMA_FILE, build_generator, check_experiment, load_experiment, schema
-from tests.helpers import ROOT
+from tests.helpers import ROOT, write_kernel_pool, write_noise_pool
 from tests.run.tiny import option_tree, pictures, write_options
 from utils.checking import OptionsError
 from utils.fields import OptionError
@@ -216,6 +217,16 @@ def test_a_network_of_another_scale_is_refused(tree: dict[str, Any]) -> None:
 # --- what is shipped -------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def realsr_pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the files of `options/realsr` have prepared before, where they look for it."""
+    for name in ("df2k", "dped"):
+        write_noise_pool(tmp_path / "datasets" / f"realsr_{name}" / "noise")
+    write_kernel_pool(tmp_path / "datasets" / "realsr_dped" / "kernels", usrnet_kernels(), 4)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("realsr_pools")
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(OPTIONS)))
 def test_a_shipped_file_loads_and_names_the_schema(path: Path) -> None:
     """The first line makes editors complete and check; the path in it leads to the schema from where the file is."""
@@ -233,6 +244,7 @@ def test_there_are_shipped_files() -> None:
     assert OPTIONS / "quickstart.yml" in SHIPPED
 
 
+@pytest.mark.usefixtures("realsr_pools")
 def test_names_are_unique() -> None:
     """Two files with one name would share a run folder."""
     names = [load_experiment(path)[0].name for path in SHIPPED]

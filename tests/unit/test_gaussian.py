@@ -82,6 +82,16 @@ def test_without_width_it_is_the_bicubic() -> None:
         assert (found.lq - torch.nn.functional.avg_pool2d(gt, 2)).abs().max() < 0.51 / 255
 
 
+def test_a_fixed_kernel_goes_with_any_batch() -> None:
+    """Where released code takes one image at a time."""
+    degradation = gaussian(blur={"fixed": [2, 1, 30]}, round=None)
+    gt = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    found = made(degradation, gt)
+    assert found.kernel is not None and torch.equal(found.kernel, found.kernel[:1].expand(3, -1, -1))
+    for i in range(3):
+        assert (made(degradation, gt[i : i + 1]).lq[0] - found.lq[i]).abs().max() < 1e-6
+
+
 def test_widths_are_standard_deviations_or_variances() -> None:
     """Measured on the kernels told, far from the frame's edge."""
     gt = torch.zeros(1, 1, 64, 64)

@@ -11,6 +11,7 @@ from torch import nn
 from losses import LOSSES, LossTerm
 from models import NETWORKS
 from models.building import hand_over
+from models.stages.contrastive import ContrastiveStage
 from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
 from models.stages.stage import Handover
@@ -18,6 +19,7 @@ from utils.checkpoint import Checkpoints
 from utils.distributed import AgreedError
 
 CHECKPOINTS = Checkpoints(Path("nowhere"))
+DASR = {"type": "dasr", "num_feat": 4, "num_group": 1, "num_block": 1, "encoder_feat": 4}
 
 
 def generator(scale: int) -> nn.Module:
@@ -58,6 +60,21 @@ def test_generator_and_discriminator_from_files(tmp_path: Path) -> None:
     for name, network in source.networks.items():
         for key, weight in network.state_dict().items():
             assert torch.equal(stage.networks[name].state_dict()[key], weight)
+
+
+def test_a_published_file_without_key_encoder_says_what_starts_anew(tmp_path: Path) -> None:
+    """The key encoder then begins as a copy of the encoder that was read, and the queue with random directions."""
+    source = NETWORKS.build(DASR, scale=2)
+    torch.save(
+        {k: v for k, v in source.state_dict().items() if k.startswith(("G.", "E.encoder_q."))}, tmp_path / "d.pt"
+    )
+    stage = ContrastiveStage(NETWORKS.build(DASR, scale=2), queue_size=8)
+    queue = stage.keys.queue.clone()
+    text = hand_over(stage, "joint", Handover(checkpoint=str(tmp_path / "d.pt")), CHECKPOINTS)
+    assert text.endswith("every weight fits; anew start: contrastive, optimizer")
+    assert torch.equal(stage.keys.queue, queue) and not stage.keys.loaded
+    for key, weight in source.state_dict().items():
+        assert torch.equal(stage.networks["network_g"].state_dict()[key], weight)
 
 
 def test_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:

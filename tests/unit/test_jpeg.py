@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import skimage.data
 import torch
 
 from degradations import STEPS, Ragged, State
-from degradations.steps.jpeg import jpeg
+from degradations.steps.jpeg import _opencv_has_libjpeg, jpeg, jpeg_batched
 from utils.fields import OptionError, RangeSchedule
 
 KAIR = Path(__file__).parents[1] / "golden" / "kair"
@@ -51,7 +52,8 @@ def _crops(channels: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_equals_libjpeg(quality: int, channels: int) -> None:
     for crop in _crops(channels):
-        difference = np.abs(_levels(jpeg(Ragged.of(_tensor(crop)[None]), [quality]).data[0]) - _libjpeg(crop, quality))
+        made = jpeg_batched(Ragged.of(_tensor(crop)[None]), [quality])
+        difference = np.abs(_levels(made.data[0]) - _libjpeg(crop, quality))
         # Other builds may use another cosine transform; the one in opencv-python gives a difference of 0.
         assert difference.mean() < 0.5 and difference.max() < 6, (quality, crop.shape, difference.max())
 
@@ -60,8 +62,23 @@ def test_is_exact_on_the_libjpeg_of_this_repository() -> None:
     """The promise of the module's first line, with the libjpeg-turbo inside opencv-python-headless."""
     for quality in QUALITIES:
         for crop in _crops(3):
-            result = jpeg(Ragged.of(_tensor(crop)[None]), [quality]).data[0]
-            assert np.array_equal(_levels(result), _libjpeg(crop, quality)), (quality, crop.shape)
+            image = Ragged.of(_tensor(crop)[None])
+            result = jpeg_batched(image, [quality]).data
+            assert np.array_equal(_levels(result[0]), _libjpeg(crop, quality)), (quality, crop.shape)
+            assert torch.equal(result, jpeg(image, [quality]).data)  # by OpenCV itself
+    assert _opencv_has_libjpeg()
+
+
+def test_does_without_opencv_where_its_coding_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Ragged.of(_tensor(skimage.data.astronaut()[:40, 100:150])[None])
+    expected = jpeg(photo, [40]).data
+    _opencv_has_libjpeg.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "imencode", lambda _, image, options: (True, image))
+        patch.setattr(cv2, "imdecode", lambda code, _: code)
+        assert not _opencv_has_libjpeg()
+        assert torch.equal(jpeg(photo, [40]).data, expected)
+    _opencv_has_libjpeg.cache_clear()
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
@@ -73,30 +90,32 @@ def test_equals_kair(quality: int) -> None:
     np.testing.assert_allclose(result.numpy().transpose(1, 2, 0), arrays[name], atol=1e-6)
 
 
-def test_mixed_batch_equals_one_by_one_and_never_reads_padding() -> None:
+@pytest.mark.parametrize("codec", [jpeg, jpeg_batched])
+def test_mixed_batch_equals_one_by_one_and_never_reads_padding(codec: Callable[..., Ragged]) -> None:
     crops = [_tensor(crop) for crop in _crops(3)[: len(SIZES)]]
     qualities = [10 + 7 * i for i in range(len(crops))]
     batch = Ragged.pack(crops)
     for row, (h, w) in zip(batch.data, batch.sizes, strict=True):
         row[:, h:] = float("nan")
         row[:, :, w:] = float("nan")
-    together = jpeg(batch, qualities)
+    together = codec(batch, qualities)
     assert together.sizes == batch.sizes
     for crop, quality, result in zip(crops, qualities, together.images(), strict=True):
-        assert torch.equal(result, jpeg(Ragged.of(crop[None]), [quality]).data[0])
+        assert torch.equal(result, codec(Ragged.of(crop[None]), [quality]).data[0])
     order = list(reversed(range(len(crops))))
-    backwards = jpeg(batch.select(order), [qualities[i] for i in order])
+    backwards = codec(batch.select(order), [qualities[i] for i in order])
     for i, result in zip(order, backwards.images(), strict=True):
         assert torch.equal(result, together.images()[i])
 
 
-def test_clips_rounds_and_leaves_its_input_alone() -> None:
+@pytest.mark.parametrize("codec", [jpeg, jpeg_batched])
+def test_clips_rounds_and_leaves_its_input_alone(codec: Callable[..., Ragged]) -> None:
     x = torch.rand(1, 3, 17, 19) * 3 - 1
     kept = x.clone()
-    result = jpeg(Ragged.of(x), [60]).data
+    result = codec(Ragged.of(x), [60]).data
     assert torch.equal(x, kept)
     assert torch.equal(result, (result * 255).round() / 255)
-    assert torch.equal(result, jpeg(Ragged.of((x.clamp(0, 1) * 255).round() / 255), [60]).data)
+    assert torch.equal(result, codec(Ragged.of((x.clamp(0, 1) * 255).round() / 255), [60]).data)
 
 
 def test_lower_quality_is_worse() -> None:
@@ -109,7 +128,7 @@ def test_works_under_autocast_and_inference_mode() -> None:
     photo = Ragged.of(_tensor(skimage.data.astronaut()[:40, 100:150])[None])
     expected = jpeg(photo, [40]).data
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(jpeg(photo, [40]).data, expected)
+        assert torch.equal(jpeg_batched(photo, [40]).data, expected)
 
 
 def _state(iteration: int = 0) -> State:

@@ -11,8 +11,9 @@ import pytest
 import scipy.io
 import scipy.ndimage
 
-from degradations import STEPS
-from degradations.kernel_files import centred, content_hash, read_bank, read_kernels, usrnet_kernels
+from degradations import DEGRADATIONS, STEPS
+from degradations.kernel_files import Bank, centred, content_hash, read_bank, read_kernels, usrnet_kernels
+from tests.helpers import write_kernel_pool
 from utils.fields import OptionError
 
 A, B = usrnet_kernels()[4], usrnet_kernels()[1][5:20, 5:20] / usrnet_kernels()[1][5:20, 5:20].sum()
@@ -160,6 +161,26 @@ def test_folders_and_patterns_in_order(tmp_path: Path) -> None:
     assert np.allclose(found[0], A.T) and np.allclose(found[1], A) and len(found) == 2
 
 
+def test_pools_of_estimates(tmp_path: Path) -> None:
+    """The accepted kernels alone, as KernelGAN's files turned by 180 degrees; beside a pool nothing else is read."""
+    skew = np.outer(np.arange(25) ** 2, np.arange(25) ** 3).astype(float)
+    kernels = [A, skew / skew.sum(), B.mean() + np.zeros((25, 25))]
+    pool = write_kernel_pool(tmp_path, kernels, 4, ["", "", "spread,loss"])
+    write(tmp_path / "parts.mat", Kernel=kernels[1])
+    found = Bank.read(str(tmp_path))
+    assert found.scale == 4 and len(found.kernels) == 2 and Bank.read(str(pool)).hash == found.hash
+    assert np.allclose(found.kernels[1], skew[::-1, ::-1] / skew.sum(), atol=1e-12)
+    assert np.array_equal(read_kernels(tmp_path / "parts.mat")[0], found.kernels[1])
+    write_kernel_pool(tmp_path, [A], 2)
+    with pytest.raises(OptionError, match=r"kernels of several scales \(.*x2.npz for x2, .*x4.npz for x4\)"):
+        Bank.read(str(tmp_path))
+    write_kernel_pool(tmp_path / "empty", kernels, 2, ["split", "spread,split", "loss"])
+    with pytest.raises(OptionError, match=r"none of its 3 kernels is accepted \(flaws: split 2, spread 1, loss 1\)"):
+        Bank.read(str(tmp_path / "empty"))
+    for scale, name in ((4, "b_kernel_x4.mat"), (None, "b.mat")):
+        assert Bank.read(str(write(tmp_path / name, Kernel=A))).scale == scale
+
+
 def test_hash_tells_content() -> None:
     kernels = usrnet_kernels()
     assert content_hash(kernels) == content_hash([k.copy(order="F") for k in kernels])
@@ -184,4 +205,5 @@ def test_bank_options(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="indices: found 8, but usrnet_8 holds 8, from 0"):
         STEPS.build({"type": "kernel_bank", "path": "usrnet_8", "indices": [8]})
     with pytest.raises(OptionError, match=r"found no file of kernels \(.mat, .npy, .npz\)"):
-        STEPS.build({"type": "kernel_bank", "path": str(tmp_path)})
+        classical = {"type": "classical", "steps": {"blur": {"type": "kernel_bank", "path": str(tmp_path)}}}
+        DEGRADATIONS.build(classical, scale=2)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from models.restore import Generator, Restorer, bicubic_generator, interpolate, restore_array, restore_file
+from models.restore import Generator, Restorer, bicubic_generator, interpolate, restore_array
+from models.restore_files import restore_files
 from utils.fields import OptionError
 from utils.image import read_image_alpha, write_image
 from utils.logging import Console
@@ -168,9 +169,9 @@ def test_a_failing_tile_names_the_image_and_leaves_nothing(
     generator.network.register_forward_pre_hook(fail_at_the_third)
     write_image(tmp_path / "photo.png", noise(20, 20))
     apply = Restorer(generator, tile=8, overlap=2, tile_mode=tile_mode)
-    files = (tmp_path / "photo.png", tmp_path / "out.png")
-    assert restore_file(*files, apply, Console()) is False
-    assert len(tiles) == 3 and not files[1].exists()
+    files = {tmp_path / "photo.png": tmp_path / "out.png"}
+    assert list(restore_files(files, apply, Console())) == [False]
+    assert len(tiles) == 3 and not (tmp_path / "out.png").exists()
     message = capsys.readouterr().err
     assert "photo.png: " in message and ("a kernel failed" in message or "--tile" in message)
 

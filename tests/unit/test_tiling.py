@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import NETWORKS
-from utils.tiling import TileMode, _blended, mirrored, restore_tiled
+from utils.tiling import TileMode, _blended, mirrored, restored_bands
 
 
 def image(height: int, width: int, channels: int = 3) -> Tensor:
     return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+def restore_tiled(*arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401
+    """The bands, put together."""
+    return torch.cat(list(restored_bands(*arguments, **options)), -2)
 
 
 def nearest(scale: int):  # noqa: ANN201

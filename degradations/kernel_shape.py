@@ -1,0 +1,88 @@
+"""The shape of an estimated kernel: KernelGAN's post-processing (Bell-Kligler et al., NeurIPS 2019), and its faults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.ndimage
+
+
+def zeroised(kernel: np.ndarray, keep: int = 40) -> np.ndarray:
+    """Clears the noise of a kernel (k, k): subtracts 3/4 of its value of rank `keep` + 1, drops what is negative.
+
+    Keeps the dtype; the result sums to 1.
+    """
+    threshold = 0.75 * np.sort(kernel, axis=None)[-keep - 1]
+    cleared = np.clip(kernel - threshold, 0, 100)
+    return cleared / cleared.sum()
+
+
+def moved_to_centre(kernel: np.ndarray, scale: int) -> np.ndarray:
+    """Moves the centre of mass of a kernel (k, k) to where blurring with it and keeping every `scale`-th pixel leaves
+    an image centred: (scale - 1) / 2 pixels to the lower right of the middle pixel k // 2, if k is odd.
+
+    By cubic splines, in a frame that grows with the move, by 4 for moves below one pixel. The sum drifts by some 1e-6,
+    and values may be negative by some 1e-3 of the sum. Keeps the dtype.
+    """
+    size = kernel.shape[0]
+    move = size // 2 + 0.5 * (scale - size % 2) - centre_of_mass(kernel)
+    padded = np.pad(kernel, math.ceil(np.abs(move).max()) + 1)
+    return scipy.ndimage.shift(padded, move)
+
+
+def centre_of_mass(kernel: np.ndarray) -> np.ndarray:
+    """(row, column) of the centroid, counted from 0."""
+    return np.array(scipy.ndimage.center_of_mass(kernel))
+
+
+def twice_applied(kernel: np.ndarray) -> np.ndarray:
+    """The x4 kernel (2k - 1, 2k - 1) that stands for downscaling twice by the x2 kernel (k, k), float64, sum 1.
+
+    A pixel of the second kernel is the whole first kernel, two pixels further on (KernelGAN, Sec. 3); the margin is
+    cut off. A centre of mass at k // 2 + 1/2 comes out at the new middle pixel + 3/2, which is right for x4.
+    """
+    size = kernel.shape[0]
+    big = np.zeros((3 * size - 2,) * 2)
+    for row in range(size):
+        for column in range(size):
+            big[2 * row : 2 * row + size, 2 * column : 2 * column + size] += kernel[row, column] * kernel
+    inner = big[size // 2 : 2 * size - 1 + size // 2, size // 2 : 2 * size - 1 + size // 2]
+    return inner / inner.sum()
+
+
+def flaws(kernel: np.ndarray, scale: int) -> list[str]:
+    """What is wrong with an aligned kernel (k, k) for `scale`; empty if nothing.
+
+    `spread`: 10 % of its absolute mass or more lies outside of the central 60 % of its frame. `split`: what is above
+    half of its maximum falls apart. `off_centre`: its centroid is more than half a pixel, on some axis, from where
+    `moved_to_centre` puts it.
+    """
+    size = kernel.shape[0]
+    if not np.isfinite(kernel).all() or kernel.sum() <= 0:
+        return ["spread", "split", "off_centre"]
+    middle = size // 2 + (scale - 1) / 2
+    central = np.abs(np.arange(size) - middle) <= 0.3 * size
+    mass = np.abs(kernel)
+    labels = np.empty(kernel.shape, int)
+    parts = scipy.ndimage.label(kernel >= kernel.max() / 2, structure=np.ones((3, 3)), output=labels)
+    found = {
+        "spread": mass[np.ix_(central, central)].sum() <= 0.9 * mass.sum(),
+        "split": parts != 1,
+        "off_centre": np.abs(centre_of_mass(kernel) - middle).max() > 0.5,
+    }
+    return [name for name, is_so in found.items() if is_so]
+
+
+def outlying(losses: Sequence[float]) -> np.ndarray:
+    """(n,) bool: which losses of a pool exceed its median by more than 3 median absolute deviations, or are no number.
+
+    The flaw of a pool's kernels that is named `loss`.
+    """
+    values = np.asarray(losses, np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.ones(values.shape, bool)
+    median = np.median(finite)
+    return ~(values <= median + 3 * np.median(np.abs(finite - median)))

@@ -1,0 +1,74 @@
+"""The noise of devices: a function of seed and place alone, distributed as promised. Here on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from degradations import Ragged
+from degradations.steps.noise import normal_fields_batched, poisson_counts_batched
+from utils.seeding import _GOLDEN, random_bits
+
+
+def test_bits_are_splitmix64s() -> None:
+    """Vigna's published outputs for the seed 1234567."""
+    seeds = [1234567, 1234567 + _GOLDEN]
+    found = [int(bits) % 2**64 for bits in random_bits(torch.tensor(seeds), ())]
+    assert found == [6457827717110365317, 3203168211198807973]
+
+
+def test_normal_fields_are_normal() -> None:
+    fields = normal_fields_batched(Ragged.of(torch.zeros(4, 3, 200, 201)), [0, 1, 2, 2**61 + 5], 3)
+    assert fields.shape == (4, 3, 200, 201) and fields.dtype == torch.float32
+    for field in fields:
+        values = field.flatten().double().numpy()
+        moments = [(values**k).mean() for k in (1, 2, 3, 4)]
+        # Five standard errors: the variances of the first four powers are 1, 2, 15, 96.
+        assert (np.abs(np.array(moments) - [0, 1, 0, 3]) < 5 * np.sqrt(np.array([1, 2, 15, 96]) / values.size)).all()
+        assert stats.kstest(values, "norm").pvalue > 1e-3
+        assert 4.2 < np.abs(values).max() < 6.7
+
+
+def test_normal_fields_are_independent() -> None:
+    """Of other seeds, channels, and neighbours in every direction; squares too, which share a radius in pairs."""
+    fields = normal_fields_batched(Ragged.of(torch.zeros(3, 3, 200, 200)), [7, 8, 7 + 2**40], 3).double()
+    pairs = [(fields[i], fields[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    pairs += [
+        (fields[:, 0], fields[:, 1]),
+        (fields[..., 1:], fields[..., :-1]),
+        (fields[..., 1:, :], fields[..., :-1, :]),
+    ]
+    pairs += [(one.square(), other.square()) for one, other in pairs]
+    for one, other in pairs:
+        correlation = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
+        assert correlation.abs() < 5 / one.numel() ** 0.5
+
+
+def test_fields_do_not_depend_on_batch_or_size() -> None:
+    images = Ragged.pack([torch.rand(3, 20, 31), torch.rand(3, 33, 12)])
+    images = images.map(lambda data: (data * 255).round() / 255)
+    peaks = torch.tensor([40.0, 3000.0])[:, None, None, None]
+    normal = normal_fields_batched(images, [5, 6], 3)
+    counts = poisson_counts_batched(images, peaks, [5, 6], 3000)
+    for i, image in enumerate(images.images()):
+        one, (h, w) = Ragged.of(image[None]), image.shape[1:]
+        assert torch.equal(normal_fields_batched(one, [5 + i], 1)[0, 0], normal[i, 0, :h, :w])
+        found = poisson_counts_batched(one, peaks[i : i + 1], [5 + i], float(peaks[i]))
+        assert torch.equal(found[0], counts[i, :, :h, :w])
+
+
+@pytest.mark.parametrize("peak", [1.0, 7.3, 256.0, 10000.0])
+def test_counts_are_poisson(peak: float) -> None:
+    levels = torch.tensor([0, 1, 30, 255])
+    images = Ragged.of((levels / 255)[None, :, None, None].expand(1, 4, 200, 200))
+    counts = poisson_counts_batched(images, torch.full((1, 1, 1, 1), peak), [3], peak)[0]
+    assert not counts[0].any() and torch.equal(counts, counts.round())
+    for level, found in zip(levels[1:].tolist(), counts[1:].flatten(1).numpy(), strict=True):
+        law = stats.poisson(level / 255 * peak)
+        bounds = np.unique(law.ppf(np.linspace(0.01, 0.99, 30)))
+        expected = np.diff([0, *law.cdf(bounds), 1]) * found.size
+        seen = np.histogram(found, [-1, *bounds + 0.5, np.inf])[0]
+        distance = ((seen - expected) ** 2 / np.maximum(expected, 5)).sum()
+        assert distance < stats.chi2.ppf(0.9999, len(bounds)), (level, distance)
