@@ -91,7 +91,7 @@ def convolve_batched(images: Ragged, kernels: Sequence[np.ndarray], border: Bord
         margin = (size - k.shape[0]) // 2
         canvas[margin : margin + k.shape[0], margin : margin + k.shape[0]] = k
     padded = pad(images, size // 2, border)
-    shape = [16 * next_fast_len(-(-side // 16)) for side in padded.shape[-2:]]
+    shape = [16 * next_fast_len(-(-side // 16)) for side in padded.shape[-2:]]  # pyright: ignore[reportOperatorIssue]
     product = torch.fft.rfft2(padded, s=shape).mul_(torch.fft.rfft2(on_device(stacked, device), s=shape))
     height, width = images.data.shape[-2:]
     result = torch.fft.irfft2(product, s=shape)

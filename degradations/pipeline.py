@@ -13,6 +13,7 @@ from torch import Tensor
 
 from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Size, State, StepEntry, run_steps
 from degradations.pools import MissingPoolError
+from degradations.ragged import on_device
 from utils.fields import PositiveInt, Prob
 from utils.seeding import draw_seed, generator
 
@@ -150,7 +151,7 @@ class Pipeline(Degradation):
             told["kernel"] = _stack([np.ones((1, 1)) if kernel is None else kernel for kernel in kernels])
         if "sigma" in self.conditions:
             told["sigma"] = torch.tensor([self._one(plan, "sigma") or 0.0 for plan in plans])
-        return {name: value.to(device) for name, value in told.items()}
+        return told if device is None else {name: on_device(value, device) for name, value in told.items()}
 
     def _one(self, plan: Plan, condition: Literal["kernel", "sigma"]) -> Any:  # noqa: ANN401
         """What the one step that knows it says of its kernel or sigma."""

@@ -252,19 +252,20 @@ def run_steps(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> R
 
 
 def run_batched(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> Ragged:
-    """`run_steps` for all images together on any device."""
-    images = Ragged.of(gt)
-    for position in range(max((len(plan.steps) for plan in plans), default=0)):
-        groups: dict[str | None, list[int]] = {}
-        for i, plan in enumerate(plans):
-            groups.setdefault(plan.steps[position][0] if position < len(plan.steps) else None, []).append(i)
-        parts = []
-        for name, indices in groups.items():
-            part = images.select(indices)
-            if name is not None:
-                part = _step(steps, name).apply(part, [plans[i].steps[position][1] for i in indices])
-            parts.append((indices, part))
-        images = Ragged.join(parts)
+    """`run_steps` for all images together on any device.
+
+    Samples need not keep pace: each time the step goes through that waits for the samples with most before them, which
+    makes groups larger and a third fewer than position after position.
+    """
+    images, todo = Ragged.of(gt), [list(plan.steps) for plan in plans]
+    while any(todo):
+        waiting: dict[str, list[int]] = {}
+        for i, left in enumerate(todo):
+            if left:
+                waiting.setdefault(left[0][0], []).append(i)
+        name, chosen = max(waiting.items(), key=lambda group: sum(len(todo[i]) for i in group[1]))
+        drawn = [todo[i].pop(0)[1] for i in chosen]
+        images = images.put(chosen, _step(steps, name).apply(images.select(chosen), drawn))
     return images
 
 

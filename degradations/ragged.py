@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
@@ -93,6 +94,17 @@ class Ragged:
             for i, size in zip(indices, part.sizes, strict=True):
                 sizes[i] = size
         return Ragged(data, tuple(sizes))
+
+    def put(self, indices: Sequence[int], part: Ragged) -> Ragged:
+        """The images with those of `part`, of any sizes, in the places of `indices`."""
+        if list(indices) == list(range(len(self.sizes))):
+            return part
+        sizes = tuple((dict(enumerate(self.sizes)) | dict(zip(indices, part.sizes, strict=True))).values())
+        missing = [max(sides) - own for sides, own in zip(zip(*sizes, strict=True), self.data.shape[2:], strict=True)]
+        data = F.pad(self.data, (0, missing[1], 0, missing[0]))  # a copy; negative numbers cut
+        height, width = (max(sides) for sides in zip(*part.sizes, strict=True))
+        data[on_device(list(indices), data.device), :, :height, :width] = part.data[..., :height, :width]
+        return Ragged(data, sizes)
 
     def inside(self) -> Tensor:
         """Where images are, not their padding: bool (B, 1, H, W)."""

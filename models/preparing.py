@@ -100,7 +100,7 @@ class _Step:
         """
         folder, note = self.out / self.name, self.out / f"{self.name}.json"
         with distributed.together():
-            key = {"options": self.options, "images": {str(source): _digest(source) for source in self.sources}}
+            key = {"options": self.options, "images": [[str(source), _digest(source)] for source in self.sources]}
             begun, finished = (json.dumps({**key, "finished": is_so}, indent=1) for is_so in (False, True))
             noted = note.read_text(encoding="utf-8") if note.exists() else None
             done = noted == finished and folder.is_dir()

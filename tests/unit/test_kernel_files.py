@@ -206,4 +206,4 @@ def test_bank_options(tmp_path: Path) -> None:
         STEPS.build({"type": "kernel_bank", "path": "usrnet_8", "indices": [8]})
     with pytest.raises(OptionError, match=r"found no file of kernels \(.mat, .npy, .npz\)"):
         classical = {"type": "classical", "steps": {"blur": {"type": "kernel_bank", "path": str(tmp_path)}}}
-        DEGRADATIONS.build(classical, scale=2)
+        DEGRADATIONS.build(classical, scale=2).sample(np.random.default_rng(0), (64, 64))  # `prepare` may have made it
