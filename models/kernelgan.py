@@ -38,18 +38,23 @@ SHAVED = 10
 class KernelGAN:
     """How kernels are estimated.
 
-    scale: of the kernels; x4 is derived from x2 by applying it twice. iterations: steps of both networks; the rates
-    and the weights of the losses of the released code are made for 3000. real_image: use images up to their border.
-    noise_scale: standard deviation of the noise on the discriminator's inputs, in 8-bit levels. released: the
+    scale: of the kernels; x4 is derived from x2 by applying it twice. iterations: steps of both networks, by default
+    600, or 3000 of the released code, whose rates and weights are made for that. real_image: use images up to their
+    border. noise_scale: standard deviation of the noise on the discriminator's inputs, in 8-bit levels. released: the
     released code with its faults, for comparison. seed: with an image's content, fixes everything random.
     """
 
     scale: Literal[2, 4] = 4
-    iterations: PositiveInt = 600
+    iterations: PositiveInt | None = None
     real_image: bool = True
     noise_scale: NonNegative = 1.0
     released: bool = False
     seed: Count = 0
+
+    @property
+    def steps(self) -> int:
+        """How many iterations."""
+        return self.iterations or (3000 if self.released else 600)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class Schedule:
     """Learning rates and weights of the losses: steady for half of the time, then the rates fall to 0."""
 
     WEIGHTS = {
-        **{"gan": 1.0, "spectrum": 1.0, "sum": 0.5, "boundaries": 0.5},
+        **{"gan": 1.0, "spectrum": 3.0, "sum": 0.5, "boundaries": 0.5},
         **{"central": 1.0, "sparse": 3.0, "smooth": 0.5, "negative": 1.0},
     }
 
@@ -234,7 +239,7 @@ class Training:
         self.network_d = Discriminators(generators, released=spectra is None).to(device)
         self.network_d.directions = [u.to(device) for u in self.network_d.directions]
         if spectra is not None:
-            fit_bicubic(self.network_g)
+            start_at_bicubic(self.network_g)
         self.optim_g, self.optim_d = (_adam(network) for network in (self.network_g, self.network_d))
 
     def step(self, iteration: int, inputs: Tensor, real: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -265,11 +270,14 @@ class Training:
         return losses
 
 
-def fit_bicubic(networks: Generators) -> None:
-    """Leads the kernels of new networks to the bicubic one, to about 1e-5 in all its squared differences."""
-    optimizer, target = _adam(networks), bicubic_kernel().to(networks.weights[0])
+def start_at_bicubic(networks: Generators) -> None:
+    """Gives all networks the same weights, of the bicubic kernel to about 1e-3 in a value."""
+    one = Generators([torch_generator(0)])
+    optimizer, target = _adam(one), bicubic_kernel().float()
     for i in range(300):
-        _descend(optimizer, 1e-3 * (1 - i / 300), ((networks() - target) ** 2).sum((1, 2)))
+        _descend(optimizer, 1e-3 * (1 - i / 300), ((one() - target) ** 2).sum((1, 2)))
+    for weight, start in zip(networks.weights, one.weights, strict=True):
+        weight.data.copy_(start.data.expand_as(weight))
 
 
 def _adam(network: nn.Module) -> torch.optim.Adam:
@@ -298,7 +306,7 @@ class Crops:
             )
         rng = generator(settings.seed, zlib.crc32(image.tobytes()))
         values = image[shave : shave + height, shave : shave + width] / 255
-        for_g, for_d = (self._drawn(values, size, settings.iterations, rng) for size in (SIZE_G, SIZE_D))
+        for_g, for_d = (self._drawn(values, size, settings.steps, rng) for size in (SIZE_G, SIZE_D))
         self.corners = list(zip(for_g.tolist(), for_d.tolist(), strict=True))
         self.generator = torch_generator(draw_seed(rng))
         self.values = values
@@ -345,20 +353,20 @@ def estimate_kernels(
     if settings.released:
         schedule, spectra = ReleasedSchedule(len(crops)), None
     else:
-        schedule, spectra = Schedule(len(crops), settings.iterations), Spectra([c.values for c in crops], device)
+        schedule, spectra = Schedule(len(crops), settings.steps), Spectra([c.values for c in crops], device)
     training = Training([c.generator for c in crops], schedule, spectra, device)
     with torch.no_grad():
         kernels = training.network_g()
     means: dict[str, Tensor] = {}
-    last = min(100, settings.iterations)
-    for iteration in range(settings.iterations):
+    last = min(100, settings.steps)
+    for iteration in range(settings.steps):
         if settings.released:  # Quirk: the released result is the kernel before the last update
             with torch.no_grad():
                 kernels = training.network_g()
         losses = training.step(
             iteration, *(torch.stack(parts) for parts in zip(*(c.take(iteration) for c in crops), strict=True))
         )
-        if iteration >= settings.iterations - last:
+        if iteration >= settings.steps - last:
             means = {name: means.get(name, 0) + loss / last for name, loss in losses.items()}
         if progress:
             progress(iteration + 1)
@@ -372,13 +380,16 @@ def estimate_kernels(
 
 
 def finished(raw: np.ndarray, settings: KernelGAN) -> np.ndarray:
-    """The kernel (k, k) for the scale that a generator's kernel (13, 13) for x2 stands for; aligned, float64.
+    """The kernel (k, k) for the scale that a generator's kernel (13, 13) for x2 stands for; aligned, float64, sum 1.
 
-    Of released kernels 40 values survive, of ours twice as many: 40 narrow even a true kernel, to 27 dB.
+    Of released kernels 40 values survive, of ours twice as many: 40 narrow even a true kernel, to 27 dB. Where nothing
+    is left, or values are not finite, the result is flat, which `flaws` calls spread.
     """
-    if settings.released:
-        kernel = moved_to_centre(zeroised(raw), 2).astype(np.float64)
-    else:
-        kernel = np.maximum(moved_to_centre(zeroised(raw.astype(np.float64), 80), 2), 0)
-        kernel /= kernel.sum()
+    with np.errstate(invalid="ignore"):
+        cleared = zeroised(raw.astype(np.float64), 40 if settings.released else 80)
+    if not np.isfinite(cleared).all():
+        cleared = np.full(raw.shape, 1 / raw.size)
+    kernel = moved_to_centre(cleared, 2)
+    if not settings.released:  # whose splines' negative lobes stay
+        kernel = np.maximum(kernel, 0) / np.maximum(kernel, 0).sum()
     return twice_applied(kernel) if settings.scale == 4 else kernel

@@ -69,7 +69,7 @@ def bicubic_kernel() -> Tensor:
 
 
 class Spectra:
-    """Power spectra of images, and what they say of the kernels that made them; ours, not KernelGAN's.
+    """Power spectra of 8-bit images, and what they say of the kernels that made them; ours, not KernelGAN's.
 
     Of scenes that look alike at all scales, with power |f|^-a, an image halved by k again, like KernelGAN's fakes, has
     at a frequency u (cycles per pixel) |K(u/2) K(u/4)|^2 of the scene's power, the image itself |K(u/2)|^2. So they
@@ -77,36 +77,39 @@ class Spectra:
     instead of K: for a Gaussian 3/4 of its variance.
     """
 
+    NOISE = (0.299**2 + 0.587**2 + 0.114**2) / 12 / 255**2
+    """What rounding to 8 bits adds to the gray image's power at every frequency; less power says nothing."""
+
     def __init__(self, images: Sequence[np.ndarray], device: torch.device | str = "cpu") -> None:
-        """Of arrays (H, W, 3), 64 pixels or more each side."""
+        """Of arrays (H, W, 3) in [0, 1], 64 pixels or more each side."""
         grays = [image @ np.array([0.299, 0.587, 0.114]) for image in images]
-        self.fine, self.coarse = (
-            torch.from_numpy(np.stack([_power(gray, size) for gray in grays])).float().to(device) for size in (64, 32)
-        )
+        fine, coarse = (np.stack([_power(gray, size) for gray in grays]) - self.NOISE for size in (64, 32))
+        self.fine, self.coarse = (torch.from_numpy(power.clip(0)).float().to(device) for power in (fine, coarse))
         u = np.fft.fftfreq(32)
         down, across = np.meshgrid(u, u, indexing="ij")
-        # without what windows smear from 0, and what aliasing, noise and compression hide
+        # without what windows smear from 0, and what aliasing and compression hide
         band = (np.maximum(abs(down), abs(across)) <= 0.35) & (np.hypot(down, across) > 0.08)
         self.band = torch.from_numpy(band).to(device)
         self.quarter = torch.from_numpy((u * 32).astype(int) % 128).to(device)
 
     def loss(self, kernels: Tensor) -> Tensor:
         """(N,): variance over frequencies of the log of the factor by which the spectra disagree with kernels."""
-        response = torch.fft.fft2(kernels, s=(128, 128)).abs() ** 2
+        normed = kernels / kernels.sum((1, 2), keepdim=True)  # or they would hide in the noise by being small
+        response = torch.fft.fft2(normed, s=(128, 128)).abs() ** 2
         halved = self.fine.to(kernels) * response[:, ::2, ::2]
-        folded = halved.unflatten(2, (2, 32)).unflatten(1, (2, 32)).sum((1, 3))  # aliases
+        folded = halved.unflatten(2, (2, 32)).unflatten(1, (2, 32)).mean((1, 3))  # aliases
         twice = self.coarse.to(kernels) * response[:, self.quarter][:, :, self.quarter]
-        return torch.log(folded[:, self.band] / (twice[:, self.band] + 1e-8)).var(1, correction=0)
+        return torch.log((folded[:, self.band] + self.NOISE) / (twice[:, self.band] + self.NOISE)).var(1, correction=0)
 
 
 def _power(gray: np.ndarray, size: int) -> np.ndarray:
-    """(size, size): mean power spectrum of windows, overlapping by 3/4, of an image (H, W) less its mean."""
+    """(size, size): mean power spectrum of windows, overlapping by 3/4, of an image (H, W) less its mean; of white
+    noise its variance."""
     step, window = size // 4, np.outer(np.hanning(size), np.hanning(size))
-    rows = range(0, gray.shape[0] - size + 1, step)
     total, count = np.zeros((size, size)), 0
-    for row in rows:
+    for row in range(0, gray.shape[0] - size + 1, step):
         tiles = np.lib.stride_tricks.sliding_window_view(gray[row : row + size], size, axis=1)[:, ::step].swapaxes(0, 1)
         tiles = (tiles - tiles.mean((1, 2), keepdims=True)) * window
         total += (np.abs(np.fft.fft2(tiles)) ** 2).sum(0)
         count += len(tiles)
-    return total / count + 1e-8  # of a flat image too
+    return total / (count * (window**2).sum())
