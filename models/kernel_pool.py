@@ -87,7 +87,7 @@ def collect_kernels(
     failed = 0
     batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
     console.info(f"kernels: {len(pool.names)} images, {len(pool.names) - len(todo)} done before")
-    with distributed.together(), console.progress(len(batches) * settings.iterations, desc="kernels") as progress:
+    with distributed.together(), console.progress(len(batches) * settings.steps, desc="kernels") as progress:
         for names in batches:
             images, stamps = {}, {name: stamp(pool.names[name]) for name in names}
             for name in names:
