@@ -43,19 +43,19 @@ def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return ndimage.convolve(image, kernel[:, :, None], mode="mirror")
 
 
-def matlab_half(image: np.ndarray) -> np.ndarray:
-    """MATLAB's bicubic to half size, a loop over output rows, then columns."""
+def matlab_down(image: np.ndarray, sf: int) -> np.ndarray:
+    """MATLAB's bicubic by an even factor, a loop over output rows, then columns."""
+    pad, at = (3 * sf + 2) // 2, np.arange(4 * sf + 2) - (4 * sf + 1) / 2
+    x = np.abs(at) / sf
+    w = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+    w = w / w.sum()
     for _ in range(2):
         n = image.shape[0]
-        padded = np.concatenate([image[3::-1], image, image[: n - 5 : -1]])
-        out = np.zeros((n // 2, *image.shape[1:]), np.float32)
-        at = np.arange(10) - 4.5
-        x = np.abs(at) / 2
-        w = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
-        w = w / w.sum()
-        for i in range(n // 2):
+        padded = np.concatenate([image[pad - 1 :: -1], image, image[: n - pad - 1 : -1]])
+        out = np.zeros((n // sf, *image.shape[1:]), np.float32)
+        for i in range(n // sf):
             for c in range(image.shape[2]):
-                out[i, :, c] = padded[2 * i : 2 * i + 10, :, c].T @ w
+                out[i, :, c] = padded[sf * i : sf * i + len(w), :, c].T @ w
         image = out.transpose(1, 0, 2)
     return image
 
@@ -101,7 +101,7 @@ def bsrgan(image: np.ndarray, sf: int = 4, lq_size: int = 72) -> tuple[np.ndarra
     gt, scale = image.copy(), sf
     if sf == 4 and random.random() < 0.25:
         h, w = image.shape[:2]
-        image = resized(image, w // 2, h // 2) if np.random.rand() < 0.5 else np.clip(matlab_half(image), 0, 1)
+        image = resized(image, w // 2, h // 2) if np.random.rand() < 0.5 else np.clip(matlab_down(image, 2), 0, 1)
         sf = 2
     order = random.sample(range(6), 6)
     a, b = order.index(2), order.index(3)
@@ -131,6 +131,58 @@ def bsrgan(image: np.ndarray, sf: int = 4, lq_size: int = 72) -> tuple[np.ndarra
     lq = image[top : top + lq_size, left : left + lq_size]
     top, left, size = top * scale, left * scale, lq_size * scale
     return lq, gt[top : top + size, left : left + size]
+
+
+def poisson(image: np.ndarray) -> np.ndarray:
+    """Counts of photons, of colours or of luma."""
+    image, peak = np.clip((image * 255).round(), 0, 255) / 255, 10 ** (2 * random.random() + 2)
+    if random.random() < 0.5:
+        return np.clip(np.random.poisson(image * peak).astype(np.float32) / peak, 0, 1)
+    gray = np.clip((np.dot(image, [0.299, 0.587, 0.114]) * 255).round(), 0, 255) / 255
+    counted = np.random.poisson(gray * peak).astype(np.float32) / peak - gray
+    return np.clip(image + counted[..., None], 0, 1).astype(np.float32)
+
+
+def bsrgan_plus(image: np.ndarray, sf: int = 4, lq_size: int = 72) -> tuple[np.ndarray, np.ndarray]:
+    """BSRGAN+ of a float32 (H, W, 3) image: (lq crop, gt crop)."""
+    gt, (h, w) = image.copy(), image.shape[:2]
+    order = list(range(13))
+    if random.random() < 0.1:
+        random.shuffle(order)
+    else:
+        order[2:6], order[9:13] = random.sample(order[2:6], 4), random.sample(order[9:13], 4)
+    for step in order:
+        if step in (0, 7):
+            image = blur(image, sf)
+        elif step in (1, 8):
+            kind = random.random()
+            f = random.uniform(1, 2) if kind > 0.8 else random.uniform(0.5 / sf, 1) if kind < 0.7 else 1.0
+            image = resized(image, int(f * image.shape[1]), int(f * image.shape[0]))
+        elif step in (2, 9):
+            image = noise(image)
+        elif step in (3, 4, 10, 11) and random.random() < 0.1:
+            image = poisson(image) if step in (3, 10) else np.clip(image + image * (noise(image) - image), 0, 1)
+        elif step == 6:
+            image = jpeg(image)
+    image = jpeg(resized(image, w // sf, h // sf))
+    top, left = random.randint(0, h // sf - lq_size), random.randint(0, w // sf - lq_size)
+    lq = image[top : top + lq_size, left : left + lq_size]
+    top, left, size = top * sf, left * sf, lq_size * sf
+    return lq, gt[top : top + size, left : left + size]
+
+
+def classical(image: np.ndarray, sf: int = 4) -> np.ndarray:
+    """Circular blur by a Gaussian, every sf-th pixel, noise."""
+    kernel = anisotropic_kernel(25, random.random() * np.pi, random.uniform(0.5, 8), random.uniform(0.5, 8))
+    kernel = ndimage.shift(kernel, (sf - 1) / 2, order=1, mode="nearest")
+    image = ndimage.convolve(image, kernel[:, :, None], mode="wrap")[::sf, ::sf]
+    return image + np.random.normal(0, random.uniform(0, 24) / 255, image.shape).astype(np.float32)
+
+
+def gaussian(image: np.ndarray, sf: int = 4) -> np.ndarray:
+    """Isotropic blur, MATLAB's bicubic, rounding."""
+    image = matlab_down(filtered(image, gaussian_kernel(21, random.uniform(0.2, 4))), sf)
+    return np.clip((image * 255).round(), 0, 255) / 255
 
 
 def usrnet_data_steps(lq: Tensor, kernel: Tensor, alphas: list[Tensor], scale: int) -> Tensor:

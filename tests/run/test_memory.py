@@ -1,13 +1,16 @@
-"""Memory of the main process does not depend on the size of the images on disk."""
+"""Memory: of training it does not depend on the size of images on disk, of restoring on little but that."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.run.tiny import finished, option_tree, pictures, write_options
+from tests.helpers import ROOT
+from tests.run.tiny import environment, finished, option_tree, pictures, write_options
 
 ALLOWED_MB = 200
 
@@ -28,3 +31,31 @@ def test_large_images_cost_the_main_process_nothing(tmp_path: Path) -> None:
     small, large = peak_mb(tmp_path / "small", 400), peak_mb(tmp_path / "large", 2000)
     assert 100 < small < 2000  # MiB; else the measure is wrong
     assert abs(large - small) < ALLOWED_MB, f"{large:.0f} MB on 2,000-px images, {small:.0f} MB on 400-px ones"
+
+
+RESTORING = """
+import resource, sys
+from models.network import NETWORKS
+from models.restore import Generator, Restorer
+from models.restore_files import restore_files
+from pathlib import Path
+from utils.logging import Console
+
+network = NETWORKS.build({"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1}).eval().requires_grad_(False)
+files = {Path(sys.argv[1]): Path(sys.argv[2])}
+assert list(restore_files(files, Restorer(Generator(network, None, {}), tile=256), Console())) == [True]
+sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+"""
+
+
+@pytest.mark.slow
+def test_restoring_holds_integers_alone(tmp_path: Path) -> None:
+    """Of each pixel of the result 3 bytes, 3 more in the encoder's order, and the file; a float image would be 12."""
+    peaks = []
+    for side in (1000, 3000):
+        source = pictures(tmp_path / str(side), 1, side, side) / "0.png"
+        command = [sys.executable, "-c", RESTORING, str(source), str(tmp_path / "sr.png")]
+        run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+        peaks.append(float(run.stdout))
+    per_pixel = (peaks[1] - peaks[0]) / (4 * (3000**2 - 1000**2))
+    assert 3 < per_pixel < 14, f"{per_pixel:.1f} bytes for each pixel of the result"

@@ -120,6 +120,22 @@ def test_half_precision_on_the_cpu(options: dict[str, Any], precision: Any) -> N
     assert abs(half - restore_array(Restorer(generator), image)).max() <= 4
 
 
+@pytest.mark.parametrize("options", [RRDBNET, UNSHUFFLING, SRVGG], ids=lambda o: f"{o['type']}_{o['scale']}")
+@pytest.mark.parametrize("tile_mode", ["blend", "context"])
+def test_tiles_in_batches_are_as_one_by_one(options: dict[str, Any], tile_mode: Any) -> None:  # noqa: ANN401
+    generator, lq = generator_of(options), torch.rand(1, 3, 21, 70)
+    tiles = {"tile": 16, "overlap": 5, "tile_mode": tile_mode}
+    sr = Restorer(generator, **tiles, batch=4)(lq)
+    torch.testing.assert_close(sr, Restorer(generator, **tiles)(lq), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_networks_restore_the_same() -> None:
+    lq = torch.rand(1, 3, 21, 40)
+    plain = Restorer(generator_of(SRVGG), tile=16, overlap=5)(lq)
+    torch.testing.assert_close(Restorer(generator_of(SRVGG), tile=16, overlap=5, compile=True)(lq), plain)
+
+
 # --- mixtures of weights -------------------------------------------------------------------------------------------
 
 
@@ -174,6 +190,23 @@ def test_a_failing_tile_names_the_image_and_leaves_nothing(
     assert len(tiles) == 3 and not (tmp_path / "out.png").exists()
     message = capsys.readouterr().err
     assert "photo.png: " in message and ("a kernel failed" in message or "--tile" in message)
+
+
+def test_images_are_told_of_one_by_one_and_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reading, restoring and writing overlap: what fails in one of them is that image's, and the others go on."""
+    images = [noise(6, 5 + i) for i in range(5)]
+    for i, image in enumerate(images):
+        write_image(tmp_path / f"{i}.png", image)
+    (tmp_path / "1.png").write_bytes(b"no image")
+    (tmp_path / "blocked").write_text("a file, so no folder")
+    files = {tmp_path / f"{i}.png": tmp_path / ("blocked" if i == 3 else "out") / f"{i}.png" for i in range(5)}
+    apply = Restorer(generator_of(SRVGG))
+    assert list(restore_files(files, apply, Console())) == [True, False, True, False, True]
+    errors = capsys.readouterr().err
+    assert errors.count("error") == 2 and "1.png" in errors and "3.png" in errors
+    for i in (0, 2, 4):
+        found = read_image_alpha(tmp_path / "out" / f"{i}.png")[0]
+        np.testing.assert_array_equal(found, restore_array(apply, images[i]))
 
 
 def test_values_that_are_not_finite_are_no_image() -> None:

@@ -85,6 +85,49 @@ def test_tiles_with_as_much_context_as_the_network_sees_are_exact(size: tuple[in
         assert sorted({*wrong[0].nonzero().flatten().tolist()}) == [15, 16, 31, 32]
 
 
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize("mode", ["blend", "context"])
+@pytest.mark.parametrize(
+    "size, tile, overlap", [((23, 70), 16, 5), ((70, 23), 8, 7), ((5, 9), None, 0), ((40, 40), 4, 9)]
+)
+def test_batches_and_threads_change_nothing(
+    size: tuple[int, int], tile: int | None, overlap: int, mode: TileMode, threaded: bool
+) -> None:
+    """Of tiles of one size as many as are allowed go into a call; an image of two samples stays one of two."""
+    overlap, lq = min(overlap, 3) if mode == "blend" and tile == 4 else overlap, image(*size).expand(2, -1, -1, -1)
+    shapes: list[torch.Size] = []
+
+    def blur(part: Tensor) -> Tensor:
+        shapes.append(part.shape)
+        return F.avg_pool2d(F.interpolate(part, scale_factor=2.0), 9, stride=1, padding=4)
+
+    one_by_one = restore_tiled(blur, lq, 2, tile, overlap, 2, mode)
+    single, calls = len(shapes), shapes[:]
+    shapes.clear()
+    together = restore_tiled(blur, lq, 2, tile, overlap, 2, mode, batch=3, threaded=threaded)
+    assert together.shape == (2, 3, 2 * size[0], 2 * size[1]) and torch.allclose(together, one_by_one, atol=1e-6)
+    assert sum(shape[0] for shape in shapes) == 2 * single and max(shape[0] for shape in shapes) <= 6
+    assert {shape[-2:] for shape in shapes} == {shape[-2:] for shape in calls}
+    if tile is not None and size[1] == 70:
+        assert len(shapes) < single
+
+
+@pytest.mark.parametrize("mode", ["blend", "context"])
+def test_rows_are_given_as_soon_as_they_are_done(mode: TileMode) -> None:
+    """So that no more than a row of tiles is held; in bands that are easily rounded, from integers too."""
+    seen: list[int] = []
+
+    def count(part: Tensor) -> Tensor:
+        assert part.dtype == torch.uint8
+        seen.append(1)
+        return nearest(2)(part.float())
+
+    lq = (image(300, 90) * 255).to(torch.uint8)
+    bands = restored_bands(count, lq, 2, 100, 10, mode=mode)
+    heights, calls = zip(*((band.shape[-2], len(seen)) for band in bands), strict=True)
+    assert sum(heights) == 600 and max(heights) <= 128 and calls[0] == 1 and calls[-1] == len(seen) >= 3
+
+
 @pytest.mark.parametrize("mode", ["blend", "context"])
 def test_a_failing_tile_is_no_result(mode: TileMode) -> None:
     done: list[Tensor] = []

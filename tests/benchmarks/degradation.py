@@ -1,0 +1,56 @@
+"""Degradation, drawing included: images per second by pipeline and batch size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from degradations import DEGRADATIONS, paired_crop
+from tests.benchmarks import plain, plain_realesrgan
+from tests.benchmarks.measuring import Row, Work, against
+from tests.golden.training_inputs import synthetic_batch
+
+PHOTOS, PLAIN = 8, 16
+"""Images that are degraded, and images in a call of the plain version: their costs differ widely."""
+
+SIZES = {"bsrgan": (320, 288), "bsrgan_plus": (320, 288), "realesrgan": (400, 256), "classical": (96, 96)}
+"""Side of the ground truth given to a pipeline, and of what is left of it; of others 192."""
+GAUSSIANS = {"type": "classical", "steps": {"blur": {"type": "shifted_gaussian_blur"}}}
+"""The classical pipeline without motion, which the plain version leaves out."""
+
+
+def rows(name: str, calls: int, device: torch.device) -> list[Row]:
+    """A pipeline at x4 in batches of several sizes."""
+    side, kept = SIZES.get(name, (192, 192))
+    photos = synthetic_batch(PHOTOS, side, side, 0)
+    arrays = [np.ascontiguousarray(photo.permute(1, 2, 0).numpy()) for photo in photos]
+    stored = (photos * 255).round().to(torch.uint8)
+    degradation = DEGRADATIONS.build(GAUSSIANS if name == "classical" else name, scale=4)
+
+    def ours(batch: int) -> Work:
+        chosen = torch.arange(batch) % PHOTOS
+
+        def work(i: int) -> object:
+            rngs = [np.random.default_rng(i * batch + n) for n in range(batch)]
+            plans = [degradation.sample(rng, (side, side)).with_crop(rng, kept) for rng in rngs]
+            return paired_crop(degradation.apply(stored[chosen].to(device).float() / 255, plans), plans)
+
+        return work, batch
+
+    by_hand: dict[str, Callable[[int], object]] = {
+        "bsrgan": lambda i: plain.bsrgan(arrays[i % PHOTOS]),
+        "bsrgan_plus": lambda i: plain.bsrgan_plus(arrays[i % PHOTOS]),
+        "realesrgan": lambda i: plain_realesrgan.realesrgan(photos[i % PHOTOS][None]),
+        "classical": lambda i: plain.classical(arrays[i % PHOTOS]),
+        "gaussian": lambda i: plain.gaussian(arrays[i % PHOTOS]),
+    }
+    random.seed(0)
+    np.random.seed(0)
+    sizes = (1, 8, 32) if device.type == "cpu" else (1, 32, 128)
+    versions = {f"batch {batch}": ours(batch) for batch in sizes}
+    once = by_hand[name]
+    plainly: Work = (lambda i: [once(i * PLAIN + n) for n in range(PLAIN)], PLAIN)
+    return against(f"{name} {side}->{kept // 4}", "images", plainly, versions, calls, device)
