@@ -354,6 +354,7 @@ def estimate_kernels(
         schedule, spectra = ReleasedSchedule(len(crops)), None
     else:
         schedule, spectra = Schedule(len(crops), settings.steps), Spectra([c.values for c in crops], device)
+        schedule.weights["gan"] *= spectra.share  # discriminators see noise, and kernels that keep it are narrow
     training = Training([c.generator for c in crops], schedule, spectra, device)
     with torch.no_grad():
         kernels = training.network_g()
@@ -385,9 +386,9 @@ def finished(raw: np.ndarray, settings: KernelGAN) -> np.ndarray:
     Of released kernels 40 values survive, of ours twice as many: 40 narrow even a true kernel, to 27 dB. Where nothing
     is left, or values are not finite, the result is flat, which `flaws` calls spread.
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         cleared = zeroised(raw.astype(np.float64), 40 if settings.released else 80)
-    if not np.isfinite(cleared).all():
+    if not np.isfinite([raw, cleared]).all():  # clearing clips infinities
         cleared = np.full(raw.shape, 1 / raw.size)
     kernel = moved_to_centre(cleared, 2)
     if not settings.released:  # whose splines' negative lobes stay

@@ -1,6 +1,6 @@
 """How well known kernels are found again: KernelGAN as released and as it is here, beside Gaussians without direction.
 
-    python -m tests.benchmarks.kernel_recovery PHOTOS [--released 3000] [--iterations 600] [--out recovery.json]
+    python -m tests.benchmarks.kernel_recovery PHOTOS [--noise 5] [--released 3000] [--iterations 600] [--out FILE]
     python -m tests.benchmarks.kernel_recovery --speed [--images 16]
 
 Six photos of the folder, of at least 320x480 pixels and spread over its names, are blurred by two kernels and halved.
@@ -75,10 +75,13 @@ def isotropic(image: np.ndarray, weights: dict[str, float]) -> np.ndarray:
     return kernels[total.argmin()].double().numpy()
 
 
-def recovery(photos: Path, iterations: int, released: int) -> dict[str, list[tuple[float, float]]]:
+def recovery(photos: Path, iterations: int, released: int, noise: float = 0) -> dict[str, list[tuple[float, float]]]:
     """Method -> (PSNR, correlation) of every case; photo by photo, kernel by kernel."""
     truths = [true_kernel(*parameters) for parameters in TRUE_KERNELS]
-    images = [halved(photo, kernel) for photo in photos_of(photos, 6) for kernel in truths]
+    rng = np.random.default_rng(0)
+    clean = [halved(photo, kernel) for photo in photos_of(photos, 6) for kernel in truths]
+    noisy = (image + noise * rng.standard_normal(image.shape) for image in clean)
+    images = [image.round().clip(0, 255).astype(np.uint8) for image in noisy]
     asked = {name: weight for name, weight in Schedule.WEIGHTS.items() if name != "gan"}
     found = {
         "isotropic": [moved_to_centre(isotropic(image, asked), 2) for image in images],
@@ -178,6 +181,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?", help="folder of photos, for recovery")
     parser.add_argument("--iterations", type=int, default=600, help="of the default; 0 leaves it out")
     parser.add_argument("--released", type=int, default=3000, help="iterations of the released code; 0 leaves it out")
+    parser.add_argument("--noise", type=float, default=0, help="sigma of white noise on the halved photos, in levels")
     parser.add_argument("--out", type=Path, help="JSON of every case")
     parser.add_argument("--speed", action="store_true", help="measure speed instead")
     parser.add_argument("--images", type=int, default=16, help="trained together for --speed")
@@ -190,7 +194,7 @@ def main() -> None:
         return
     if options.photos is None:
         parser.error("found no folder of photos, expected one, or --speed")
-    results = recovery(options.photos, options.iterations, options.released)
+    results = recovery(options.photos, options.iterations, options.released, options.noise)
     if options.out:
         options.out.write_text(json.dumps(results, indent=1))
     mean = {name: np.mean(cases, axis=0) for name, cases in results.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from degradations.kernel_shape import centre_of_mass, flaws, moved_to_centre, outlying
 from degradations.kernels import elliptic
@@ -17,8 +18,9 @@ from models.kernelgan import (
     Training,
     estimate_kernels,
     finished,
+    start_at_bicubic,
 )
-from models.kernelgan_losses import Spectra, bicubic_kernel, downscaled
+from models.kernelgan_losses import Spectra, bicubic_kernel, downscaled, noise_power
 from tests.benchmarks.kernel_recovery import PlainGenerator, halved, true_kernel
 
 QUICK = KernelGAN(scale=2, iterations=4)
@@ -100,9 +102,26 @@ def test_estimates_are_aligned_for_their_scale() -> None:
     assert np.abs(found.raw - bicubic_kernel().numpy()).max() < 0.05, "it starts at the bicubic kernel"
 
 
-def test_a_generator_without_a_kernel_gives_a_bad_one() -> None:
-    for raw in (np.full((13, 13), -1.0), np.full((13, 13), np.nan)):
-        assert flaws(finished(raw, QUICK), 2) == ["spread"]
+@pytest.mark.parametrize("released", [False, True])
+def test_a_generator_without_a_kernel_gives_a_bad_one(released: bool) -> None:
+    for worst in (-1.0, np.nan, np.inf, -np.inf):
+        some = bicubic_kernel().numpy().copy()
+        some[4, 5] = worst
+        for raw in (np.full((13, 13), worst), *([] if np.isfinite(worst) else [some])):
+            assert flaws(finished(raw, KernelGAN(scale=2, released=released)), 2) == ["spread"]
+
+
+def test_a_network_that_explodes_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, started = estimate_kernels([scene(0)], QUICK)[0], start_at_bicubic
+
+    def broken(networks: Generators) -> None:
+        started(networks)
+        networks.weights[0].data[1:] = np.nan
+
+    monkeypatch.setattr("models.kernelgan.start_at_bicubic", broken)
+    found, lost = estimate_kernels([scene(0), scene(1)], QUICK)
+    assert np.abs(found.raw - alone.raw).max() < 1e-4
+    assert flaws(lost.kernel, 2) == ["spread"] and outlying([found.losses["total"], lost.losses["total"]])[1]
 
 
 def test_released_noise_accumulates_and_its_kernel_is_one_step_old() -> None:
@@ -129,6 +148,21 @@ def test_the_spectrum_knows_width_and_direction(angle: float) -> None:
     }
     losses = Spectra([image / 255]).loss(torch.from_numpy(np.stack(list(candidates.values()))).float())
     assert list(candidates)[int(losses.argmin())] == "true", dict(zip(candidates, losses.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("correlated", [0, 0.6])
+def test_noise_does_not_narrow_what_the_spectrum_says(correlated: float) -> None:
+    """Half of the scene is flat, and shows the noise."""
+    image = halved(scene(3, 512, 512), true_kernel(1.5, 1.5, 0))
+    image[:, 128:] = 120
+    noise = gaussian_filter(np.random.default_rng(0).standard_normal(image.shape), (correlated, correlated, 0))
+    noise *= 6 / noise.std()
+    image = (image + noise).round().clip(0, 255).astype(np.uint8) / 255
+    gray = np.array([0.299, 0.587, 0.114])
+    assert 0.8 < noise_power(image @ gray, 64).mean() / (noise / 255 @ gray).var() < 1.25
+    sigmas = np.arange(0.6, 3, 0.1)
+    losses = Spectra([image]).loss(torch.from_numpy(np.stack([true_kernel(s, s, 0) for s in sigmas])).float())
+    assert sigmas[int(losses.argmin())] == pytest.approx(1.5, abs=0.15)
 
 
 @pytest.mark.parametrize(
