@@ -69,9 +69,11 @@ def main() -> int:
         if args.input:
             return restore(args, tree, processes, console)
         return benchmark(args, tree, processes, console)
-    except (OptionError, OSError) as error:
-        console.error(str(error))
-        return 1
+    except (OptionError, OSError, KeyboardInterrupt) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        more = "; with --skip-existing the same command goes on" if args.input else ""
+        console.error(f"interrupted{more}" if stopped else str(error))
+        return 130 if stopped else 1
     finally:
         distributed.stop()
 

@@ -293,7 +293,8 @@ class Trainer:
         for name, network in [*self.stage.networks.items(), ("network_g_ema", self.ema.network)]:
             network.load_state_dict(saved.networks[name])
         load_optimizers(self.stage, saved.state["optimizers"])
-        self.scaler.load_state_dict(saved.state["scaler"])
+        if saved.state["scaler"]:  # else it was saved in another precision than fp16
+            self.scaler.load_state_dict(saved.state["scaler"])
         self.stage.load_state_dict(saved.state["stage"])
         self.watcher.scores = saved.state["scores"]
         self.iteration = saved.meta["iteration"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
@@ -39,7 +40,9 @@ def ahead(
     first = next(steps, None)  # here, so that workers are started by the main thread
     if first is None:
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="degrade") as thread:
+    # A thread starts on the first GPU, whatever the main one chose, and would set up a context there.
+    choose = None if stream is None else partial(torch.cuda.set_device, device)
+    with ThreadPoolExecutor(1, thread_name_prefix="degrade", initializer=choose) as thread:
         future = thread.submit(degraded, first)
         try:
             while (found := future.result()) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 import warnings
 import zlib
@@ -68,8 +69,11 @@ def read_bank(path: str) -> list[np.ndarray]:
 def bank_files(path: str) -> list[Path]:
     """A file, those that a pattern (`results/*/*_x4.mat`) names, or all below a folder, in the order of their paths.
 
-    Of a folder with pools as `python -m data.prepare kernels` writes them, the pools. Raises MissingPoolError.
+    `~` is the home folder. Of a folder with pools as `python -m data.prepare kernels` writes them, the pools.
+
+    Raises MissingPoolError.
     """
+    path = os.path.expanduser(path)
     if Path(path).is_dir():
         files = list(Path(path).glob("kernels_x*.npz"))
         files = files or [file for file in Path(path).rglob("*") if file.suffix.lower() in _READERS]
@@ -186,7 +190,7 @@ def _accepted(path: Path, pool: Mapping[str, np.ndarray]) -> list[Any]:
     if not accepted.any():
         why = Counter(flaw for row in pool["flaws"] for flaw in str(row).split(",") if flaw)
         counts = ", ".join(f"{flaw} {count}" for flaw, count in why.most_common())
-        raise OptionError(
+        raise MissingPoolError(
             f"{path}: none of its {len(accepted)} kernels is accepted (flaws: {counts or 'not said'}); look at the "
             "sheet beside it, and estimate from more or larger images"
         )

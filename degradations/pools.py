@@ -6,7 +6,7 @@ from utils.fields import OptionError
 
 
 class MissingPoolError(OptionError):
-    """A pool is not there. The `prepare:` section of an option file may be about to make it."""
+    """A pool is not there, or does not serve. The `prepare:` section of an option file may be about to make it anew."""
 
 
 def require_same(drawn: str, held: str, what: str, path: str) -> None:

@@ -142,7 +142,7 @@ def gradient_penalty(
     Returns:
         The mean over images of (norm of the gradient - 1)², with a graph to the discriminator's parameters.
     """
-    share = torch.rand(real.shape[0], 1, 1, 1, generator=generator).to(real)
+    share = torch.rand(real.shape[0], 1, 1, 1, generator=generator).to(real, non_blocking=True)
     mixed = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
     with torch.enable_grad():
         logits = discriminator(mixed).float().reshape(real.shape[0], -1).mean(1)

@@ -27,6 +27,7 @@ from utils.logging import Console
 from utils.metrics import Metric
 from utils.metrics.protocol import PROTOCOLS, Protocol
 from utils.sheet import strip
+from utils.threads import one_ahead
 
 BICUBIC, SMOOTHED = "bicubic", "bicubic, smoothed"
 Scores = dict[str, float]
@@ -338,8 +339,7 @@ def run_set(
     mine = range(processes.rank, len(valid), processes.world_size)
     first_protocol = next(iter(measure.protocols.values()))
     with console.progress(len(mine), desc=valid.name) as progress:
-        for index in mine:
-            item = valid[index]
+        for index, item in zip(mine, one_ahead(valid.__getitem__, mine), strict=True):
             try:
                 outputs = restore_all(item, restorers, valid.scale)
                 gt = item.batch.targets.get("plain")

@@ -139,6 +139,8 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
             lost = f"{type(stage).__name__} keeps state in its forward pass"
         elif any(isinstance(module, GlobalBatchNorm2d) for module in network.modules()):
             lost = "`batch_norm: global` shares statistics between processes"
+        elif network._compiled_call_impl is not None or any("forward" in vars(part) for part in network.modules()):
+            lost = "`performance` compiles or recomputes parts of the network on one GPU"
         if lost is not None:
             raise OptionError(
                 f"{lost}, which DataParallel over {len(processes.gpus)} GPUs would lose; start it with torchrun "

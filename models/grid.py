@@ -102,25 +102,28 @@ def run_grid(
 ) -> list[GridResult]:
     """Measures bicubic, the baselines and every generator that knows the cell's scale, on every set."""
     check_layout(grid, measure)
+    silent = Console(rank=1)  # a bar per benchmark would be a hundred bars
+
+    def results(options: BenchmarkOptions) -> list[SetResult]:
+        restorers = {name: build(generator, options.assume) for name, generator in generators.items()}
+        fitting = {name: r for name, r in restorers.items() if r.scale == options.scale or "scale" in r.conditions}
+        lines = baseline_restorers(options, build)
+        return [
+            run_set(tested, fitting, measure, None, processes, silent, lines, smoothing_too=False)
+            for tested in benchmark_sets(options)
+        ]
+
     found: dict[str, GridResult] = {}
-    with console.progress(sum(map(len, cells.values())), desc="benchmarks") as progress:
+    with console.progress(len(cells), desc="cells") as progress:
         for (row, column), benchmarks in cells.items():
-            parts: dict[str, list[SetResult]] = {}
-            for options in benchmarks:
-                restorers = {name: build(generator, options.assume) for name, generator in generators.items()}
-                fit = {name: r for name, r in restorers.items() if r.scale == options.scale or "scale" in r.conditions}
-                lines = baseline_restorers(options, build)
-                for tested in benchmark_sets(options):
-                    silent = Console(rank=1)  # a bar per set would be a hundred bars
-                    result = run_set(tested, fit, measure, None, processes, silent, lines, smoothing_too=False)
-                    parts.setdefault(result.name, []).append(result)
-                progress.update()
-            for name, results in parts.items():
-                of_set = found.setdefault(name, GridResult(name, sum(len(r.scores[BICUBIC]) for r in results), {}))
-                for method in results[0].scores:
-                    means = mean_scores([r.means(method) for r in results])
+            for parts in zip(*map(results, benchmarks), strict=True):  # of one set
+                images = sum(len(part.scores[BICUBIC]) for part in parts)
+                of_set = found.setdefault(parts[0].name, GridResult(parts[0].name, images, {}))
+                for method in parts[0].scores:
+                    means = mean_scores([part.means(method) for part in parts])
                     of_cell = {column: means[grid.number]} if grid.columns else means
                     of_set.numbers.update({(row, method, key): value for key, value in of_cell.items()})
+            progress.update()
     return list(found.values())
 
 

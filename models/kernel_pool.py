@@ -110,12 +110,14 @@ def collect_kernels(
 
 
 def _usable(path: Path, settings: KernelGAN) -> np.ndarray:
-    """(H, W, 3) uint8. Raises ImageError for what cannot be read or is smaller than the crops."""
+    """(H, W, 3) uint8. Raises ImageError for what cannot be read, is smaller than the crops or has no content."""
     image = read_image(path)
     least = SIZE_G + (0 if settings.real_image else 2 * SHAVED)
     if min(image.shape[:2]) < least:
         found = "x".join(map(str, image.shape[:2]))
         raise ImageError(f"{path}: {found} is too small for the crops of {least}x{least}; take it out of the folder")
+    if image.min() == image.max():
+        raise ImageError(f"{path}: all its pixels have one value, which tells nothing of a blur; take it out")
     return image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
 
 

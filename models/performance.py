@@ -26,8 +26,8 @@ class Performance:
         tf32: let GPUs multiply float32 numbers with ten bits of mantissa.
         fused: update all weights in one kernel, which leaves them alone by itself where a gradient is not finite, so
             that nobody waits to see. False updates one weight after the other, and waits.
-        compile: torch.compile of networks and losses; `reduce-overhead` records CUDA graphs. The first iterations take
-            minutes then.
+        compile: torch.compile of networks and losses; `reduce-overhead` and `max-autotune` record CUDA graphs. The
+            first iterations take minutes then.
         recompute: keep no activations within the blocks of a generator but compute them again for the gradient, which
             saves most of the memory and costs a third of the time (gradient checkpointing).
         prefetch: degrade the next batch, in a thread and on a stream of its own, while the step is computed. By default
@@ -46,7 +46,8 @@ class Performance:
         return device.type == "cuda" if self.prefetch is None else self.prefetch
 
     def lay_out(self, stage: Stage, device: torch.device) -> None:
-        """Moves a fresh stage to its device, in the memory format of its choice."""
+        """Moves a fresh stage to its device, in the memory format of its choice, and tells its optimizers how to
+        update: before they are loaded, since fused ones keep their state elsewhere."""
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
             torch.backends.cudnn.benchmark = True  # a training step has the same shapes again and again
@@ -54,16 +55,17 @@ class Performance:
         if self.channels_last:
             for module in parts(stage):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if not self.fused:
+            for phase in stage.phases():
+                phase.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+                for group in phase.optimizer.param_groups:
+                    group["fused"] = False
 
     def speed_up(self, stage: Stage) -> None:
         """Changes how a stage's parts are called; what they are called with, and their states, stay as they are.
 
         Raises OptionError if the generator names no blocks to recompute.
         """
-        if not self.fused:
-            for phase in stage.phases():
-                for group in phase.optimizer.param_groups:
-                    group["fused"] = False
         if self.recompute:
             recompute_blocks(stage.networks["network_g"])
         if self.compile != "none":
@@ -72,7 +74,7 @@ class Performance:
 
     def begin_step(self) -> None:
         """Says that what recorded graphs gave for the last step is no longer needed."""
-        if self.compile == "reduce-overhead":
+        if self.compile in ("reduce-overhead", "max-autotune"):
             torch.compiler.cudagraph_mark_step_begin()
 
 

@@ -14,9 +14,9 @@ from data.folder import Folder
 from data.overlap import overlap
 from data.preparation import hr as hr_step
 from data.preparation import noise as noise_step
-from data.preparation.hr import CleanHr, make_hr
+from data.preparation.hr import CleanHr, check_folders, make_hr
 from data.preparation.noise import NoisePatches, collect_noise
-from data.preparation.work import cores, named_images, stamp
+from data.preparation.work import cores, named_images, refuse_inside, stamp
 from data.source import Source
 from models import kernel_pool
 from models.kernel_pool import collect_kernels
@@ -65,8 +65,16 @@ def prepare(
             raise OptionError(
                 f"prepare.kernels.scale: found {settings.kernels.scale}, expected the run's scale, {scale}"
             )
+        folders = {"source": source, **({} if target is None else {"target": target})}
+        for name, folder in folders.items():
+            try:
+                named_images(folder)
+                refuse_inside(out, folder)
+            except OptionError as error:
+                raise OptionError(f"prepare.{name}: {error}") from error
+        check_folders(source, target, out / "hr")  # said before kernels are estimated for hours
         if processes.is_main and validation:
-            for text in overlap({"source": Folder(str(source))}, validation, "prepare."):
+            for text in overlap({n: Folder(str(folder)) for n, folder in folders.items()}, validation, "prepare."):
                 console.warn(text)
     if (kernels := settings.kernels) is not None:
         step = _Step("kernels", out, {"version": kernel_pool.VERSION, **asdict(kernels)}, [source])
@@ -79,8 +87,7 @@ def prepare(
         step = _Step("noise", out, {"version": noise_step.VERSION, **asdict(noise)}, [source])
         step.take(lambda folder: collect_noise(noise, source, folder, cores(), console), processes, console)
     if (hr := settings.hr) is not None:
-        folders = [source, *([] if target is None else [target])]
-        step = _Step("hr", out, {"version": hr_step.VERSION, "scale": scale, **asdict(hr)}, folders)
+        step = _Step("hr", out, {"version": hr_step.VERSION, "scale": scale, **asdict(hr)}, [*folders.values()])
         step.take(lambda folder: make_hr(hr, scale, source, target, folder, cores(), console), processes, console)
 
 
@@ -112,9 +119,13 @@ class _Step:
             if processes.is_main:
                 if noted is None and folder.exists():
                     raise OptionError(f"prepare.out: {folder} is there, but {note} is not; choose another folder")
-                if noted not in (None, begun) and not shared:
+                if noted not in (None, begun, finished):
                     console.info(f"prepare.{self.name}: images or options have changed; {folder} is made anew")
-                    shutil.rmtree(folder, ignore_errors=True)
+                    if shared:  # what was estimated is kept; a pool of another scale would be a second one
+                        for pool in folder.glob("kernels_x*"):
+                            pool.unlink()
+                    else:
+                        shutil.rmtree(folder, ignore_errors=True)
                 self.out.mkdir(parents=True, exist_ok=True)
                 replace_text(note, begun)
         if shared:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -89,6 +91,9 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
     Achieved operations per second count convolutions and matrix products, as PyTorch's own counter does, and stand
     beside what the device reaches in one large matrix product of the stage's precision.
     """
+    for earlier in takewhile(lambda other: other != name, run.experiment.stages):  # for what is handed over
+        run.enter(earlier, None)
+        run.save(final=True)
     run.enter(name, None)
     with closing(run.batches(WARM_UP + 1 + 2 * steps)) as batches:
         for _ in range(WARM_UP):
@@ -103,9 +108,11 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
             traced, _ = (sum(column) for column in zip(*(timed_step(run, batches) for _ in range(steps)), strict=True))
     seconds, waited = (sum(column) for column in zip(*times, strict=True))
     trace = folder / f"profile_{name}.json.gz"
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    profiler.export_chrome_trace(str(trace))
-    events, key = profiler.key_averages(), "self_device_time_total" if gpu else "self_cpu_time_total"
+    if run.console.is_main:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(trace))
+    events = of_device(profiler.key_averages(), gpu)
+    key = "self_device_time_total" if gpu else "self_cpu_time_total"
     largest = sorted(events, key=lambda event: -getattr(event, key))[:10]
     total = sum(getattr(event, key) for event in events)
     rows = [cost(event, getattr(event, key), total, steps) for event in largest]
@@ -116,8 +123,24 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
         f"{flops / 1e12:.3f} TFLOP/s, {100 * flops / rate:.0f} % of the {rate / 1e12:.3f} of a large matrix product",
     ]
     if gpu:
-        lines.append(f"the GPU has nothing to do for {100 * (1 - total / 1e6 / traced):.1f} % of the time")
+        spans = [(event.time_range.start, event.time_range.end) for event in of_device(profiler.events() or (), gpu)]
+        lines.append(f"the GPU has nothing to do for {100 * (1 - covered(spans) / 1e6 / traced):.1f} % of the time")
     run.console.info("\n".join([*lines, f"trace: {trace} (open it at https://ui.perfetto.dev)"]))
+
+
+def of_device(events: Iterable[Any], gpu: bool) -> list[Any]:
+    """Of a GPU its kernels, without the operators that launched them, which have the same time once more."""
+    kind = DeviceType.CUDA if gpu else DeviceType.CPU
+    return [event for event in events if event.device_type == kind and not event.is_user_annotation]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How much time spans (start, end) take together; where streams overlap it counts once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def cost(event: Any, microseconds: float, total: float, steps: int) -> list[str]:  # noqa: ANN401

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.preparation.convert import convert
+from data.preparation.work import refuse_inside
 from utils.fields import OptionError, PositiveInt
 from utils.image import from_tensor, to_tensor
 from utils.logging import Console
@@ -52,15 +53,9 @@ class Trimmed:
         return f"{height}x{width} is too small, expected {needed} or more a side" if min(height, width) < needed else ""
 
 
-def make_hr(
-    job: CleanHr, scale: int, source: Path, target: Path | None, out: Path, workers: int, console: Console
-) -> int:
-    """Writes OUT/source (cleaned) and OUT/target (as it is), each image trimmed to `scale`; `type: folder` with the
-    root OUT reads both. Kernels and noise are to come from the source only.
-
-    Returns how many images could not be used. Raises as `convert`, and OptionError if one folder lies in the other.
-    """
-    folders = {"source": source, "target": target}
+def check_folders(source: Path, target: Path | None, out: Path) -> None:
+    """Raises OptionError if one folder lies in the other, or results would lie in one of them."""
+    folders = [source, *([] if target is None else [target])]
     if target is not None:
         one, other = source.resolve(), target.resolve()
         if one.is_relative_to(other) or other.is_relative_to(one):
@@ -68,8 +63,22 @@ def make_hr(
                 f"source {source} and target {target} are the same folder or lie in each other; the target is for "
                 "other, clean images, and may be left out"
             )
+    for folder in folders:
+        for name in ("source", "target")[: len(folders)]:
+            refuse_inside(out / name, folder)
+
+
+def make_hr(
+    job: CleanHr, scale: int, source: Path, target: Path | None, out: Path, workers: int, console: Console
+) -> int:
+    """Writes OUT/source (cleaned) and OUT/target (as it is), each image trimmed to `scale`; `type: folder` with the
+    root OUT reads both. Kernels and noise are to come from the source only.
+
+    Returns how many images could not be used. Raises as `convert` and `check_folders`.
+    """
+    check_folders(source, target, out)
     failed = 0
-    for name, folder in folders.items():
+    for name, folder in {"source": source, "target": target}.items():
         if folder is not None:
             trim = Trimmed(job.factor if name == "source" else 1, scale, job.released and name == "source")
             failed += convert(trim, folder, out / name, "", workers, console)

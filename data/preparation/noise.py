@@ -19,6 +19,7 @@ from data.lmdb import META
 from data.preparation.database import RECORD as DATABASE_RECORD
 from data.preparation.database import write_database
 from data.preparation.work import Failure, Record, named_images, parallel, refuse_inside, stamp
+from degradations.steps.real_noise import PLAN, SHEET, STATISTICS
 from utils.fields import NonNegative, OptionError, Pair, PositiveInt, Prob
 from utils.files import replace_text
 from utils.image import ImageError, read_image, read_image_alpha, write_image
@@ -27,8 +28,7 @@ from utils.logging import Console, table
 from utils.sheet import judged
 
 VERSION = 1
-STATISTICS, SHEET = "statistics.json", "sheet.png"
-_RECORD, _PLAN, _ASIDE = ".measured.jsonl", ".patches.json", ".patches"
+_RECORD, _ASIDE = ".measured.jsonl", ".patches"
 _SIGMA = 5.0  # pixels; what is smoother counts as light, not as noise or texture
 _SHOWN, _CONTRAST = 36, 4  # of the sheet: tiles of each kind, and how much stronger they are shown
 Patches = dict[str, dict[str, Any]]
@@ -201,16 +201,17 @@ def _report(job: NoisePatches, found: Mapping[str, list[Tile]], names: Mapping[s
         console.warn(f"{len(small)} images are too small for a tile of {job.side}, try a smaller size: {shown}")
     if not counts["accepted"]:
         why = ", ".join(f"{count} by {flaw}" for flaw, count in counts.most_common())
+        other = "a larger `flattest`" if job.rule == "quantile" else "the rule `quantile`"
         raise OptionError(
             f"no tile of {len(found)} images passes ({why or 'none is large enough'}); a smaller size, other limits or "
-            f"the rule `quantile` may find some"
+            f"{other} may find some"
         )
     console.info(table(["tiles", "count"], [[kind, n] for kind, n in [*counts.most_common(), ("all", counts.total())]]))
 
 
 def _write(patches: Patches, out: Path, folder: Path, workers: int) -> None:
     """Writes the patches that are not there yet, and removes those of an earlier plan."""
-    plan = out / _PLAN
+    plan = out / PLAN
     old: Patches = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else {}
     if folder != out and old != patches:  # a database cannot tell which of its images are old
         for name in ("data.mdb", "lock.mdb", META, DATABASE_RECORD):

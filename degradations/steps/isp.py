@@ -229,7 +229,10 @@ def demosaic(seen: Tensor, phases: Sequence[Phase], sizes: Sequence[Size]) -> Ra
     that a pixel has.
     """
     # As every sensor starts with red, one convolution by whole tiles serves all phases.
-    full = F.pixel_shuffle(F.conv2d(seen, _malvar_filters().to(seen.device), stride=2), 2)
+    # In float64 on GPUs, which by default convolve float32 numbers with ten bits of mantissa.
+    work = torch.float64 if seen.is_cuda else seen.dtype
+    filters = _malvar_filters().to(seen.device, work, non_blocking=True)
+    full = F.pixel_shuffle(F.conv2d(seen.to(work), filters, stride=2), 2).to(seen.dtype)
     places = [red_place(phase) for phase in phases]
     return Ragged.pack(
         [

@@ -194,9 +194,10 @@ class KernelBank(Step):
         path: a file, a folder or a pattern (see `bank_files`), or `usrnet_8` for the Gaussians of USRNet's table.
         indices: the kernels to draw from, counted from 0; left out, all.
         augment: turn each by a random number of quarters and mirror it half of the time. A shift that was
-            made for a scale turns too; `align` puts it right.
+            made for a scale turns too; `align` puts it right, and is asked for where the scale is known.
         align: `as_is`, or the centre of mass where a Gaussian's would be (see `shifted_gaussian_blur`). Estimated
-            kernels stand as `upper_left` puts them.
+            kernels stand as `upper_left` puts them, for `every_nth`; where the image is resized, as `bsrgan` and
+            `realesrgan` do, they need `centre`.
         border: how the image goes on outside.
     """
 
@@ -224,9 +225,14 @@ class KernelBank(Step):
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
         if self.bank.scale not in (None, state.factor):
-            raise ValueError(
+            raise MissingPoolError(
                 f"{self.path} holds kernels for x{self.bank.scale}, but x{state.factor} is still to go; "
                 "name a pool of that scale, and leave out steps that halve the image"
+            )
+        if self.bank.scale is not None and self.augment and self.align is None:
+            raise ValueError(
+                f"{self.path} holds kernels that stand where x{self.bank.scale} needs them; turned, they would move "
+                "the image: set `align: upper_left`, or centre before resizing"
             )
         indices = self.indices or range(len(self.bank.kernels))
         drawn: Drawn = {"bank": self.bank.hash, "index": indices[int(rng.integers(len(indices)))]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from utils.image import ImageError, decode_image, image_files, to_float
 from utils.image_header import parse_header
 from utils.lmdb_reader import reader
 
-SHEET = "sheet.png"
-"""The overview of a pool, no patch of it."""
+PLAN, STATISTICS, SHEET = ".patches.json", "statistics.json", "sheet.png"
+"""Files of a pool: what is to be collected, facts of what was, written last, and the overview, which is no patch."""
 _DECODED = 1024  # patches kept in memory by each process, 200 MB of 256x256
 
 
@@ -38,8 +39,14 @@ class NoisePool:
     def read(cls, root: str) -> NoisePool:
         """A folder of images at any depth, or an LMDB database of them. The same files are looked at only once.
 
-        Raises MissingPoolError where there is none, and OptionError for a file that is no image.
+        Raises MissingPoolError where there is none or it is not finished, OptionError for a file that is no image.
         """
+        root = os.path.expanduser(root)
+        if (Path(root) / PLAN).exists() and not (Path(root) / STATISTICS).exists():
+            raise MissingPoolError(
+                f"{root}: its collection was stopped before the end; the same command (`python -m data.prepare noise`) "
+                "goes on"
+            )
         try:
             if _is_database(root):
                 files, names = [Path(root) / "data.mdb"], tuple(reader(root).keys())
@@ -128,12 +135,12 @@ class RealNoise(Step):
         return {"pool": pool.hash, "index": index, "top": top, "left": left, "turns": turns, "mirrored": mirrored}
 
     def _check(self, size: Size) -> None:
-        """Raises ValueError for an image that some patch does not cover."""
+        """Raises MissingPoolError for an image that some patch does not cover."""
         sides = [min(patch) for patch in self.pool.sizes]
         least = sides.index(min(sides))
         if sides[least] < max(size):
             height, width = self.pool.sizes[least]
-            raise ValueError(
+            raise MissingPoolError(
                 f"{self.path}/{self.pool.names[least]}: a patch of {height}x{width} does not cover a low-quality crop "
                 f"of {size[0]}x{size[1]}; collect larger patches (`python -m data.prepare noise --size {max(size)}`), "
                 "or take a smaller crop_size"

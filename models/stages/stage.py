@@ -68,7 +68,7 @@ class StageSettings:
         """The dtype of autocast on a device."""
         wish = self.precision
         if wish == "auto":
-            wish = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+            wish = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
 
     def rate_factor(self, completed: int) -> float:

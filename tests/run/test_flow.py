@@ -58,12 +58,13 @@ def test_a_pool_that_cannot_serve_is_said_before_training(tree: dict[str, Any], 
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
-def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["psnr", "gan"])  # the second takes over what the first has not learned here
+def test_a_profile_says_where_the_time_goes(tmp_path: Path, stage: str) -> None:
     options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images")))
-    run = finished(options, tmp_path / "runs", "--profile", "2", "--stage", "psnr")
+    run = finished(options, tmp_path / "runs", "--profile", "2", "--stage", stage)
     for words in ("ms/iteration", "waiting for data", "TFLOP/s", "of a large matrix product"):
         assert words in run.out
-    assert [path.name for path in run.folder.iterdir()] == ["profile_psnr.json.gz"]
+    assert [path.name for path in run.folder.iterdir()] == [f"profile_{stage}.json.gz"]
 
 
 def test_everything_on_learns_what_everything_off_learns(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,21 @@ SRVGG = {"type": "srvgg", "scale": 2, "num_feat": 8, "num_conv": 1}
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "test.py"), *map(str, arguments), "--device", "cpu"]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_ctrl_c_ends_restoring_in_words(tmp_path: Path) -> None:
+    for i in range(100):
+        write_image(tmp_path / "in" / f"{i:02d}.png", picture(i, 64, 64))
+    weights = save_ours(tmp_path / "network.safetensors", SRVGG)
+    command = [sys.executable, str(ROOT / "test.py"), "-i", "in", "-o", "out", "--weights", str(weights), "--tile", "8"]
+    command += ["--overlap", "4", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob("out/[0-9]*.png")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; with --skip-existing" in words and "Traceback" not in words
+    assert 1 <= len(list(tmp_path.glob("out/*.png"))) < 100 and not list(tmp_path.glob("out/*.tmp"))
 
 
 def picture(seed: int, height: int = 32, width: int = 40, dtype: type = np.uint8) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from contextlib import nullcontext
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -61,6 +63,23 @@ def test_what_goes_wrong_ahead_is_raised_in_the_loop() -> None:
     assert next(batches) and next(batches)
     with pytest.raises(InterruptedError, match="disk"):
         next(batches)
+
+
+def test_the_thread_works_on_the_gpu_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread's own choice is the first GPU, where each rank would set up a context besides."""
+    chosen: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: chosen.append((threading.current_thread().name[:7], device))
+    )
+    for name in ("Stream", "Event", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    degradation = DEGRADATIONS.build({"type": "gaussian"}, scale=2)
+    made = MagicMock(targets={}, kernel=None, sigma=None)
+    monkeypatch.setattr("data.ahead.degrade", lambda *_: made)
+    second = torch.device("cuda", 1)
+    assert len(list(ahead(steps(3, degradation, []), [degradation], second))) == 3
+    assert chosen == [("degrade", second)]
 
 
 def test_no_steps_are_no_steps() -> None:

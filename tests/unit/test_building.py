@@ -13,6 +13,7 @@ from degradations import Batch, Plan
 from losses import LOSSES, LossTerm
 from models import NETWORKS
 from models.building import distribute
+from models.performance import Performance
 from models.stages.psnr import PsnrStage
 from utils import distributed
 from utils.distributed import Processes
@@ -45,6 +46,17 @@ def test_several_gpus_go_through_data_parallel(monkeypatch: pytest.MonkeyPatch) 
     one = stage()
     assert distribute(one.networks["network_g"], processes(0, 1), one) is not one.networks["network_g"]
     assert seen["ids"] == [0, 1]
+
+
+@pytest.mark.parametrize("performance", [Performance(recompute=True), Performance(compile="default")], ids=str)
+def test_what_is_tied_to_one_gpu_is_refused_on_several(performance: Performance) -> None:
+    """A replica would call the first GPU's weights."""
+    network = NETWORKS.build({"type": "rrdbnet", "scale": 2, "num_feat": 4, "num_block": 1, "num_grow_ch": 2})
+    one = PsnrStage(network, {"l1": LossTerm(LOSSES.check("l1").component())})
+    performance.speed_up(one)
+    with pytest.raises(OptionError, match="`performance` compiles or recomputes.*DataParallel over 2 GPUs.*torchrun"):
+        distribute(one.networks["network_g"], processes(0, 1), one)
+    assert distribute(one.networks["network_g"], processes(0), one) is one.networks["network_g"]
 
 
 class Spread(nn.Module):

@@ -55,7 +55,8 @@ def test_generator_and_discriminator_from_files(tmp_path: Path) -> None:
         "network_d": saved(source.networks["network_d"], tmp_path / "d.pth", "params"),
     }
     stage = gan_stage(generator(2))
-    text = hand_over(stage, "gan", Handover(**{name: str(path) for name, path in paths.items()}), CHECKPOINTS)
+    start = Handover(checkpoint=str(paths["checkpoint"]), network_d=str(paths["network_d"]))
+    text = hand_over(stage, "gan", start, CHECKPOINTS)
     assert text.count("every weight fits") == 2
     for name, network in source.networks.items():
         for key, weight in network.state_dict().items():

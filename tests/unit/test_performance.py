@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
+import torch._inductor
 from torch import Tensor, nn
 
 from losses import LOSSES, LossTerm
@@ -15,6 +17,7 @@ from models.performance import Performance, recompute_blocks
 from models.stages import gan
 from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
+from models.stages.stage import StageSettings
 from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
 from utils.fields import OptionError
 from utils.optim import Optim
@@ -106,7 +109,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(fused: bool) -> None:
     """Neither weights nor the optimizer's moments nor its count of steps."""
     stage = stage_of()
     trainer = trainer_of(stage)
-    Performance(fused=fused).speed_up(stage)
+    Performance(fused=fused).lay_out(stage, CPU)
     good, bad = (torch.full((1, 3, 16, 16), value) for value in (0.5, torch.nan))
     gt = torch.rand(1, 3, 32, 32)
     trainer.train_step([samples_of(good, plain=gt)])
@@ -118,6 +121,37 @@ def test_a_gradient_that_is_not_finite_changes_nothing(fused: bool) -> None:
     trainer.train_step([samples_of(good, plain=gt)])
     assert trainer.watcher.nonfinite_in_a_row == 0
     assert not torch.equal(stage.networks["network_g"].conv_first.weight, before[0]["conv_first.weight"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_half_precision_goes_with_either_way_to_update(fused: bool) -> None:
+    stage = stage_of()
+    Performance(fused=fused).lay_out(stage, CPU)
+    trainer = trainer_of(stage, StageSettings(iterations=9, precision="fp16"))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    weight, gt, seen = stage.networks["network_g"].conv_first.weight, torch.rand(1, 3, 32, 32), []
+    for value in (0.5, torch.nan, 0.5):
+        before = weight.detach().clone()  # type: ignore[operator]
+        trainer.train_step([samples_of(torch.full((1, 3, 16, 16), value), plain=gt)])
+        seen.append((bool((weight != before).any()), trainer.scaler.get_scale()))  # type: ignore[union-attr]
+    assert seen == [(True, 8.0), (False, 4.0), (True, 4.0)]
+
+
+def test_precision_is_bf16_where_a_gpu_has_it_and_does_not_only_imitate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, settings = torch.device("cuda"), StageSettings(iterations=1)
+    for newer, chosen in ((True, torch.bfloat16), (False, torch.float32)):
+        with monkeypatch.context() as patched:
+            supports = lambda including_emulation=True, newer=newer: newer or including_emulation  # noqa: E731
+            patched.setattr(torch.cuda, "is_bf16_supported", supports)
+            assert settings.dtype(gpu) is chosen
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_a_step_is_marked_where_graphs_are_recorded(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    marks: list[int] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    Performance(compile=mode).begin_step()
+    assert bool(marks) == torch._inductor.list_mode_options(mode).get("triton.cudagraphs", False)
 
 
 def gan_stage(norm: str) -> GanStage:

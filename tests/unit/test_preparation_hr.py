@@ -76,4 +76,7 @@ def test_folders_that_hold_each_other_are_refused(tmp_path: Path, capsys: pytest
         )
     assert run(source, source / "hr") == 1
     assert "results would become sources" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    write_image(tmp_path / "hr" / "source" / "b.png", picture(0, 40, 47, 3))  # whose clean ones would go here
+    assert run(source, tmp_path / "hr", "--target", tmp_path / "hr" / "source") == 1
+    assert "results would become sources" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and len(image_files(tmp_path / "hr")) == 1

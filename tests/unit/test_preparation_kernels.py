@@ -13,9 +13,11 @@ import torch
 
 from data.folder import Folder
 from data.prepare import main
+from degradations import DEGRADATIONS
 from degradations.kernel_files import read_bank
 from degradations.kernel_shape import moved_to_centre
 from degradations.kernels import isotropic_gaussian
+from degradations.pools import MissingPoolError
 from models import kernel_pool, preparing
 from models.kernelgan import Estimate, KernelGAN
 from models.preparing import CleanHr, NoisePatches, Prepare, prepare
@@ -163,6 +165,9 @@ def test_empty_pools_are_refused(
     write_image(only / "a.png", picture(0, 32, 64, 3))
     assert run(only, tmp_path / "pool") == 1
     assert "there is no kernel, since no image could be used" in capsys.readouterr().err
+    write_image(only / "a.png", np.full((64, 64, 3), 7, np.uint8))
+    assert run(only, tmp_path / "pool") == 1
+    assert "a.png: all its pixels have one value" in capsys.readouterr().err
     assert run(source, source / "pool") == 1
     assert "results would become sources" in capsys.readouterr().err
     assert run(source, tmp_path / "pool", "--noise-scale", "-1", "--iterations", "0") == 1
@@ -213,6 +218,25 @@ def test_each_step_runs_once_and_again_when_something_has_changed(
     assert estimator.batches[-1] == [125]
 
 
+def test_pools_that_no_longer_serve_are_made_anew(source: Path, tmp_path: Path, estimator: StandIn) -> None:
+    """Of another scale, or with patches that are too small: the old ones neither stop the run nor stay beside."""
+    out = tmp_path / "out"
+    steps: dict[str, Any] = {"blur": {"type": "kernel_bank", "path": str(out / "kernels"), "border": "symmetric"}}
+    steps |= {"down": {"type": "every_nth"}, "noise": {"path": str(out / "noise")}}
+    prepare(settings_of(source, out), 2, ALONE, Console(1))
+    wrong = DEGRADATIONS.build({"type": "realsr", "steps": steps}, scale=4)  # built by the check before `prepare`
+    with pytest.raises(MissingPoolError, match="kernels for x2"):
+        wrong.sample(np.random.default_rng(0), (96, 96), shared={"training_crop": True})
+    small = DEGRADATIONS.build({"type": "realsr", "steps": steps}, scale=2)
+    with pytest.raises(MissingPoolError, match="a patch of 16x16 does not cover"):
+        small.sample(np.random.default_rng(0), (96, 96), shared={"training_crop": True})
+    larger = {"size": 32, "max_variance": 200, "mean_range": [0, 255]}
+    prepare(settings_of(source, out, kernels={"scale": 4}, noise=larger), 4, ALONE, Console(1))
+    assert [path.name for path in (out / "kernels").glob("*.npz")] == ["kernels_x4.npz"]
+    served = DEGRADATIONS.build({"type": "realsr", "steps": steps}, scale=4)
+    assert served.sample(np.random.default_rng(0), (96, 96), shared={"training_crop": True}).scale == 4
+
+
 def test_a_stopped_step_goes_on(
     source: Path, tmp_path: Path, estimator: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,9 +269,13 @@ def test_what_prepare_refuses_and_warns_of(
     with pytest.raises(OptionError, match=r"prepare.kernels.scale: found 2, expected the run's scale, 4"):
         prepare(settings, 4, ALONE, Console())
     with pytest.raises(OptionError, match="are the same folder or lie in each other"):
-        prepare(replace(settings, target=str(source), kernels=None, noise=None), 2, ALONE, Console())
-    with pytest.raises(OptionError, match="no such folder"):
-        prepare(replace(settings, source=str(tmp_path / "none")), 2, ALONE, Console())
+        prepare(replace(settings, target=str(source)), 2, ALONE, Console())
+    for name in ("source", "target"):
+        with pytest.raises(OptionError, match=f"prepare.{name}: .*none: no such folder"):
+            prepare(replace(settings, **{name: str(tmp_path / "none")}), 2, ALONE, Console())
+    with pytest.raises(OptionError, match="prepare.source: .* results would become sources"):
+        prepare(replace(settings, out=str(source)), 2, ALONE, Console())
+    assert not estimator.batches and not (tmp_path / "out").exists()  # said before anything is done
     write_image(tmp_path / "mine" / "noise" / "a.png", picture(5, 40, 40, 3))
     with pytest.raises(OptionError, match=r"prepare.out: .*noise is there, but .*noise.json is not; choose another"):
         prepare(replace(settings, out=str(tmp_path / "mine"), kernels=None), 2, ALONE, Console())
@@ -255,8 +283,12 @@ def test_what_prepare_refuses_and_warns_of(
     capsys.readouterr()
     held_out = tmp_path / "held out"
     write_image(held_out / "x.png", picture(100, 64, 70, 3))
-    prepare(replace(settings, kernels=None, noise=None), 2, ALONE, Console(), {"mine": Folder(str(held_out))})
-    assert "data.validation.mine: 1 of its 1 images are also in prepare.source, so its" in capsys.readouterr().err
+    write_image(tmp_path / "target" / "y.png", picture(100, 64, 70, 3))
+    settings = replace(settings, target=str(tmp_path / "target"), kernels=None, noise=None)
+    prepare(settings, 2, ALONE, Console(), {"mine": Folder(str(held_out))})
+    warned = capsys.readouterr().err
+    for name in ("source", "target"):
+        assert f"data.validation.mine: 1 of its 1 images are also in prepare.{name}, so its" in warned
 
 
 def test_the_section_is_checked() -> None:

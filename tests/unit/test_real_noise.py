@@ -16,9 +16,9 @@ from data.preparation.database import write_database
 from data.source import SourceEntry
 from data.training import DataOptions, Mix, TrainingSet, ValidationSet, degrade
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State
-from degradations.kernel_files import usrnet_kernels
+from degradations.kernel_files import read_bank, usrnet_kernels
 from degradations.pools import MissingPoolError
-from degradations.steps.real_noise import RealNoise
+from degradations.steps.real_noise import PLAN, STATISTICS, NoisePool, RealNoise
 from tests.helpers import write_kernel_pool, write_noise_pool
 from utils.checking import OptionsError
 from utils.fields import OptionError
@@ -170,10 +170,40 @@ def test_kernels_of_another_scale_are_refused(tmp_path: Path) -> None:
     bank = {"type": "kernel_bank", "path": str(pool), "border": "symmetric"}
     steps = {"blur": bank, "down": {"type": "every_nth"}, "noise": {"path": str(tmp_path / "noise")}}
     assert realsr(4, steps=steps).scale == 4
-    with pytest.raises(OptionError, match="kernels_x4.npz holds kernels for x4, but x2 is still to go; name a pool"):
+    halving = DEGRADATIONS.build({"type": "bsrgan", "steps": {"halve": {"prob": 1}, "blur": bank}}, scale=4)
+    for wrong in (realsr(2, steps=steps), halving):  # only when drawn: `prepare:` may make others
+        with pytest.raises(MissingPoolError, match="kernels_x4.npz holds kernels for x4, but x2 is still to go; name"):
+            for seed in range(8):
+                wrong.sample(np.random.default_rng(seed), (64, 64))
+
+
+def test_turned_kernels_of_a_known_scale_must_be_aligned(tmp_path: Path) -> None:
+    """Else the low-quality images would be moved by up to (scale - 1) pixels of the ground truth."""
+    write_noise_pool(tmp_path / "noise")
+    pool = write_kernel_pool(tmp_path / "kernels", usrnet_kernels(), 2)
+    blur = {"type": "kernel_bank", "path": str(pool), "border": "symmetric", "augment": True}
+    steps = {"blur": blur, "down": {"type": "every_nth"}, "noise": {"path": str(tmp_path / "noise")}}
+    with pytest.raises(OptionError, match="turned, they would move the image: set `align: upper_left`"):
         realsr(2, steps=steps)
-    with pytest.raises(OptionError, match="holds kernels for x4, but x2"):
-        DEGRADATIONS.build({"type": "bsrgan", "steps": {"halve": {"prob": 1}, "blur": bank}}, scale=4)
+    assert realsr(2, steps={**steps, "blur": {**blur, "align": "upper_left"}}).scale == 2
+
+
+def test_pools_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_noise_pool(tmp_path / "noise")
+    write_kernel_pool(tmp_path / "kernels", usrnet_kernels(), 2)
+    assert NoisePool.read("~/noise").hash == NoisePool.read(str(tmp_path / "noise")).hash
+    assert read_bank("~/kernels") and read_bank("~/kernels/*.npz")
+
+
+def test_a_pool_whose_collection_was_stopped_is_not_used(tmp_path: Path) -> None:
+    write_noise_pool(tmp_path)
+    (tmp_path / STATISTICS).unlink()
+    (tmp_path / PLAN).write_text("{}")
+    with pytest.raises(MissingPoolError, match="stopped before the end; the same command .* goes on"):
+        NoisePool.read(str(tmp_path))
+    (tmp_path / STATISTICS).write_text("{}")
+    assert NoisePool.read(str(tmp_path)).names
 
 
 @pytest.mark.parametrize(

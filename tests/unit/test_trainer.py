@@ -33,6 +33,16 @@ def test_half_precision_diverges_in_words_too() -> None:
     assert counts == [0, 0, *range(1, 10)]
 
 
+def test_a_stage_goes_on_in_half_precision() -> None:
+    """A checkpoint of another precision holds no scale."""
+    trainer = trainer_of(PsnrStage(nn.Conv2d(3, 3, 1), {"l1": LossTerm(LOSSES.check("l1").component())}))
+    state, networks = trainer.state_dict(), trainer.stage.networks
+    weights = {"network_g": networks["network_g"].state_dict(), "network_g_ema": trainer.ema.network.state_dict()}
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    trainer.restore(SimpleNamespace(networks=weights, state=state, meta={"iteration": 3}))  # type: ignore[arg-type]
+    assert (trainer.iteration, trainer.scaler.get_scale()) == (3, 4.0)
+
+
 def test_a_stage_stands_on_its_device_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimizer's state that is carried over goes where its parameters are then."""
     stage = PsnrStage(nn.Conv2d(3, 3, 1), {"l1": LossTerm(LOSSES.check("l1").component())})
