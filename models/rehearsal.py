@@ -98,7 +98,8 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
     with closing(run.batches(WARM_UP + 1 + 2 * steps)) as batches:
         for _ in range(WARM_UP):
             run.train_step(next(batches))
-        with FlopCounterMode(display=False) as counter:
+        # Uncompiled, since of graphs that are replayed the counter sees nothing.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             run.train_step(next(batches))
         synchronise(run.device)
         times = [timed_step(run, batches) for _ in range(steps)]  # without the profiler, which slows things down
