@@ -52,7 +52,7 @@ def lives(options: str, runs: str, ranks: str) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, ranks: int) -> None:
     """Bit for bit: weights, queue, pointer, key encoder, moments; with a worker, through the hand-over, and where the
     key encoder follows statistics that differ between ranks."""

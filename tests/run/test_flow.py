@@ -67,6 +67,7 @@ def test_a_profile_says_where_the_time_goes(tmp_path: Path, stage: str) -> None:
     assert [path.name for path in run.folder.iterdir()] == [f"profile_{stage}.json.gz"]
 
 
+@pytest.mark.slow
 def test_everything_on_learns_what_everything_off_learns(tmp_path: Path) -> None:
     """Degrading ahead changes nothing at all, and may change at a resume."""
     options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images"), psnr=4, gan=2))

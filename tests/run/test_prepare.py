@@ -394,6 +394,7 @@ def test_a_worker_that_dies_is_reported_with_what_it_did() -> None:
 # --- kernels ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_estimation_of_kernels(tmp_path: Path) -> None:
     """The pool is that of one process, and a bad image is named."""
     source = tmp_path / "src"

@@ -165,6 +165,7 @@ def test_one_stage_alone_then_the_other(reference: Training, options: Path, tmp_
     assert_equal_states(final_states(second.folder), final_states(reference.folder))
 
 
+@pytest.mark.slow
 def test_two_ranks_resume_exactly(images: Path, tmp_path: Path) -> None:
     """SIGTERM to torchrun and all its processes; the same command goes on to what one go gives."""
     options = write_options(tmp_path / "tiny.yml", option_tree(images, psnr=40, gan=20, keep_last=100))
