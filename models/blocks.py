@@ -73,10 +73,10 @@ class EncoderNetwork(Network):
         """
         if embedding is not None:
             return self._restored(lq, embedding)
-        embedding, projection = self.encoder(lq)
+        own, projection = self.encoder(lq)
         if task == "encode":
             return projection
-        sr = self._restored(lq, embedding)
+        sr = self._restored(lq, own)
         return sr if task == "restore" else (sr, projection)
 
     def _restored(self, lq: Tensor, embedding: Tensor) -> Tensor:
