@@ -52,9 +52,10 @@ def assert_near(found: Tensor, expected: np.ndarray, atol: float) -> None:
 
 
 def assert_weights(found: Tensor, expected: np.ndarray) -> None:
-    """Equal but for stray elements: Adam's first steps are of the rate's size, so gradients near 0 can turn."""
+    """Equal but for stray elements: Adam's first steps are of the rate's size (1e-4), so gradients near 0 can turn, in
+    each of up to four steps, and do so on another processor."""
     error = (found.detach() - torch.from_numpy(expected)).abs()
-    assert float(error.max()) < 2e-4
+    assert float(error.max()) < 8e-4
     assert float((error < 5e-6).float().mean()) > 0.8
 
 
@@ -323,7 +324,7 @@ def test_gan_stage_trains_as_realsr(kind: str, perceptual: bool, torchvision_vgg
     for part, key in (("mean", "D_bn_rm"), ("var", "D_bn_rv")):
         # Real-SR's relativistic generator step passes fake before real images, ours and KAIR's real before fake. That
         # moves only the running statistics, which training never reads.
-        atol = 0.05 * float(np.abs(stored[key]).max()) if kind == "ragan" else 1e-5
+        atol = 0.05 * float(np.abs(stored[key]).max()) if kind == "ragan" else 1e-4
         assert_near(d[f"model.3.running_{part}"], stored[key], atol)
 
 
