@@ -127,7 +127,9 @@ def test_a_joint_step(name: str, first: str, seen: list[Tensor]) -> None:
     assert len(rounding) == (7 if name == "dasr" else 11) and parameters.keys() == norms.keys()
     for key, parameter in parameters.items():
         assert parameter.grad is not None
-        assert key in rounding or float(parameter.grad.norm()) == pytest.approx(norms[key], rel=NORMS), key
+        # A gamma's gradient is one sum, in which much cancels.
+        rel = 4 * NORMS if key.endswith(".gamma") else NORMS
+        assert key in rounding or float(parameter.grad.norm()) == pytest.approx(norms[key], rel=rel), key
     stored = [key.removeprefix("grad:") for key in values if key.startswith("grad:")]
     for key in stored:
         assert_close(parameters[key].grad, values[f"grad:{key}"])  # type: ignore[arg-type]
