@@ -89,6 +89,7 @@ def lines_of(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_lmdb_goes_on(tmp_path: Path) -> None:
     source, out = tmp_path / "src", tmp_path / "x.lmdb"
     for i in range(90):

@@ -150,6 +150,7 @@ def test_the_other_way_round(reference: Training, options: Path, tmp_path: Path)
     assert_equal_states(final_states(finished(options, runs).folder), final_states(reference.folder))
 
 
+@pytest.mark.slow
 def test_one_stage_alone_then_the_other(reference: Training, options: Path, tmp_path: Path) -> None:
     """`--stage`; a resume at a stage's end starts the next one by hand-over; other workers change nothing."""
     runs = tmp_path / "runs"
