@@ -180,8 +180,7 @@ class TrainingSet(Dataset[Samples]):
             except UnreadableImageError as error:
                 mishaps.append((entry.source.name(index), str(error)))
                 continue
-            drawn = degradation.draw_shared(step_stream(self.seed, self.stage, iteration))
-            shared = {**drawn, "training_crop": True}
+            shared = {**degradation.draw_shared(step_stream(self.seed, self.stage, iteration)), "training_crop": True}
             size = (self.options.crop_size, self.options.crop_size)
             plans = degradation.sample(rng, size, iteration, shared).views(self.views)
             if self.positive == "same_image_other_degradation":

@@ -53,7 +53,7 @@ class Performance:
             torch.backends.cudnn.benchmark = True  # a training step has the same shapes again and again
         stage.to(device)
         if self.channels_last:
-            for module in parts(stage):
+            for module in stage.modules:
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if not self.fused:
             for phase in stage.phases():
@@ -69,18 +69,13 @@ class Performance:
         if self.recompute:
             recompute_blocks(stage.networks["network_g"])
         if self.compile != "none":
-            for module in parts(stage):
+            for module in stage.modules:
                 module.compile(mode=self.compile)
 
     def begin_step(self) -> None:
         """Says that what recorded graphs gave for the last step is no longer needed."""
         if self.compile in ("reduce-overhead", "max-autotune"):
             torch.compiler.cudagraph_mark_step_begin()
-
-
-def parts(stage: Stage) -> list[nn.Module]:
-    """The networks and losses of a stage."""
-    return [*stage.networks.values(), *(term.loss for term in stage.losses.values())]
 
 
 def recompute_blocks(network: nn.Module) -> None:

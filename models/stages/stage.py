@@ -126,9 +126,14 @@ class Stage:
     def __init__(self, networks: Mapping[str, nn.Module], losses: Mapping[str, LossTerm]) -> None:
         self.networks, self.losses = dict(networks), dict(losses)
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Networks and losses."""
+        return [*self.networks.values(), *(term.loss for term in self.losses.values())]
+
     def to(self, device: torch.device) -> None:
         """Moves networks and losses to a device."""
-        for module in [*self.networks.values(), *(term.loss for term in self.losses.values())]:
+        for module in self.modules:
             module.to(device)
 
     @classmethod
