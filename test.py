@@ -21,8 +21,7 @@ from typing import Any
 
 import torch
 
-from models.back_projection import BackProjection
-from models.benchmark import (
+from models.benchmarking.benchmark import (
     BICUBIC,
     BenchmarkOptions,
     BenchmarkSet,
@@ -34,10 +33,12 @@ from models.benchmark import (
     metric_specs,
     run_set,
 )
-from models.experiment import check_experiment, network_options
-from models.grid import baseline_restorers, grid_cells, run_grid, write_grid
-from models.nonblind import Assumption, NoiseLevel
-from models.restore import (
+from models.benchmarking.grid import baseline_restorers, grid_cells, run_grid, write_grid
+from models.benchmarking.results import write_results
+from models.restoring.back_projection import BackProjection
+from models.restoring.files import restoration_targets, restore_files
+from models.restoring.nonblind import Assumption, NoiseLevel
+from models.restoring.restorer import (
     AUTO_TILE,
     WHOLE_PIXELS,
     Generator,
@@ -49,13 +50,13 @@ from models.restore import (
     load_generator,
     weight_files,
 )
-from models.restore_files import restoration_targets, restore_files
-from models.results import write_results
-from utils import distributed, options
-from utils.arguments import typed
-from utils.distributed import Processes
-from utils.fields import Count, OptionError, Positive, PositiveInt, Prob
+from models.training.experiment import check_experiment, network_options
 from utils.logging import Console
+from utils.options import files as option_files
+from utils.options.arguments import typed
+from utils.options.fields import Count, OptionError, Positive, PositiveInt, Prob
+from utils.processes import distributed
+from utils.processes.distributed import Processes
 
 
 def main() -> int:
@@ -65,7 +66,7 @@ def main() -> int:
     try:
         processes = distributed.start(args.device)
         console = Console(processes.rank)
-        tree = options.load(args.opt, args.set) if args.opt is not None else None
+        tree = option_files.load(args.opt, args.set) if args.opt is not None else None
         if args.input:
             return restore(args, tree, processes, console)
         return benchmark(args, tree, processes, console)
@@ -355,7 +356,7 @@ def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
         pairs = [pair.partition("=") for pair in settings.split(",")] if settings else []
         if not head or (name or kind) in tree or not all(key and equals for key, equals, _ in pairs):
             raise OptionError(f"--metrics {text}: expected [NAME=]TYPE[:KEY=VALUE,...], each name once")
-        values = {key: options.parse(value, f"--metrics {text}") for key, _, value in pairs}
+        values = {key: option_files.parse(value, f"--metrics {text}") for key, _, value in pairs}
         tree[name or kind] = {"type": kind, **values}
     return tree
 

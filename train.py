@@ -25,27 +25,28 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.ahead import ahead
+from data.loading import grouped, loader_options
 from data.sampler import StepSampler
 from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch
-from models.building import build_stage, distribute, hand_over, load_optimizers, make_ready, rehearse
-from models.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
-from models.rehearsal import try_out
-from models.report import final_report, next_command
-from models.saving import Saver
 from models.stages.stage import Memo, Phase
-from models.watch import Diverged, Watcher
-from utils import distributed, options
-from utils.arguments import whole
-from utils.checkpoint import Checkpoints, LoadedCheckpoint
-from utils.distributed import AgreedError, Agreement, Processes
-from utils.fields import OptionError
-from utils.loading import grouped, loader_options
-from utils.lock import RunLock
+from models.training.building import build_stage, distribute, hand_over, load_optimizers, make_ready, rehearse
+from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
+from models.training.rehearsal import try_out
+from models.training.report import final_report, next_command
+from models.training.resume import choose_resume
+from models.training.saving import Saver
+from models.training.watch import Diverged, Watcher
 from utils.logging import Console, Progress, write_status
 from utils.optim import Ema, set_rate
-from utils.resume import choose_resume
-from utils.signals import handled
+from utils.options import files as option_files
+from utils.options.arguments import whole
+from utils.options.fields import OptionError
+from utils.processes import distributed
+from utils.processes.distributed import AgreedError, Agreement, Processes
+from utils.processes.signals import handled
+from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint
+from utils.storage.lock import RunLock
 
 EXIT_PREEMPTED = 75
 """Exit status of a run that a signal ended after saving: start it again and it goes on."""
@@ -390,7 +391,7 @@ def train(
             with distributed.together():
                 trainer = Trainer(experiment, tree, processes, folder, console)
                 if processes.is_main:
-                    (folder / "options.yml").write_text(options.dump(tree), encoding="utf-8")
+                    (folder / "options.yml").write_text(option_files.dump(tree), encoding="utf-8")
             held.callback(trainer.watcher.close)
             status("running")
             with handled(trainer.on_signal):

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from data.folder import read_listed
 from data.source import Source, UnreadableImageError
+from data.sources.folder import read_listed
 from data.training import ValidationItem, ValidationSet
 from degradations import Plan
-from utils.fields import OptionError
-from utils.files import replace_text
-from utils.image import from_tensor, image_files, to_float, to_uint8, to_uint16, write_image
+from utils.images.files import from_tensor, image_files, to_float, to_uint8, to_uint16, write_image
 from utils.logging import Console
+from utils.options.fields import OptionError
+from utils.storage.files import replace_text
 
 
 class Files(Source):

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from degradations import Degradation
-from utils.checking import Spec
-from utils.fields import Positive, PositiveInt, TwoOrMore
-from utils.registry import Registry
+from utils.options.components import Registry, Spec
+from utils.options.fields import Positive, PositiveInt, TwoOrMore
 
 
 class UnreadableImageError(OSError):
@@ -66,6 +65,4 @@ class SourceEntry:
     embedding: TwoOrMore | None = None
 
 
-DATASETS: Registry[Source] = Registry(
-    "data set", "data", protocol=Source, entry=SourceEntry, skip=("prepare", "source")
-)
+DATASETS: Registry[Source] = Registry("data set", "data.sources", protocol=Source, entry=SourceEntry)

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from data.sampler import index_of
 from data.source import Source, SourceEntry, UnreadableImageError
 from degradations import Batch, Degradation, Degraded, Plan, paired_crop
-from utils.checking import Spec
-from utils.fields import Count, OptionError, PositiveInt
+from utils.options.components import Spec
+from utils.options.fields import Count, OptionError, PositiveInt
 from utils.seeding import sample_stream, step_stream, validation_stream
 
 MAX_ATTEMPTS = 50

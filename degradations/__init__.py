@@ -1,5 +1,6 @@
 """Degradations: how low-quality images are made from good ones. Each is a pipeline of named steps."""
 
+from degradations.operations.ragged import Ragged, Size
 from degradations.plan import (
     Batch,
     Degradation,
@@ -13,17 +14,15 @@ from degradations.plan import (
     paired_crop,
     run_steps,
 )
-from degradations.ragged import Ragged, Size
-from utils.registry import Registry
+from utils.options.components import Registry
 
 STEPS: Registry[Step] = Registry("step", "degradations.steps", protocol=Step, entry=StepEntry, probe=True)
 DEGRADATIONS: Registry[Degradation] = Registry(
     "degradation",
-    "degradations",
+    "degradations.systems",
     protocol=Degradation,
     entry=DegradationSettings,
     context=("scale",),
-    skip=("preview",),
     probe=True,
 )
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Size, State, StepEntry, run_steps
-from degradations.pools import MissingPoolError
-from degradations.ragged import on_device
-from utils.fields import PositiveInt, Prob
+from degradations.kernels.pools import MissingPoolError
+from degradations.operations.ragged import on_device
+from utils.options.fields import PositiveInt, Prob
 from utils.seeding import draw_seed, generator
 
 

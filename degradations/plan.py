@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.ragged import Ragged, Size
-from utils.fields import Prob
+from degradations.operations.ragged import Ragged, Size
+from utils.options.fields import Prob
 from utils.seeding import generator
 
 Drawn = dict[str, Any]

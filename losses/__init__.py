@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from utils.fields import NonNegative, PositiveInt
-from utils.registry import Registry
+from utils.options.components import Registry
+from utils.options.fields import NonNegative, PositiveInt
 
 
 class Loss(nn.Module):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import LOSSES, Loss
-from utils.distributed import all_mean
-from utils.fields import NonNegative
+from utils.options.fields import NonNegative
+from utils.processes.distributed import all_mean
 from utils.seeding import torch_generator
 
 Kind = Literal["vanilla", "ragan", "lsgan", "softplus", "hinge", "wgan"]

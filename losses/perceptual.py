@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import LOSSES, Loss
-from utils.fields import NonNegative, OptionError
+from utils.options.fields import NonNegative, OptionError
 
 Layer = Literal[
     "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4",

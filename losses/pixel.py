@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import LOSSES, Loss
-from utils.fields import Positive
+from utils.options.fields import Positive
 
 
 @LOSSES.register("l1")

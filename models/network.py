@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from utils.registry import Registry
+from utils.options.components import Registry
 
 
 class Network(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.image import write_image
+from utils.images.files import write_image
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"

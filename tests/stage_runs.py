@@ -12,14 +12,14 @@ from torch import Tensor
 
 from data.training import Samples, degrade
 from degradations import Batch, Degraded, Plan
-from models.experiment import Logger
-from models.performance import Performance
 from models.stages.stage import Stage, StageSettings
-from models.watch import Watcher
+from models.training.experiment import Logger
+from models.training.performance import Performance
+from models.training.watch import Watcher
 from train import Trainer
-from utils.distributed import Processes
 from utils.logging import Console
 from utils.optim import Ema
+from utils.processes.distributed import Processes
 
 ELSEWHERE = Processes(rank=1, world_size=1, local_rank=0, device=torch.device("cpu"))
 """A process that is not the main one, and so writes nothing."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.files import replace_text
+from utils.storage.files import replace_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from utils.fields import Count, NonNegative, Positive, PositiveInt, Prob
-from utils.registry import Registry
+from utils.options.components import Registry
+from utils.options.fields import Count, NonNegative, Positive, PositiveInt, Prob
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from math import pi
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.filters import Border, convolve
-from degradations.kernels import anisotropic_gaussian, gaussian_row, square
-from utils.fields import IntRange, NonNegativeRange, Prob
+from degradations.kernels.families import anisotropic_gaussian, gaussian_row, square
+from degradations.operations.filters import Border, convolve
+from utils.options.fields import IntRange, NonNegativeRange, Prob
 
 
 def draw_odd(rng: np.random.Generator, low: int, high: int) -> int:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from degradations.ragged import Ragged, on_device
+from degradations.operations.ragged import Ragged, on_device
 
 LUMA = np.array(
     [

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
-from degradations.ragged import column, mix_channels, on_device
+from degradations.operations.ragged import column, mix_channels, on_device
 from degradations.steps import noise
-from utils.fields import NonNegative, PositiveRange, RangeSchedule
+from utils.options.fields import NonNegative, PositiveRange, RangeSchedule
 from utils.seeding import draw_seed
 
 Phase = Literal["rggb", "grbg", "gbrg", "bggr"]

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
-from degradations.ragged import on_device
+from degradations.operations.ragged import on_device
 from degradations.steps.diffjpeg import CHROMA, LUMA, diffjpeg_ragged
-from utils.fields import QualityRange, RangeSchedule
+from utils.options.fields import QualityRange, RangeSchedule
 
 # Rows of the 8-point cosine transform times 2^13 (and times sqrt 8), left halves; odd rows are antisymmetric.
 _TRANSFORM = (

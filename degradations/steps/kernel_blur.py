@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.filters import Border, convolve
-from degradations.kernel_files import Bank, centred
-from degradations.kernels import anisotropic_gaussian, gaussian_row, square
-from degradations.motion import kernel_of_seed
-from degradations.pools import MissingPoolError, require_same
-from degradations.varying import Widths, convolve_varying, nodes, widths_between
-from utils.fields import (
+from degradations.kernels.families import anisotropic_gaussian, gaussian_row, square
+from degradations.kernels.files import Bank, centred
+from degradations.kernels.motion import kernel_of_seed
+from degradations.kernels.pools import MissingPoolError, require_same
+from degradations.kernels.varying import Widths, convolve_varying, nodes, widths_between
+from degradations.operations.filters import Border, convolve
+from utils.options.fields import (
     Count,
     NonNegative,
     NonNegativeRange,

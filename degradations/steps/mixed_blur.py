@@ -8,10 +8,10 @@ from math import pi
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
-from degradations.filters import convolve
-from degradations.kernels import elliptic, gaussian_row, sinc, square
+from degradations.kernels.families import elliptic, gaussian_row, sinc, square
+from degradations.operations.filters import convolve
 from degradations.steps.blur import check_odd_range, draw_odd
-from utils.fields import IntRange, PositiveRange, Prob, RangeSchedule, Weights
+from utils.options.fields import IntRange, PositiveRange, Prob, RangeSchedule, Weights
 
 KINDS: Weights = {
     "isotropic": 0.45,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.ragged import column, mix_channels, on_device
-from utils.fields import LevelRange, Prob, RangeSchedule, Weights
+from degradations.operations.ragged import column, mix_channels, on_device
+from utils.options.fields import LevelRange, Prob, RangeSchedule, Weights
 from utils.seeding import draw_seed, random_bits, torch_generator
 
 

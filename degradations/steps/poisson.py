@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.ragged import column
+from degradations.operations.ragged import column
 from degradations.steps import noise
 from degradations.steps.rounding import round_to_8_bits
-from utils.colour import gray
-from utils.fields import NonNegativeRange, Prob, Range, RangeSchedule
+from utils.images.colour import gray
+from utils.options.fields import NonNegativeRange, Prob, Range, RangeSchedule
 from utils.seeding import draw_seed
 
 

@@ -14,12 +14,12 @@ import lmdb
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
-from degradations.pools import MissingPoolError, require_same
-from degradations.ragged import on_device
-from utils.fields import OptionError
-from utils.image import ImageError, decode_image, image_files, to_float
-from utils.image_header import parse_header
-from utils.lmdb_reader import reader
+from degradations.kernels.pools import MissingPoolError, require_same
+from degradations.operations.ragged import on_device
+from utils.images.files import ImageError, decode_image, image_files, to_float
+from utils.images.header import parse_header
+from utils.options.fields import OptionError
+from utils.storage.lmdb_reader import reader
 
 PLAN, STATISTICS, SHEET = ".patches.json", "statistics.json", "sheet.png"
 """Files of a pool: what is to be collected, facts of what was, written last, and the overview, which is no patch."""

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
-from degradations.filters import Interpolation, convolve, resize
-from degradations.kernels import gaussian_row, shift_to_upper_left
+from degradations.kernels.families import gaussian_row, shift_to_upper_left
+from degradations.operations.filters import Interpolation, convolve, resize
 from degradations.steps.rounding import round_to_8_bits
-from utils.fields import Odd, PositiveInt, PositiveRange, Prob, RangeSchedule, Weights
-from utils.resize import Border, imresize
+from utils.images.resize import Border, imresize
+from utils.options.fields import Odd, PositiveInt, PositiveRange, Prob, RangeSchedule, Weights
 
 MODES: tuple[Interpolation, ...] = ("linear", "cubic", "area")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.filters import convolve
-from degradations.kernels import gaussian_row
-from utils.fields import NonNegative, PositiveInt
+from degradations.kernels.families import gaussian_row
+from degradations.operations.filters import convolve
+from utils.options.fields import NonNegative, PositiveInt
 
 
 def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> Ragged:

@@ -8,7 +8,7 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.steps.noise import KINDS, check_noise, draw_noise, drawn_noise
-from utils.fields import LevelRange, RangeSchedule, Weights
+from utils.options.fields import LevelRange, RangeSchedule, Weights
 
 
 @STEPS.register("speckle_noise")

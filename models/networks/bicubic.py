@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from utils.fields import PositiveInt
-from utils.resize import imresize
+from utils.images.resize import imresize
+from utils.options.fields import PositiveInt
 
 
 @NETWORKS.register("bicubic")

@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import EncoderNetwork
 from models.network import NETWORKS
+from models.networks.batch_norm import BATCH_NORMS, BatchStatistics
+from models.networks.blocks import EncoderNetwork, mirrored
 from models.networks.dasr import DABlock, DAConv, perceptron
 from models.networks.rrdbnet import ResidualDenseBlock
-from utils.batch_norm import BATCH_NORMS, BatchStatistics
-from utils.fields import PositiveInt
-from utils.tiling import mirrored
+from utils.options.fields import PositiveInt
 
 PATCH = 12
 Attend = Literal["released", "paper"]

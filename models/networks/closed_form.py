@@ -10,8 +10,8 @@ from torch import Tensor
 
 from models.network import NETWORKS, Network
 from models.networks.usrnet import DataTerm, psf_on_canvas
-from utils.fields import Positive, PositiveInt
-from utils.resize import imresize
+from utils.images.resize import imresize
+from utils.options.fields import Positive, PositiveInt
 
 
 @NETWORKS.register("closed_form")

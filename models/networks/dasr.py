@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import EncoderNetwork
 from models.network import NETWORKS
+from models.networks.batch_norm import BATCH_NORMS, BatchStatistics
+from models.networks.blocks import EncoderNetwork
 from models.networks.rrdbnet import STEP_FACTORS
-from utils.batch_norm import BATCH_NORMS, BatchStatistics
-from utils.fields import PositiveInt
+from utils.options.fields import PositiveInt
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import damp_convolutions
 from models.network import NETWORKS, Network
-from utils.fields import PositiveInt
+from models.networks.blocks import damp_convolutions
+from utils.options.fields import PositiveInt
 
 STEP_FACTORS: dict[int, tuple[int, ...]] = {2: (2,), 3: (3,), 4: (2, 2)}
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
 from models.network import NETWORKS, Network
-from utils.batch_norm import BATCH_NORMS, BatchStatistics
-from utils.fields import PositiveInt
+from models.networks.batch_norm import BATCH_NORMS, BatchStatistics
+from utils.options.fields import PositiveInt
 
 KERNEL_SIZE = 4
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import damp_convolutions, require_multiple
 from models.network import NETWORKS, Network
-from utils.fields import PositiveInt
+from models.networks.blocks import damp_convolutions, require_multiple
+from utils.options.fields import PositiveInt
 
 UNSHUFFLE_FACTOR = {1: 4, 2: 2, 4: 1}
 STEP_FACTORS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}

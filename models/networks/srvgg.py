@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.network import NETWORKS, Network
-from utils.fields import Count, PositiveInt
+from utils.options.fields import Count, PositiveInt
 
 
 @NETWORKS.register("srvgg")

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from models.blocks import require_multiple
 from models.network import NETWORKS, Network
-from utils.fields import PositiveInt
+from models.networks.blocks import require_multiple
+from utils.options.fields import PositiveInt
 
 
 @NETWORKS.register("unet_sn")

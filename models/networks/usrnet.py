@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.network import NETWORKS, Network
-from utils.fields import PositiveInt
+from utils.options.fields import PositiveInt
 
 ActMode = Literal["R", "L", "BR"]
 DownsampleMode = Literal["strideconv", "avgpool"]

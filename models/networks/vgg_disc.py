@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
 from models.network import NETWORKS, Network
-from utils.batch_norm import BATCH_NORMS, BatchStatistics
-from utils.fields import Positive, PositiveInt, Prob
+from models.networks.batch_norm import BATCH_NORMS, BatchStatistics
+from utils.options.fields import Positive, PositiveInt, Prob
 
 LEVELS = {96: 5, 128: 5, 192: 6, 256: 6}
 

@@ -1,0 +1,1 @@
+"""Stages: how networks learn."""

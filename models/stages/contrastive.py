@@ -14,9 +14,9 @@ from degradations import Batch
 from losses import LossTerm
 from losses.contrastive import contrastive_logits, contrastive_loss
 from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, colour_drift, weighted
-from utils.distributed import AgreedError, all_gather
-from utils.fields import NonNegative, OptionError, Positive, PositiveInt, Prob
 from utils.optim import Optim
+from utils.options.fields import NonNegative, OptionError, Positive, PositiveInt, Prob
+from utils.processes.distributed import AgreedError, all_gather
 from utils.seeding import torch_generator
 
 Positives = Literal["same_image_same_degradation", "other_image_same_degradation", "same_image_other_degradation"]

@@ -13,8 +13,8 @@ from losses import LossTerm
 from losses.gan import GanLoss
 from models.network import Network
 from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, colour_drift, weighted
-from utils.checking import Spec
 from utils.optim import Init, Optim
+from utils.options.components import Spec
 
 
 @STAGES.register("gan")

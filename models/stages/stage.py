@@ -12,10 +12,9 @@ from torch.optim import Optimizer
 
 from degradations import Batch
 from losses import LossTerm
-from utils.checking import Eager
-from utils.fields import Count, Positive, PositiveInt, Prob
 from utils.optim import Schedule, default_schedule
-from utils.registry import Registry
+from utils.options.components import Eager, Registry
+from utils.options.fields import Count, Positive, PositiveInt, Prob
 
 Memo = dict[str, Tensor]
 """What the phases of one micro-batch hand to each other, such as the generator's output."""

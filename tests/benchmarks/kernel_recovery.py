@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from scipy.ndimage import correlate
 from torch import Tensor, nn
 
-from degradations.kernel_shape import moved_to_centre
-from degradations.kernels import elliptic
-from models.kernelgan import Estimate, KernelGAN, Schedule, estimate_kernels
-from models.kernelgan_losses import Spectra, bicubic_loss, kernel_losses
-from utils.image import image_files, read_image
+from degradations.kernelgan.estimate import Estimate, KernelGAN, Schedule, estimate_kernels
+from degradations.kernelgan.losses import Spectra, bicubic_loss, kernel_losses
+from degradations.kernelgan.shape import moved_to_centre
+from degradations.kernels.families import elliptic
+from utils.images.files import image_files, read_image
 from utils.logging import Console, table
 
 TRUE_KERNELS = ((2.2, 1.0, 0.6), (2.8, 1.2, 2.2))

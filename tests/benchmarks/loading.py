@@ -12,17 +12,17 @@ import lmdb
 import numpy as np
 import torch
 
-from data.folder import Folder
-from data.lmdb import Lmdb
-from data.preparation.convert import convert
-from data.preparation.database import write_database
-from data.preparation.tiles import Tiles
+from data.prepare.convert import convert
+from data.prepare.lmdb import write_database
+from data.prepare.tiles import Tiles
 from data.source import Source, SourceEntry
+from data.sources.folder import Folder
+from data.sources.lmdb import Lmdb
 from data.training import DataOptions, Mix, TrainingSet
 from degradations import DEGRADATIONS
 from tests.benchmarks.measuring import Row, against
 from tests.golden.training_inputs import synthetic_batch
-from utils.image import image_files, write_image
+from utils.images.files import image_files, write_image
 from utils.logging import Console
 
 CROP, BATCH, PHOTO = 256, 8, (1356, 2040)

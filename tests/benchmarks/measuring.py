@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from utils.files import replace_text
 from utils.logging import table
+from utils.storage.files import replace_text
 
 Work = tuple[Callable[[int], object], float]
 """What is done in call i, and how much of what is counted it does."""

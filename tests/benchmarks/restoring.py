@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from models.network import NETWORKS
-from models.restore import Generator, Restorer
-from models.restore_files import restore_files
+from models.restoring.files import restore_files
+from models.restoring.restorer import Generator, Restorer
 from tests.benchmarks.measuring import Row, against
 from tests.golden.training_inputs import synthetic_batch
-from utils.image import write_image
+from utils.images.files import write_image
 from utils.logging import Console
 
 SMALL = ({"type": "srvgg", "scale": 2, "num_feat": 32, "num_conv": 8}, (384, 512), 128)

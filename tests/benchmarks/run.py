@@ -20,8 +20,8 @@ import torch
 from tests.benchmarks import degradation, loading, restoring, steps, usrnet
 from tests.benchmarks.measuring import Row, facts, text_of, write_json
 from tests.helpers import ROOT
-from utils.arguments import whole
 from utils.logging import Console
+from utils.options.arguments import whole
 
 PIPELINES = ("bsrgan", "bsrgan_plus", "realesrgan", "classical", "gaussian")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from models.experiment import check_experiment
+from models.training.experiment import check_experiment
 from train import Trainer
-from utils import distributed
 from utils.logging import Console, table
+from utils.processes import distributed
 
 POINTS, WIDTH = (50, 100, 200), 10
 SETTINGS: dict[str, dict[str, Any]] = {

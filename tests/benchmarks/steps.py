@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from data.source import Source, SourceEntry
 from data.training import Mix, Samples, TrainingSet, degrade
 from degradations import Batch, Degraded
-from models.building import build_stage
-from models.experiment import Experiment, check_experiment
 from models.stages.stage import Memo, Stage
+from models.training.building import build_stage
+from models.training.experiment import Experiment, check_experiment
 from tests.benchmarks.measuring import Row, against
 from tests.golden.training_inputs import synthetic_batch
 from tests.helpers import ROOT
 from tests.stage_runs import trainer_of
 from train import Trainer
-from utils import options
-from utils.checkpoint import Checkpoints
-from utils.distributed import Processes
 from utils.logging import Console
+from utils.options import files as option_files
+from utils.processes.distributed import Processes
+from utils.storage.checkpoint import Checkpoints
 
 SMALL = ("bsrgan/small_x2", "realesrgan/small_x2", "usrnet/small_x2", "dasr/small_x2", "cdsr/small_x2", "quickstart")
 """Recipes for a CPU."""
@@ -55,7 +55,7 @@ def rows(recipe: str, calls: int, device: torch.device) -> list[Row]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         overrides = [] if device.type == "cpu" else ["data.batch_size=16"]
-        tree = options.load(ROOT / "options" / f"{recipe}.yml", overrides)
+        tree = option_files.load(ROOT / "options" / f"{recipe}.yml", overrides)
         for name in tree["stages"]:
             experiment = check_experiment(alone(tree, name, Path(folder)), recipe)
             samples = cached(experiment, name, device)

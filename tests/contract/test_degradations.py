@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, Step, pipeline, run_steps
-from degradations.filters import Interpolation, convolve, convolve_batched, resize, resize_batched
-from degradations.kernel_files import usrnet_kernels
+from degradations.kernels.files import usrnet_kernels
+from degradations.operations.filters import Interpolation, convolve, convolve_batched, resize, resize_batched
 from degradations.plan import run_batched
 from degradations.steps import noise
 from tests.helpers import write_kernel_pool, write_noise_pool

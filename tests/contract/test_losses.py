@@ -17,8 +17,8 @@ from losses import LOSSES, Loss
 from losses.gan import GanLoss, Kind, gradient_penalty
 from losses.ldl import LdlLoss, artifact_map
 from losses.perceptual import WEIGHTS_FILE, PerceptualLoss
-from utils.checking import OptionsError
-from utils.fields import OptionError
+from utils.options.components import OptionsError
+from utils.options.fields import OptionError
 from utils.seeding import torch_generator
 
 NAMES = LOSSES.names()

@@ -15,7 +15,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from data.photos import Photos
+from data.sources.photos import Photos
 from utils.metrics import METRICS, Metric
 from utils.metrics.niqe import fit_model, luma
 from utils.metrics.protocol import PROTOCOLS, Protocol, prepare

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from utils.checking import OptionsError
+from utils.options.components import OptionsError
 
 
 @dataclass(frozen=True)

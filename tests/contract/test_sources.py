@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from data import DATASETS, Source, UnreadableImageError
-from data.folder import Folder
-from data.preparation.database import write_database
-from utils.checking import OptionsError
-from utils.fields import OptionError
-from utils.image import read_image, write_image
+from data.prepare.lmdb import write_database
+from data.sources.folder import Folder
+from utils.images.files import read_image, write_image
 from utils.logging import Console
+from utils.options.components import OptionsError
+from utils.options.fields import OptionError
 
 SCALE = 4
 
@@ -221,6 +221,6 @@ def test_photos_are_split_and_large_enough() -> None:
 
 
 def test_photos_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.photos.find_spec", lambda name: None)
+    monkeypatch.setattr("data.sources.photos.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"python -m pip install -e '\.\[demo\]'"):
         DATASETS.build({"type": "photos"})

@@ -22,9 +22,9 @@ from models.stages.gan import GanStage
 from models.stages.stage import STAGES, Handover, Memo, Phase, Stage, StageSettings, Turn
 from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
 from train import Trainer
-from utils.checking import OptionsError
-from utils.fields import OptionError
 from utils.optim import MultiStep
+from utils.options.components import OptionsError
+from utils.options.fields import OptionError
 from utils.seeding import torch_generator
 
 SCALE = 2

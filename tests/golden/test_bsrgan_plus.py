@@ -15,7 +15,7 @@ from scipy.linalg import orth
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Ragged, paired_crop
-from degradations.filters import convolve_batched
+from degradations.operations.filters import convolve_batched
 from degradations.steps import noise, sharpen
 from tests.golden.kair.synth import synth_image
 from tests.golden.test_degradations import FACTS, KAIR, MODES, OPS, statistics, to_array, to_ragged

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from degradations import DEGRADATIONS, Ragged
-from degradations.filters import convolve, convolve_batched
-from degradations.kernel_files import centred, read_kernels, usrnet_kernels
-from degradations.kernels import anisotropic_gaussian, shift_to_upper_left
-from degradations.motion import motion_kernel, random_path
+from degradations.kernels.families import anisotropic_gaussian, shift_to_upper_left
+from degradations.kernels.files import centred, read_kernels, usrnet_kernels
+from degradations.kernels.motion import motion_kernel, random_path
+from degradations.operations.filters import convolve, convolve_batched
 from degradations.steps.kernel_blur import KernelBank
 from tests.golden.test_degradations import FACTS, OPS, to_array, to_ragged
 from tests.helpers import SHARED

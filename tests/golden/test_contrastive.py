@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from losses import LOSSES, LossTerm
 from losses.contrastive import contrastive_logits, contrastive_loss
-from models.blocks import EncoderNetwork
 from models.network import NETWORKS
+from models.networks.blocks import EncoderNetwork
 from models.stages import contrastive
 from models.stages.contrastive import ContrastiveStage
-from models.weights import load_weights
+from models.weights.load import load_weights
 from tests.golden.test_networks import arrays, assert_close, manifest, published_state
 from tests.stage_runs import log_of, samples_of, trainer_of
 from utils.optim import Optim

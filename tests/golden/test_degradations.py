@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from degradations import DEGRADATIONS, Ragged, paired_crop
-from degradations.filters import convolve, convolve_batched, resize, resize_batched
-from degradations.kernels import anisotropic_gaussian, isotropic_gaussian, shift_to_upper_left
+from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian, shift_to_upper_left
+from degradations.operations.filters import convolve, convolve_batched, resize, resize_batched
 from tests.golden.kair.synth import synth_image
 from tests.helpers import GOLDEN
-from utils.resize import imresize
+from utils.images.resize import imresize
 
 KAIR = GOLDEN / "kair"
 OPS = np.load(KAIR / "ops.npz")

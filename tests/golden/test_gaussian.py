@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Drawn, Ragged, State, Step
-from degradations.filters import convolve, convolve_batched
+from degradations.operations.filters import convolve, convolve_batched
 from degradations.plan import run_batched, run_steps
 from degradations.steps import noise as noise_step
 from tests.helpers import GOLDEN
-from utils.resize import imresize
+from utils.images.resize import imresize
 
 DASR_KERNELS, DASR, CDSR_KERNELS, CDSR, ODD = (
     np.load(GOLDEN / "cdsr" / f"{name}.npz")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from degradations.kernel_shape import moved_to_centre, twice_applied, zeroised
-from models.kernelgan import Discriminators, Generators, ReleasedSchedule, Training
-from models.kernelgan_crops import centre_probabilities, corners
-from models.kernelgan_losses import bicubic_loss, downscaled, kernel_losses
+from degradations.kernelgan.crops import centre_probabilities, corners
+from degradations.kernelgan.estimate import Discriminators, Generators, ReleasedSchedule, Training
+from degradations.kernelgan.losses import bicubic_loss, downscaled, kernel_losses
+from degradations.kernelgan.shape import moved_to_centre, twice_applied, zeroised
 from tests.golden.kair.synth import frozen_value
 
 KEYS_G = ["first_layer", *(f"feature_block.{i}" for i in range(4)), "final_layer"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.colour import rgb2y, rgb2ycbcr, ycbcr2rgb
+from utils.images.colour import rgb2y, rgb2ycbcr, ycbcr2rgb
 from utils.metrics import METRICS
 from utils.metrics.protocol import PROTOCOLS, Protocol, prepare
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.key_styles import canonical
 from models.network import NETWORKS
-from models.weights import load_weights
+from models.weights.key_styles import canonical
+from models.weights.load import load_weights
 from tests.golden.kair.synth import frozen_value, rand_image
 
 HERE = Path(__file__).parent

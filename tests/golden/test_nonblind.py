@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.nonblind import extended, wrap_extension
+from models.restoring.nonblind import extended, wrap_extension
 from tests.golden.test_networks import arrays
 
 VALUES = arrays("kair/ops.npz")

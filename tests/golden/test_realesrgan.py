@@ -20,11 +20,11 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Degraded, Drawn, Plan, Ragged, State, Step, paired_crop
-from degradations.filters import convolve, convolve_batched
-from degradations.kernels import elliptic, sinc
-from degradations.realesrgan import RealESRGAN
+from degradations.kernels.families import elliptic, sinc
+from degradations.operations.filters import convolve, convolve_batched
 from degradations.steps import noise, sharpen
 from degradations.steps.diffjpeg import CHROMA, LUMA, diffjpeg, quantised
+from degradations.systems.realesrgan import RealESRGAN
 from tests.golden.training_inputs import synthetic_batch
 from tests.helpers import GOLDEN
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.network import NETWORKS
-from models.restore import Generator, Restorer, restore_array
+from models.restoring.restorer import Generator, Restorer, restore_array
 from tests.golden.test_networks import arrays, manifest, published_state
 
 CASES, ARRAYS = manifest("realesrgan/realesrganer.json"), arrays("realesrgan/realesrganer.npz")

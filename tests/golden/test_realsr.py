@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Ragged, State, Step
-from degradations.filters import convolve, convolve_batched
-from degradations.kernel_files import read_kernels
+from degradations.kernels.files import read_kernels
+from degradations.operations.filters import convolve, convolve_batched
 from degradations.steps.real_noise import RealNoise
 from losses.perceptual import PerceptualLoss
-from models.back_projection import BackProjection
-from models.restore import ensemble
-from models.weights import guess_network
+from models.restoring.back_projection import BackProjection
+from models.restoring.restorer import ensemble
+from models.weights.load import guess_network
 from tests.golden.test_losses import _rule_filled
 from tests.golden.test_networks import arrays, assert_close, filled, kair_rrdbnet, manifest, published_state
-from utils.image import write_image
+from utils.images.files import write_image
 from utils.metrics import METRICS
 from utils.metrics.protocol import PROTOCOLS, Protocol, prepare
 

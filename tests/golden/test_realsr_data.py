@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.preparation.hr import Trimmed
-from data.preparation.noise import NoisePatches, luma
+from data.prepare.hr import Trimmed
+from data.prepare.noise import NoisePatches, luma
 from tests.helpers import GOLDEN
-from utils.resize import imresize
+from utils.images.resize import imresize
 
 NOISE = np.load(GOLDEN / "realsr" / "collect_noise.npz")
 BICUBIC = np.load(GOLDEN / "realsr" / "bicubic_preprocess.npz")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.helpers import SHARED
-from utils.resize import imresize, weight_matrix
+from utils.images.resize import imresize, weight_matrix
 
 GOLDEN = Path(__file__).parent / "kair"
 BENCHMARKS = SHARED / "data" / "benchmarks"

@@ -20,11 +20,11 @@ from torch import Tensor
 from data.training import Samples
 from degradations import Batch
 from losses import LOSSES
-from models.key_styles import canonical_names
 from models.network import NETWORKS
 from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
 from models.stages.stage import Memo, Nets, StageSettings, Turn
+from models.weights.key_styles import canonical_names
 from tests.golden.test_losses import BASICSR, VGG_CHANNELS, _rule_filled
 from tests.golden.training_inputs import fill, sharpened, synthetic_batch
 from tests.stage_runs import batch_of, log_of, samples_of, trainer_of

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.key_styles import canonical_names
+from models.weights.key_styles import canonical_names
 from tests.golden.kair.synth import frozen_value
 
 

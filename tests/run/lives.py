@@ -35,8 +35,8 @@ def warm() -> None:
     from degradations import DEGRADATIONS
     from losses import LOSSES
     from models import NETWORKS, STAGES
-    from utils.checkpoint import versions
     from utils.metrics import METRICS
+    from utils.storage.checkpoint import versions
 
     assert torch._dynamo and all(registry.names() for registry in (DEGRADATIONS, LOSSES, NETWORKS, STAGES, METRICS))
     versions()

@@ -12,7 +12,7 @@ import pytest
 import train
 from tests.run.lives import apart, live, training, warm
 from tests.run.tiny import assert_equal_states, final_states, option_tree, pictures, write_options
-from utils.checkpoint import Checkpoints, load
+from utils.storage.checkpoint import Checkpoints, load
 
 STAGES = ("encoder", "joint")
 LENGTH, KILLED_AFTER = 7, 5

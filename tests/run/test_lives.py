@@ -17,7 +17,7 @@ import torch
 import train
 from tests.run.lives import apart, live, training, warm
 from tests.run.tiny import PREEMPTED, assert_equal_states, final_states, option_tree, pictures, write_options
-from utils.checkpoint import Checkpoints, find_damage, load
+from utils.storage.checkpoint import Checkpoints, find_damage, load
 
 # --- kill -9 in a save -----------------------------------------------------------------------------------------
 
@@ -194,9 +194,9 @@ def learned(options: str, folder: str) -> None:
     warm()
 
     def work(ranks: int, dtype: torch.dtype, steps: int) -> int:
-        from models.experiment import load_experiment
-        from utils import distributed
+        from models.training.experiment import load_experiment
         from utils.logging import Console
+        from utils.processes import distributed
 
         processes = distributed.start("cpu")
         experiment, tree = load_experiment(options)

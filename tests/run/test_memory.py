@@ -36,8 +36,8 @@ def test_large_images_cost_the_main_process_nothing(tmp_path: Path) -> None:
 RESTORING = """
 import resource, sys
 from models.network import NETWORKS
-from models.restore import Generator, Restorer
-from models.restore_files import restore_files
+from models.restoring.restorer import Generator, Restorer
+from models.restoring.files import restore_files
 from pathlib import Path
 from utils.logging import Console
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import test as program
-from data.photos import Photos
+from data.sources.photos import Photos
 from tests.run.test_test_py import SRVGG, save_ours
-from utils.image import read_image, write_image
+from utils.images.files import read_image, write_image
 from utils.metrics.niqe import block_features, fit_model, luma
 
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import scipy.io
 
-from degradations.kernels import isotropic_gaussian, shift_to_upper_left
-from models.benchmark import Grid, check_benchmark
-from models.grid import grid_cells
-from models.nonblind import Assumption
-from models.restore import Restorer, at_scale, load_generator, restore_array
+from degradations.kernels.families import isotropic_gaussian, shift_to_upper_left
+from models.benchmarking.benchmark import Grid, check_benchmark
+from models.benchmarking.grid import grid_cells
+from models.restoring.nonblind import Assumption
+from models.restoring.restorer import Restorer, at_scale, load_generator, restore_array
 from tests.helpers import ROOT, SHARED
 from tests.run.test_test_py import picture, run, save_ours
 from tests.run.tiny import environment
-from utils import options
-from utils.fields import OptionError
-from utils.image import read_image, write_image
+from utils.images.files import read_image, write_image
+from utils.options import files as option_files
+from utils.options.fields import OptionError
 
 USRNET = {"type": "usrnet", "scale": 3, "n_iter": 2, "h_nc": 8, "nc": [8, 8, 8, 8], "nb": 1, "init": "identity"}
 BLIND = {"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1}
@@ -118,7 +118,7 @@ def test_bicubics_table_with_kernels_from_a_mat_file(tmp_path: Path, weights: Pa
 def test_shipped_grids(name: str, cells: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mat_file(tmp_path / "datasets" / "kernels" / "kernels_12.mat", [isotropic_gaussian(25, 1)] * 12)
     monkeypatch.chdir(tmp_path)
-    tree = options.load(TABLES / f"{name}.yml")
+    tree = option_files.load(TABLES / f"{name}.yml")
     grid = check_benchmark(tree, name).grid
     assert grid is not None and len(grid_cells(tree, grid, name)) == cells
 
@@ -217,7 +217,7 @@ def test_mat_files_are_read_where_they_lie(tmp_path: Path, weights: Path) -> Non
 
 
 def test_what_no_cell_can_have_of_its_own() -> None:
-    tree = options.load(TABLES / "usrnet_table.yml", ["grid.rows.x2.protocol=kair"])
+    tree = option_files.load(TABLES / "usrnet_table.yml", ["grid.rows.x2.protocol=kair"])
     with pytest.raises(OptionError, match="row 'x2', column 'k1': protocol: is the same for all cells"):
         grid_cells(tree, Grid({"x2": {"protocol": "kair"}}, {"k1": {}}), "table")
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from data import DATASETS, Source
-from data.preparation import database
-from data.preparation.multiscale import Multiscale, lanczos
-from data.preparation.tiles import Tiles
-from data.preparation.work import parallel
-from data.prepare import main
+from data.prepare import lmdb as database
+from data.prepare.__main__ import main
+from data.prepare.multiscale import Multiscale, lanczos
+from data.prepare.tiles import Tiles
+from data.prepare.work import parallel
 from tests.helpers import ROOT
-from utils.image import image_files, read_image, write_image
+from utils.images.files import image_files, read_image, write_image
 
 
 def image(seed: int, height: int = 16, width: int = 20, dtype: Any = np.uint8, channels: int = 3) -> np.ndarray:  # noqa: ANN401
@@ -217,7 +217,7 @@ def test_a_check_goes_on_only_with_what_has_not_changed(tmp_path: Path, monkeypa
     source, listing = tmp_path / "src", tmp_path / "list.txt"
     for i in range(5):
         write_image(source / f"{i}.png", image(i, 40, 40))
-    from data.preparation import check as module
+    from data.prepare import check as module
 
     read = []
     examine = module.examine

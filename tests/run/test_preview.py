@@ -14,13 +14,13 @@ import torch
 
 from data.pairs import named_files, plan_of, read_plans
 from data.training import Mix, TrainingSet, degrade
-from degradations.preview import image_samples, replay, strips, training_samples
-from models.experiment import Experiment, load_experiment
+from models.training.experiment import Experiment, load_experiment
+from models.training.preview import image_samples, replay, strips, training_samples
 from tests.helpers import ROOT
-from utils.fields import OptionError
-from utils.image import from_tensor, read_image, to_uint8, write_image
+from utils.images.files import from_tensor, read_image, to_uint8, write_image
+from utils.images.plot import drawn_picture, drawn_table, drawn_text, histogram
 from utils.logging import Console
-from utils.plot import drawn_picture, drawn_table, drawn_text, histogram
+from utils.options.fields import OptionError
 
 OPTIONS = """
 name: tiny

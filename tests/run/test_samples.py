@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from data.loading import loader_options
 from data.sampler import StepSampler
 from data.training import Mix, Samples, TrainingSet, degrade
-from models.experiment import check_experiment
+from models.training.experiment import check_experiment
 from tests.helpers import ROOT
 from tests.run.tiny import environment, free_port, option_tree, pictures, write_options
-from utils.fields import OptionError
-from utils.loading import loader_options
+from utils.options.fields import OptionError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -123,10 +123,10 @@ def test_another_seed_or_stage_is_another_sample(tree: dict[str, Any], expected:
 RANK_SCRIPT = """
 import json, sys
 from pathlib import Path
-from models.experiment import load_experiment
+from models.training.experiment import load_experiment
 from tests.run.test_samples import fingerprints
 from train import Trainer
-from utils import distributed
+from utils.processes import distributed
 from utils.logging import Console
 processes = distributed.start("cpu")
 experiment, tree = load_experiment(sys.argv[1])

@@ -17,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data.paired import Paired
+from data.sources.paired import Paired
 from models import NETWORKS, Network
-from models.benchmark import image_names
-from models.restore import (
+from models.benchmarking.benchmark import image_names
+from models.restoring.files import restoration_targets
+from models.restoring.restorer import (
     Restorer,
     checkpoint_names,
     ensemble,
@@ -28,10 +29,9 @@ from models.restore import (
     load_generator,
     restore_array,
 )
-from models.restore_files import restoration_targets
 from tests.helpers import ROOT, SHARED
-from utils.fields import OptionError
-from utils.image import read_image, read_image_alpha, write_image
+from utils.images.files import read_image, read_image_alpha, write_image
+from utils.options.fields import OptionError
 
 SRVGG = {"type": "srvgg", "scale": 2, "num_feat": 8, "num_conv": 1}
 

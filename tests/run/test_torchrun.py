@@ -16,7 +16,7 @@ import torch
 from torch.distributed.run import get_args_parser
 
 from tests.run.tiny import PATIENCE, Training, finished, free_port, option_tree, pictures, write_options
-from utils.checkpoint import Checkpoints, load
+from utils.storage.checkpoint import Checkpoints, load
 
 pytestmark = pytest.mark.slow
 

@@ -23,9 +23,9 @@ from tests.run.tiny import (
     train,
     write_options,
 )
-from utils import checkpoint
-from utils.image import read_image
-from utils.options import load
+from utils.images.files import read_image
+from utils.options.files import load
+from utils.storage import checkpoint
 
 LONG = {"psnr": 60, "gan": 40, "keep_last": 100}
 """Enough iterations that a signal hits in the middle; every checkpoint stays, so none is missed."""

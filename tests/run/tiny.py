@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from tests.helpers import ROOT
-from utils import checkpoint
-from utils.options import dump
+from utils.options.files import dump
+from utils.storage import checkpoint
 
 PREEMPTED = 75
 PATIENCE = 180

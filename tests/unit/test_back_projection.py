@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.back_projection import BackProjection
-from models.benchmark import check_benchmark
+from models.benchmarking.benchmark import check_benchmark
 from models.network import NETWORKS
-from models.restore import Generator, Restorer, bicubic_generator
+from models.restoring.back_projection import BackProjection
+from models.restoring.restorer import Generator, Restorer, bicubic_generator
 from tests.helpers import ROOT
 from tests.unit.test_restore import RRDBNET, generator_of
-from utils import options
-from utils.fields import OptionError
-from utils.resize import imresize
+from utils.images.resize import imresize
+from utils.options import files as option_files
+from utils.options.fields import OptionError
 
 
 def test_it_follows_the_network_and_its_ensemble() -> None:
@@ -51,7 +51,7 @@ def test_networks_that_are_told_a_kernel_refuse_it() -> None:
 @pytest.mark.parametrize("name", ["realsr_df2k", "realsr_dped"])
 def test_the_shipped_benchmarks_of_realsr(name: str) -> None:
     """As they stand, and with what their comments offer."""
-    tree = options.load(ROOT / "options" / "test" / f"{name}.yml")
+    tree = option_files.load(ROOT / "options" / "test" / f"{name}.yml")
     assert check_benchmark(tree).back_projection is None
     changed = {**tree, "self_ensemble": True, "back_projection": {"weight": 0.2, "iterations": 1, "down": "released"}}
     checked = check_benchmark(changed)

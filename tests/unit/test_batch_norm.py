@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from models import NETWORKS
+from models.networks.batch_norm import GlobalBatchNorm2d
 from tests.run.lives import apart, live
-from utils import distributed
-from utils.batch_norm import GlobalBatchNorm2d
+from utils.processes import distributed
 
 CHANNELS = 3
 

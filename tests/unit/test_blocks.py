@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from models.blocks import require_multiple
 from models.network import NETWORKS
+from models.networks.blocks import require_multiple
 
 
 def test_rrdbnet_starts_with_small_dense_blocks() -> None:

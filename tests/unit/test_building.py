@@ -12,12 +12,12 @@ from torch.nn.parallel.scatter_gather import scatter_kwargs
 from degradations import Batch, Plan
 from losses import LOSSES, LossTerm
 from models import NETWORKS
-from models.building import distribute
-from models.performance import Performance
 from models.stages.psnr import PsnrStage
-from utils import distributed
-from utils.distributed import Processes
-from utils.fields import OptionError
+from models.training.building import distribute
+from models.training.performance import Performance
+from utils.options.fields import OptionError
+from utils.processes import distributed
+from utils.processes.distributed import Processes
 
 
 def stage() -> PsnrStage:
@@ -42,7 +42,7 @@ def test_several_gpus_go_through_data_parallel(monkeypatch: pytest.MonkeyPatch) 
         seen["ids"] = device_ids
         return nn.Sequential(module)
 
-    monkeypatch.setattr("models.building.nn.DataParallel", wrap)
+    monkeypatch.setattr("models.training.building.nn.DataParallel", wrap)
     one = stage()
     assert distribute(one.networks["network_g"], processes(0, 1), one) is not one.networks["network_g"]
     assert seen["ids"] == [0, 1]

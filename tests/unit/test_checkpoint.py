@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import (
+from utils.options.fields import OptionError
+from utils.storage.checkpoint import (
     CheckpointError,
     Checkpoints,
     SaveFailed,
@@ -28,7 +29,6 @@ from utils.checkpoint import (
     load,
     read_weights,
 )
-from utils.fields import OptionError
 
 METRIC = "set5/psnr"
 
@@ -284,7 +284,7 @@ def test_a_failing_fsync_counts_as_a_failed_save(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("utils.files.os.fsync", full)
+        patched.setattr("utils.storage.files.os.fsync", full)
         with pytest.raises(SaveFailed, match="No space left"):
             save(checkpoints, 2)
     assert checkpoints.newest() == good and names(checkpoints) == [good.name]

@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.training import Samples
-from models.building import distribute, hand_over
 from models.network import NETWORKS
 from models.stages.contrastive import ContrastiveStage, KeyEncoder
 from models.stages.stage import STAGES, Handover, StageSettings
+from models.training.building import distribute, hand_over
 from tests.contract.test_stages import CASES, SCALE, build, halves, samples
 from tests.run.lives import apart, live
 from tests.stage_runs import log_of, samples_of, trainer_of
 from train import Trainer
-from utils import distributed
-from utils.checking import OptionsError
-from utils.checkpoint import Checkpoints
-from utils.distributed import AgreedError, Processes
-from utils.fields import OptionError
+from utils.options.components import OptionsError
+from utils.options.fields import OptionError
+from utils.processes import distributed
+from utils.processes.distributed import AgreedError, Processes
 from utils.seeding import torch_generator
+from utils.storage.checkpoint import Checkpoints
 
 
 def contrastive(seed: int = 0, **options: Any) -> ContrastiveStage:  # noqa: ANN401

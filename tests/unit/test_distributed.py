@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import distributed
-from utils.fields import OptionError
+from utils.options.fields import OptionError
+from utils.processes import distributed
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = """
 import json, sys, torch
-from utils import distributed
+from utils.processes import distributed
 p = distributed.start("cpu")
 x = torch.tensor([1.0, 2.0], dtype=torch.float64).mul(p.rank + 1).requires_grad_()
 mean = distributed.all_mean(x)

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from data.folder import Folder
 from data.source import SourceEntry
+from data.sources.folder import Folder
 from data.training import ValidationSet
 from degradations import DEGRADATIONS
-from degradations.kernels import anisotropic_gaussian, isotropic_gaussian
-from models.embedding import KERNELS, LEVELS, grid_plans, main
-from models.embedding_report import Samples, kernel_shape, numbers, spectra
-from models.experiment import Logger
+from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian
+from models.embedding.__main__ import KERNELS, LEVELS, grid_plans, main
+from models.embedding.probes import explained, probe_accuracy, projection, retrieval
+from models.embedding.report import Samples, kernel_shape, numbers, spectra
 from models.network import NETWORKS
-from models.restore import load_generator
-from models.watch import Watcher
-from utils.distributed import Processes
-from utils.fields import OptionError
-from utils.image import read_image, write_image
+from models.restoring.restorer import load_generator
+from models.training.experiment import Logger
+from models.training.watch import Watcher
+from utils.images.files import read_image, write_image
+from utils.images.plot import scatter
 from utils.logging import Console
-from utils.plot import scatter
-from utils.probes import explained, probe_accuracy, projection, retrieval
+from utils.options.fields import OptionError
+from utils.processes.distributed import Processes
 
 IMAGES, KINDS, SIZE = 10, 8, 32
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.blocks import EncoderNetwork
 from models.network import NETWORKS
-from models.weights import guess_network, load_weights
+from models.networks.blocks import EncoderNetwork
+from models.weights.load import guess_network, load_weights
 
 SMALL: dict[str, dict[str, Any]] = {
     "dasr": {"num_feat": 8, "num_group": 2, "num_block": 3, "encoder_feat": 4},

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from degradations.kernel_files import usrnet_kernels
-from models.experiment import SCHEMA_FILE, build_generator, check_experiment, load_experiment, schema
+from degradations.kernels.files import usrnet_kernels
+from models.training.experiment import SCHEMA_FILE, build_generator, check_experiment, load_experiment, schema
 from tests.helpers import ROOT, write_kernel_pool, write_noise_pool
 from tests.run.tiny import option_tree, pictures, write_options
-from utils.checking import OptionsError
-from utils.fields import OptionError
-from utils.registry import merge
+from utils.options.components import OptionsError
+from utils.options.fields import OptionError
+from utils.options.files import merge
 
 OPTIONS = ROOT / "options"
 SHIPPED = sorted(

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from degradations import DEGRADATIONS, STEPS, Degradation, Degraded, Plan, Ragged, State, varying
-from degradations.filters import convolve, convolve_batched
-from degradations.kernels import anisotropic_gaussian
-from degradations.varying import convolve_varying, widths_between
-from utils.fields import OptionError
-from utils.resize import imresize
+from degradations import DEGRADATIONS, STEPS, Degradation, Degraded, Plan, Ragged, State
+from degradations.kernels import varying
+from degradations.kernels.families import anisotropic_gaussian
+from degradations.kernels.varying import convolve_varying, widths_between
+from degradations.operations.filters import convolve, convolve_batched
+from utils.images.resize import imresize
+from utils.options.fields import OptionError
 
 CENTRED: dict[str, Any] = {
     "sigma_range": None,

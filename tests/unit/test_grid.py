@@ -8,19 +8,27 @@ from typing import Any
 
 import pytest
 
-from models.benchmark import BICUBIC, BenchmarkOptions, Measure, benchmark_sets, check_benchmark, metric_specs
-from models.grid import GridResult, grid_cells, run_grid, with_published
+from models.benchmarking.benchmark import (
+    BICUBIC,
+    BenchmarkOptions,
+    Measure,
+    benchmark_sets,
+    check_benchmark,
+    metric_specs,
+)
+from models.benchmarking.grid import GridResult, grid_cells, run_grid, with_published
 from tests.run.tiny import pictures
-from utils import distributed, options
-from utils.image import from_tensor, to_uint8, write_image
+from utils.images.files import from_tensor, to_uint8, write_image
 from utils.logging import Console
+from utils.options import files as option_files
+from utils.processes import distributed
 
 TABLES = Path(__file__).parents[2] / "options" / "test"
 
 
 def table(name: str, row: str, **data: Any) -> dict[str, Any]:  # noqa: ANN401
     """One row of a shipped table, on these data sets."""
-    tree = options.load(TABLES / f"{name}.yml")
+    tree = option_files.load(TABLES / f"{name}.yml")
     tree["grid"]["rows"] = {row: tree["grid"]["rows"][row]}
     tree["grid"]["published"] = {"Set5": {"images": 27, "rows": {row: {"theirs": [30, 0.9]}}}}
     return {**tree, "data": data}

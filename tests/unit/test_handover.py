@@ -10,13 +10,13 @@ from torch import nn
 
 from losses import LOSSES, LossTerm
 from models import NETWORKS
-from models.building import hand_over
 from models.stages.contrastive import ContrastiveStage
 from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
 from models.stages.stage import Handover
-from utils.checkpoint import Checkpoints
-from utils.distributed import AgreedError
+from models.training.building import hand_over
+from utils.processes.distributed import AgreedError
+from utils.storage.checkpoint import Checkpoints
 
 CHECKPOINTS = Checkpoints(Path("nowhere"))
 DASR = {"type": "dasr", "num_feat": 4, "num_group": 1, "num_block": 1, "encoder_feat": 4}

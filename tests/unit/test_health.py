@@ -8,7 +8,7 @@ import torch
 from losses import LOSSES
 from losses.gan import GanLoss
 from models.stages.stage import colour_drift
-from utils.health import Health, HealthWatch
+from models.training.health import Health, HealthWatch
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.image import (
+from utils.images.files import (
     ImageError,
     from_tensor,
     image_files,
@@ -27,7 +27,7 @@ from utils.image import (
     to_uint16,
     write_image,
 )
-from utils.image_header import parse_header
+from utils.images.header import parse_header
 
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")

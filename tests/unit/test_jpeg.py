@@ -14,7 +14,7 @@ import torch
 
 from degradations import STEPS, Ragged, State
 from degradations.steps.jpeg import _opencv_has_libjpeg, jpeg, jpeg_batched
-from utils.fields import OptionError, RangeSchedule
+from utils.options.fields import OptionError, RangeSchedule
 
 KAIR = Path(__file__).parents[1] / "golden" / "kair"
 SIZES = [(1, 1), (1, 20), (21, 1), (2, 3), (3, 4), (4, 5), (6, 6), (15, 18), (16, 17), (33, 50), (64, 96), (71, 73)]

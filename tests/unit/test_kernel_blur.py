@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, Step
-from degradations.filters import convolve_batched
-from degradations.kernel_files import usrnet_kernels
-from degradations.motion import motion_kernel
-from utils.fields import OptionError
-from utils.resize import imresize
+from degradations.kernels.files import usrnet_kernels
+from degradations.kernels.motion import motion_kernel
+from degradations.operations.filters import convolve_batched
+from utils.images.resize import imresize
+from utils.options.fields import OptionError
 
 BLURS: list[dict[str, Any]] = [
     {"type": "shifted_gaussian_blur"},

@@ -12,9 +12,9 @@ import scipy.io
 import scipy.ndimage
 
 from degradations import DEGRADATIONS, STEPS
-from degradations.kernel_files import Bank, centred, content_hash, read_bank, read_kernels, usrnet_kernels
+from degradations.kernels.files import Bank, centred, content_hash, read_bank, read_kernels, usrnet_kernels
 from tests.helpers import write_kernel_pool
-from utils.fields import OptionError
+from utils.options.fields import OptionError
 
 A, B = usrnet_kernels()[4], usrnet_kernels()[1][5:20, 5:20] / usrnet_kernels()[1][5:20, 5:20].sum()
 

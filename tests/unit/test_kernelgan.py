@@ -7,9 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from degradations.kernel_shape import centre_of_mass, flaws, moved_to_centre, outlying
-from degradations.kernels import elliptic
-from models.kernelgan import (
+from degradations.kernelgan.estimate import (
     Crops,
     Generators,
     KernelGAN,
@@ -20,7 +18,9 @@ from models.kernelgan import (
     finished,
     start_at_bicubic,
 )
-from models.kernelgan_losses import Spectra, bicubic_kernel, downscaled, noise_power
+from degradations.kernelgan.losses import Spectra, bicubic_kernel, downscaled, noise_power
+from degradations.kernelgan.shape import centre_of_mass, flaws, moved_to_centre, outlying
+from degradations.kernels.families import elliptic
 from tests.benchmarks.kernel_recovery import PlainGenerator, halved, true_kernel
 
 QUICK = KernelGAN(scale=2, iterations=4)
@@ -118,7 +118,7 @@ def test_a_network_that_explodes_leaves_the_others_as_they_are(monkeypatch: pyte
         started(networks)
         networks.weights[0].data[1:] = np.nan
 
-    monkeypatch.setattr("models.kernelgan.start_at_bicubic", broken)
+    monkeypatch.setattr("degradations.kernelgan.estimate.start_at_bicubic", broken)
     found, lost = estimate_kernels([scene(0), scene(1)], QUICK)
     assert np.abs(found.raw - alone.raw).max() < 1e-4
     assert flaws(lost.kernel, 2) == ["spread"] and outlying([found.losses["total"], lost.losses["total"]])[1]

@@ -14,8 +14,8 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from data import DATASETS, Source, UnreadableImageError
-from data.lmdb import parse_meta
-from utils.fields import OptionError
+from data.sources.lmdb import parse_meta
+from utils.options.fields import OptionError
 
 
 def image(seed: int, height: int = 8, width: int = 12, channels: int = 3) -> np.ndarray:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from utils.fields import OptionError
-from utils.lock import RunLock
+from utils.options.fields import OptionError
+from utils.storage.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 # The holder forks a child that outlives it, as data workers do.
 HOLD = """
 import os, sys, time
-from utils.lock import RunLock
+from utils.storage.lock import RunLock
 lock = RunLock(sys.argv[1])
 if sys.argv[2] == "fork" and os.fork() == 0:
     time.sleep(60)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.images.sheet import sheet, strip
 from utils.logging import Console, MetricsLog, memory_mb, table, write_status
-from utils.sheet import sheet, strip
 
 
 def lines(folder: Path) -> list[dict]:

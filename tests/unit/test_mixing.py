@@ -15,8 +15,8 @@ from data import DATASETS
 from data.sampler import StepSampler
 from data.training import DataOptions, Mix, Samples, TrainingSet, degrade
 from degradations import DEGRADATIONS
-from utils.fields import OptionError
-from utils.image import write_image
+from utils.images.files import write_image
+from utils.options.fields import OptionError
 
 SCALE = 2
 LIGHT = {"type": "bsrgan", "steps": {"jpeg": None}}  # the JPEG is what takes time

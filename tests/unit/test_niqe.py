@@ -14,14 +14,14 @@ import pytest
 from scipy.ndimage import convolve
 from scipy.special import gamma
 
-from data.photos import Photos
+from data.sources.photos import Photos
 from tests.helpers import ROOT
-from utils.colour import rgb2y
-from utils.fields import OptionError
-from utils.image import write_image
+from utils.images.colour import rgb2y
+from utils.images.files import write_image
 from utils.metrics import METRICS
 from utils.metrics.niqe import NiqeModel, block_features, fit_asymmetric, fit_model, luma
 from utils.metrics.protocol import PROTOCOLS, prepare
+from utils.options.fields import OptionError
 
 
 @cache

@@ -13,12 +13,12 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from models.benchmark import RealImages
+from models.benchmarking.benchmark import RealImages
 from models.network import NETWORKS
-from models.nonblind import Assumption, extended, wrap_extension
-from models.restore import Generator, Restorer, at_scale, restore_array
-from utils.fields import OptionError
-from utils.image import write_image
+from models.restoring.nonblind import Assumption, extended, wrap_extension
+from models.restoring.restorer import Generator, Restorer, at_scale, restore_array
+from utils.images.files import write_image
+from utils.options.fields import OptionError
 
 USRNET = {"type": "usrnet", "scale": 2, "n_iter": 2, "h_nc": 8, "nc": [8, 8, 8, 8], "nb": 1}
 CLOSED_FORM = {"type": "closed_form", "scale": 2, "alpha": 1e-3}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from utils.checking import OptionsError
 from utils.optim import SCHEDULES, Constant, Cosine, Ema, Init, MultiStep, Optim, Schedule, default_schedule, set_rate
+from utils.options.components import OptionsError
 from utils.seeding import torch_generator
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.fields import OptionError
 from utils.metrics import METRICS
+from utils.options.fields import OptionError
 
 
 class StandIn(nn.Module):

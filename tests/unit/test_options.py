@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from utils.fields import OptionError
-from utils.options import differences, dump, load, parse
-from utils.registry import merge
+from utils.options.fields import OptionError
+from utils.options.files import differences, dump, load, merge, parse
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data import overlap as module
-from data.folder import Folder
 from data.overlap import overlap
 from data.source import Source
-from utils.image import write_image
+from data.sources.folder import Folder
+from utils.images.files import write_image
 
 
 def folder(root: Path, seeds: range, side: int = 8) -> Folder:

@@ -11,16 +11,16 @@ import torch._inductor
 from torch import Tensor, nn
 
 from losses import LOSSES, LossTerm
-from models.building import load_optimizers
 from models.network import NETWORKS
-from models.performance import Performance, recompute_blocks
 from models.stages import gan
 from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
 from models.stages.stage import StageSettings
+from models.training.building import load_optimizers
+from models.training.performance import Performance, recompute_blocks
 from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
-from utils.fields import OptionError
 from utils.optim import Optim
+from utils.options.fields import OptionError
 
 CPU = torch.device("cpu")
 BLOCKS = {

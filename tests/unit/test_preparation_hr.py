@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from data import DATASETS
-from data.prepare import main
-from utils.image import image_files, read_image, read_image_alpha, to_tensor, write_image
-from utils.resize import imresize
+from data.prepare.__main__ import main
+from utils.images.files import image_files, read_image, read_image_alpha, to_tensor, write_image
+from utils.images.resize import imresize
 
 
 def picture(seed: int, *shape: int, dtype: type = np.uint8) -> np.ndarray:

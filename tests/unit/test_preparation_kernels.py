@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from data.folder import Folder
-from data.prepare import main
+from data.prepare import kernels as kernel_pool
+from data.prepare import section as preparing
+from data.prepare.__main__ import main
+from data.prepare.section import CleanHr, NoisePatches, Prepare, prepare
+from data.sources.folder import Folder
 from degradations import DEGRADATIONS
-from degradations.kernel_files import read_bank
-from degradations.kernel_shape import moved_to_centre
-from degradations.kernels import isotropic_gaussian
-from degradations.pools import MissingPoolError
-from models import kernel_pool, preparing
-from models.kernelgan import Estimate, KernelGAN
-from models.preparing import CleanHr, NoisePatches, Prepare, prepare
-from utils.checking import check_tree
-from utils.distributed import Processes
-from utils.fields import OptionError
-from utils.image import write_image
+from degradations.kernelgan.estimate import Estimate, KernelGAN
+from degradations.kernelgan.shape import moved_to_centre
+from degradations.kernels.families import isotropic_gaussian
+from degradations.kernels.files import read_bank
+from degradations.kernels.pools import MissingPoolError
+from utils.images.files import write_image
 from utils.logging import Console
+from utils.options.components import check_tree
+from utils.options.fields import OptionError
+from utils.processes.distributed import Processes
 
 ALONE = Processes(0, 1, 0, torch.device("cpu"))
 

@@ -9,11 +9,11 @@ import lmdb
 import numpy as np
 import pytest
 
-from data.preparation import noise
-from data.preparation.noise import NoisePatches, Tile
-from data.prepare import main
+from data.prepare import noise
+from data.prepare.__main__ import main
+from data.prepare.noise import NoisePatches, Tile
 from degradations.steps.real_noise import NoisePool
-from utils.image import image_files, read_image, read_image_alpha, write_image
+from utils.images.files import image_files, read_image, read_image_alpha, write_image
 
 
 def flat(seed: int, mean: float, sigma: float, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from data.paired import Paired
-from data.preparation.database import write_database
+from data.prepare.lmdb import write_database
 from data.source import SourceEntry
+from data.sources.paired import Paired
 from data.training import DataOptions, Mix, TrainingSet, ValidationSet, degrade
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State
-from degradations.kernel_files import read_bank, usrnet_kernels
-from degradations.pools import MissingPoolError
+from degradations.kernels.files import read_bank, usrnet_kernels
+from degradations.kernels.pools import MissingPoolError
 from degradations.steps.real_noise import PLAN, STATISTICS, NoisePool, RealNoise
 from tests.helpers import write_kernel_pool, write_noise_pool
-from utils.checking import OptionsError
-from utils.fields import OptionError
-from utils.image import write_image
+from utils.images.files import write_image
 from utils.logging import Console
+from utils.options.components import OptionsError
+from utils.options.fields import OptionError
 
 
 def state(height: int, width: int, **shared: Any) -> State:  # noqa: ANN401

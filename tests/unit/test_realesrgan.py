@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from degradations import DEGRADATIONS, STEPS, Drawn, Plan, Ragged, State, Step
-from degradations.realesrgan import RealESRGAN
 from degradations.steps.mixed_blur import KINDS
-from utils.fields import OptionError
+from degradations.systems.realesrgan import RealESRGAN
+from utils.options.fields import OptionError
 
 
 def build(**options: Any) -> RealESRGAN:  # noqa: ANN401

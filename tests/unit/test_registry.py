@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from utils.checking import OptionsError, Problem, Spec, check_tree, check_value, tree_schema
-from utils.fields import (
+from utils.options.components import OptionsError, Problem, Registry, Spec, check_tree, check_value, tree_schema
+from utils.options.fields import (
     IntRange,
     NonNegativeRange,
     Odd,
@@ -23,7 +23,7 @@ from utils.fields import (
     RangeSchedule,
     Weights,
 )
-from utils.registry import Registry, merge
+from utils.options.files import merge
 
 
 class Shape:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from torch.autograd import DeviceType
 
-from models.rehearsal import covered, of_device
+from models.training.rehearsal import covered, of_device
 
 
 def test_kernels_count_once_and_without_the_operators_that_launched_them() -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from models.restore import Generator, Restorer, bicubic_generator, interpolate, restore_array
-from models.restore_files import restore_files
-from utils.fields import OptionError
-from utils.image import read_image_alpha, write_image
+from models.restoring.files import restore_files
+from models.restoring.restorer import Generator, Restorer, bicubic_generator, interpolate, restore_array
+from utils.images.files import read_image_alpha, write_image
 from utils.logging import Console
+from utils.options.fields import OptionError
 
 RRDBNET = {"type": "rrdbnet", "scale": 4, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}
 UNSHUFFLING = {**RRDBNET, "scale": 2, "upsampling": "unshuffle"}

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import NETWORKS
-from utils.tiling import TileMode, _blended, mirrored, restored_bands
+from models.networks.blocks import mirrored
+from models.restoring.tiling import TileMode, _blended, restored_bands
 
 
 def image(height: int, width: int, channels: int = 3) -> Tensor:

@@ -11,12 +11,12 @@ from torch import nn
 
 import train
 from losses import LOSSES, LossTerm
-from models.performance import Performance
 from models.stages.psnr import PsnrStage
+from models.training.performance import Performance
 from tests.stage_runs import ELSEWHERE, samples_of, trainer_of
 from train import Diverged
-from utils.checkpoint import Checkpoints
 from utils.logging import Console
+from utils.storage.checkpoint import Checkpoints
 
 
 def test_half_precision_diverges_in_words_too() -> None:

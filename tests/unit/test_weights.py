@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.key_styles import canonical
 from models.network import NETWORKS
-from models.weights import guess_network, load_weights, read_weights
+from models.weights.key_styles import canonical
+from models.weights.load import guess_network, load_weights, read_weights
 from tests.helpers import GOLDEN
-from utils.fields import OptionError
+from utils.options.fields import OptionError
 
 SMALL = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.registry import Registry
+from utils.options.components import Registry
 
 
 class Metric:

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from scipy.special import gamma
 
-from utils.colour import rgb2y
-from utils.fields import OptionError
-from utils.files import write_durably
-from utils.image import ImageError, image_files, read_image, to_float, to_uint8
+from utils.images.colour import rgb2y
+from utils.images.files import ImageError, image_files, read_image, to_float, to_uint8
+from utils.images.resize import imresize
 from utils.logging import Console
 from utils.metrics import METRICS, Metric
-from utils.resize import imresize
+from utils.options.fields import OptionError
+from utils.storage.files import write_durably
 
 BLOCK = 96
 """Side of the blocks of which features are taken, at full size; half of it at half size."""

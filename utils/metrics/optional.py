@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.checking import nearest
-from utils.fields import OptionError
 from utils.metrics import METRICS, Metric, check_pair
+from utils.options.components import nearest
+from utils.options.fields import OptionError
 
 _HINTS = {
     "lpips": "pip install lpips",

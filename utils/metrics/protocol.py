@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from utils.colour import rgb2y
+from utils.images.colour import rgb2y
 
 
 @dataclass(frozen=True)

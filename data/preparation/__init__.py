@@ -1,1 +1,0 @@
-"""What `python -m data.prepare` does, a module for each command. Not imported by training."""

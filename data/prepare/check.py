@@ -1,0 +1,181 @@
+"""What is in a folder of images, and which of them had better not be trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.prepare.work import Record, parallel, stamp
+from data.sources.folder import listable
+from utils.images.files import ImageError, decode_image_alpha, image_files
+from utils.images.header import parse_header
+from utils.logging import Console, table
+from utils.options.fields import OptionError
+from utils.storage.files import replace_text
+
+_PNG_MODES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray + alpha", 6: "RGBA"}
+_JPEG_MODES = {1: "gray", 3: "RGB", 4: "CMYK"}
+_QUANTILES = {"smallest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "largest": 1.0}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a file: (height, width), mode, bits per channel, a hash of its pixels; or why it is bad.
+
+    `kind` is `good`, `truncated` or `unreadable`.
+    """
+
+    kind: str
+    stamp: list[int]
+    reason: str = ""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    bits: int = 0
+    digest: str = ""
+
+
+def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int, console: Console) -> int:
+    """Reads all images, prints tables, names what is bad, and writes the list of the good ones.
+
+    Bad are files that cannot be read or are cut off, images with a side under `min_size`, and all but the first of
+    those with equal pixels, in whatever formats. With `out`, a check that was stopped goes on.
+
+    Returns:
+        How many files could not be read.
+
+    Raises:
+        OptionError: a folder is missing or empty, or `out` is given with several.
+    """
+    if out is not None and len(sources) > 1:
+        raise OptionError(f"--out takes one folder, found {len(sources)}: `names:` lists images of one root")
+    files: list[Path] = []
+    for source in sources:
+        try:
+            files += image_files(source)
+        except OSError as error:
+            raise OptionError(str(error)) from error
+    if not files:
+        raise OptionError(f"there are no images in {', '.join(map(str, sources))}")
+    found = _facts(files, out, sources, workers, console)
+    bad = _bad(found, min_size)
+    for kind, reason in bad.values():
+        (console.error if kind in ("unreadable", "truncated") else console.info)(f"{kind}: {reason}")
+    _report(found, bad, console)
+    if out is not None:
+        good = [path.relative_to(sources[0]).as_posix() for path in files if path not in bad]
+        for name in (n for n in good if not listable(n)):
+            console.warn(f"{name!r} cannot stand in a list; rename it")
+        good = [name for name in good if listable(name)]
+        replace_text(out, "".join(f"{name}\n" for name in good))
+        _partial(out).unlink(missing_ok=True)
+        console.info(f"{out}: {len(good)} good images; use it as  {{type: folder, root: {sources[0]}, names: {out}}}")
+    return sum(kind in ("unreadable", "truncated") for kind, _ in bad.values())
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial.jsonl")
+
+
+def _facts(
+    files: list[Path], out: Path | None, sources: Sequence[Path], workers: int, console: Console
+) -> dict[Path, Facts]:
+    found: dict[Path, Facts] = {}
+    record = None if out is None else Record(_partial(out), {"kind": "check", "root": str(sources[0].resolve())})
+    for path in files:
+        if record is not None and (entry := record.done(str(path), path)) is not None:
+            found[path] = Facts(**{**entry["facts"], "size": tuple(entry["facts"]["size"])})
+    todo = [path for path in files if path not in found]
+    with console.progress(len(files), initial=len(found), desc="check") as progress:
+        for path, facts in parallel(examine, todo, workers):
+            found[path] = facts
+            if record is not None:
+                record.add(str(path), facts.stamp, facts=asdict(facts))
+            progress.update()
+    if record is not None:
+        record.close()
+    return {path: found[path] for path in files}
+
+
+def examine(path: Path) -> Facts:
+    """Reads and decodes a file."""
+    before = stamp(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Facts("unreadable", before, f"{path}: cannot be read ({error.strerror or error})")
+    if not data:
+        return Facts("truncated", before, f"{path}: the file is empty")
+    try:
+        image, alpha, gray = decode_image_alpha(data, path)
+    except ImageError as error:
+        damage = parse_header(data).damage or ""
+        return Facts("truncated" if "cut off" in damage else "unreadable", before, str(error))
+    mode, bits = stored_mode(data) or (_decoded_mode(alpha is not None, gray), image.dtype.itemsize * 8)
+    digest = hashlib.sha256(repr((image.shape, image.dtype.str)).encode())
+    digest.update(image.tobytes())
+    return Facts("good", before, "", (image.shape[0], image.shape[1]), mode, bits, digest.hexdigest())
+
+
+def _decoded_mode(alpha: bool, gray: bool) -> str:
+    return _PNG_MODES[(0 if gray else 2) + (4 if alpha else 0)]
+
+
+def stored_mode(data: bytes) -> tuple[str, int] | None:
+    """Mode and bits per channel as a PNG, JPEG or BMP stores them; None for other formats."""
+    if data.startswith(b"\x89PNG") and len(data) > 25:
+        return _PNG_MODES.get(data[25], "?"), data[24]
+    if data.startswith(b"BM") and len(data) > 30:
+        (bits,) = struct.unpack_from("<H", data, 28)
+        return ("palette", bits) if bits <= 8 else ("RGB", 8)
+    if data.startswith(b"\xff\xd8"):
+        position = 2
+        while position + 10 <= len(data) and data[position] == 0xFF:
+            marker = data[position + 1]
+            if marker == 0xFF:  # a fill byte
+                position += 1
+            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return _JPEG_MODES.get(data[position + 9], "?"), data[position + 4]
+            else:
+                position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return None
+
+
+def _bad(found: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, str]]:
+    """Kind and reason of every file that is not good, in order."""
+    bad: dict[Path, tuple[str, str]] = {}
+    first: dict[str, Path] = {}
+    for path, facts in found.items():
+        height, width = facts.size
+        if facts.kind != "good":
+            bad[path] = facts.kind, facts.reason
+        elif min(facts.size) < min_size:
+            bad[path] = "tiny", f"{path}: {height}x{width} has a side under {min_size}"
+        elif facts.digest in first:
+            bad[path] = "duplicate", f"{path}: has the pixels of {first[facts.digest]}"
+        else:
+            first[facts.digest] = path
+    return bad
+
+
+def _report(found: Mapping[Path, Facts], bad: Mapping[Path, tuple[str, str]], console: Console) -> None:
+    readable = [facts for facts in found.values() if facts.kind == "good"]
+    if readable:
+        sides = np.array([facts.size for facts in readable])
+        numbers = {"height": sides[:, 0], "width": sides[:, 1], "shorter side": sides.min(axis=1)}
+        values = {name: [f"{np.quantile(v, q):.0f}" for q in _QUANTILES.values()] for name, v in numbers.items()}
+        values["megapixels"] = [f"{np.quantile(sides.prod(axis=1) / 1e6, q):.3g}" for q in _QUANTILES.values()]
+        console.info(table(["size", *_QUANTILES], [[name, *row] for name, row in values.items()]) + "\n")
+        kinds = Counter((facts.mode, facts.bits) for facts in readable).most_common()
+        rows: list[list[Any]] = [[mode, bits, count] for (mode, bits), count in kinds]
+        console.info(table(["mode", "bits per channel", "images"], rows) + "\n")
+    counts = Counter(kind for kind, _ in bad.values())
+    summary = ["good", "unreadable", "truncated", "tiny", "duplicate"]
+    counts["good"] = len(found) - len(bad)
+    console.info(table(["files", "count"], [[kind, counts[kind]] for kind in summary] + [["all", len(found)]]))

@@ -1,0 +1,249 @@
+"""Flat tiles of photographs, whose deviation from their mean is taken for the camera's noise (RealSR)."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from data.prepare.lmdb import RECORD as DATABASE_RECORD
+from data.prepare.lmdb import write_database
+from data.prepare.work import Failure, Record, named_images, parallel, refuse_inside, stamp
+from data.sources.lmdb import META
+from degradations.steps.real_noise import PLAN, SHEET, STATISTICS
+from utils.images.files import ImageError, read_image, read_image_alpha, write_image
+from utils.images.sheet import judged
+from utils.logging import Console, table
+from utils.options.fields import NonNegative, OptionError, Pair, PositiveInt, Prob
+from utils.storage.files import replace_text
+from utils.storage.lock import RunLock
+
+VERSION = 1
+_RECORD, _ASIDE = ".measured.jsonl", ".patches"
+_SIGMA = 5.0  # pixels; what is smoother counts as light, not as noise or texture
+_SHOWN, _CONTRAST = 36, 4  # of the sheet: tiles of each kind, and how much stronger they are shown
+Patches = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class NoisePatches:
+    """Which tiles are collected, by the 8-bit luma L (ITU-R BT.601, rounded) of each.
+
+    `variance` (Ji et al., CVPRW 2020, Sec. 3.2): the variance of L is below `max_variance`. `quantile`: the share
+    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels; without tiles that
+    are constant or have a pixel with a channel at 0 or at its highest value. Either way the mean of L is in
+    `mean_range`, above its low end; 0 to 255 and 15 to 240 by default.
+
+    Tiles have `size` pixels a side (256; 64 for `quantile`) and begin every `stride` pixels (`size`). The released
+    code loses those that end at the right or lower border: `released`.
+    """
+
+    rule: Literal["variance", "quantile"] = "variance"
+    size: PositiveInt | None = None
+    stride: PositiveInt | None = None
+    max_variance: NonNegative = 20.0
+    flattest: Prob = 0.05
+    mean_range: Pair | None = None
+    released: bool = False
+
+    @property
+    def side(self) -> int:
+        """Pixels of a tile."""
+        return self.size or (256 if self.rule == "variance" else 64)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """What the mean is above, and what it is not above."""
+        return self.mean_range or ((0, 255) if self.rule == "variance" else (15, 240))
+
+    def tiles(self, image: np.ndarray) -> list[Tile]:
+        """All tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
+        levels = image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
+        gray = luma(levels)
+        measured, clipped = gray, np.zeros(gray.shape, bool)
+        if self.rule == "quantile":
+            measured = gray - cv2.GaussianBlur(gray.astype(np.float64), (0, 0), _SIGMA)
+            clipped = ((image == 0) | (image == np.iinfo(image.dtype).max)).reshape(*gray.shape, -1).any(axis=2)
+        found = []
+        for top in self._starts(gray.shape[0]):
+            for left in self._starts(gray.shape[1]):
+                window = np.s_[top : top + self.side, left : left + self.side]
+                variance, mean = float(np.var(measured[window])), float(np.mean(gray[window]))
+                constant = self.rule == "quantile" and gray[window].min() == gray[window].max()
+                found.append(Tile(top, left, variance, mean, self._flaw(variance, mean, constant, clipped[window])))
+        return found
+
+    def _starts(self, length: int) -> range:
+        return range(0, length - self.side + (not self.released), self.stride or self.side)
+
+    def _flaw(self, variance: float, mean: float, constant: bool, clipped: np.ndarray) -> str:
+        low, high = self.means
+        if self.rule == "variance" and not variance < self.max_variance:
+            return "variance"
+        if not low < mean <= high:
+            return "mean"
+        return "constant" if constant else "saturated" if clipped.any() else ""
+
+    def chosen(self, found: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
+        """The tiles of each image, those left out by their rank with the flaw `variance`, too."""
+        if self.rule == "variance":
+            return dict(found)
+        variances = sorted(tile.variance for tiles in found.values() for tile in tiles if not tile.flaw)
+        count = min(len(variances), round(self.flattest * sum(map(len, found.values()))))
+        limit = variances[count - 1] if count else -1.0
+        return {
+            name: [t if t.flaw or t.variance <= limit else replace(t, flaw="variance") for t in tiles]
+            for name, tiles in found.items()
+        }
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of an image by its upper left corner; `flaw` is why it is left out, or empty."""
+
+    top: int
+    left: int
+    variance: float
+    mean: float
+    flaw: str = ""
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of an image (H, W) or (H, W, 3) uint8, in whole numbers as Pillow's mode L."""
+    if image.ndim == 2:
+        return image
+    return ((image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 32768) >> 16).astype(np.uint8)
+
+
+def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, console: Console) -> int:
+    """Collects a pool of noise patches from the images of a folder; goes on where an earlier call was stopped.
+
+    Patches are crops as they are, NAME_000.png and so on, or the same in a database if `out` ends in .lmdb.
+    statistics.json, written last, has source, top, left, variance and mean of each; sheet.png shows some, and some of
+    those left out. Gray images stay gray, alpha is dropped, the depth stays.
+
+    Returns:
+        How many images could not be used; each is named on the console.
+
+    Raises:
+        OptionError: there are no images, no tile passes, or `out` has results of other settings or lies in `source`.
+        OSError: the disk refuses, or a worker died.
+    """
+    refuse_inside(out, source)
+    names = named_images(source)
+    folder = out / _ASIDE if out.suffix == ".lmdb" else out
+    with RunLock(out):
+        found, failed = _measured(job, names, out, workers, console)
+        tiles = job.chosen(found)
+        _report(job, tiles, names, console)
+        patches: Patches = {}
+        for name, of_one in tiles.items():
+            for index, tile in enumerate(tile for tile in of_one if not tile.flaw):
+                about = {key: value for key, value in asdict(tile).items() if key != "flaw"}
+                patches[f"{name}_{index:03}"] = {"source": str(names[name]), "size": job.side, **about}
+        _write(patches, out, folder, workers)
+        write_image(out / SHEET, _sheet(tiles, names, job.side))
+    failed += write_database(folder, out, "", workers, console) if folder != out else 0
+    replace_text(out / STATISTICS, json.dumps({"rule": asdict(job), "patches": patches}, indent=1) + "\n")
+    shutil.rmtree(out / _ASIDE, ignore_errors=True)
+    console.info(f"{out}: {len(patches)} patches of {job.side}x{job.side}; look at {out / SHEET}")
+    return failed
+
+
+def _measured(
+    job: NoisePatches, names: dict[str, Path], out: Path, workers: int, console: Console
+) -> tuple[dict[str, list[Tile]], int]:
+    """The tiles of every readable image, and how many images are not."""
+    with Record(out / _RECORD, {"kind": "noise", **asdict(job)}) as record:
+        todo = [(name, path) for name, path in names.items() if record.done(name, path) is None]
+        failed = set()
+        with console.progress(len(names), initial=len(names) - len(todo), desc="noise") as progress:
+            for (name, _), result in parallel(partial(_measure, job), todo, workers):
+                if isinstance(result, Failure):
+                    failed.add(name)
+                    console.error(f"left out: {result.reason}")
+                else:
+                    record.add(name, result[0], tiles=[[*asdict(tile).values()] for tile in result[1]])
+                progress.update()
+        found = {name: record.entries[name]["tiles"] for name in names if name not in failed}
+    return {name: [Tile(*values) for values in tiles] for name, tiles in found.items()}, len(failed)
+
+
+def _measure(job: NoisePatches, item: tuple[str, Path]) -> tuple[list[int], list[Tile]] | Failure:
+    before = stamp(item[1])
+    try:
+        return before, job.tiles(_stored(item[1]))
+    except ImageError as error:
+        return Failure(item[1], str(error))
+
+
+def _stored(path: Path) -> np.ndarray:
+    """(H, W) of a gray file, (H, W, 3) of another."""
+    image, _, gray = read_image_alpha(path)
+    return image[..., 0] if gray else image
+
+
+def _report(job: NoisePatches, found: Mapping[str, list[Tile]], names: Mapping[str, Path], console: Console) -> None:
+    """Counts by reason. Raises OptionError if nothing passes."""
+    counts = Counter(tile.flaw or "accepted" for tiles in found.values() for tile in tiles)
+    small = [str(names[name]) for name, tiles in found.items() if not tiles]
+    if small:
+        shown = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
+        console.warn(f"{len(small)} images are too small for a tile of {job.side}, try a smaller size: {shown}")
+    if not counts["accepted"]:
+        why = ", ".join(f"{count} by {flaw}" for flaw, count in counts.most_common())
+        other = "a larger `flattest`" if job.rule == "quantile" else "the rule `quantile`"
+        raise OptionError(
+            f"no tile of {len(found)} images passes ({why or 'none is large enough'}); a smaller size, other limits or "
+            f"{other} may find some"
+        )
+    console.info(table(["tiles", "count"], [[kind, n] for kind, n in [*counts.most_common(), ("all", counts.total())]]))
+
+
+def _write(patches: Patches, out: Path, folder: Path, workers: int) -> None:
+    """Writes the patches that are not there yet, and removes those of an earlier plan."""
+    plan = out / PLAN
+    old: Patches = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else {}
+    if folder != out and old != patches:  # a database cannot tell which of its images are old
+        for name in ("data.mdb", "lock.mdb", META, DATABASE_RECORD):
+            (out / name).unlink(missing_ok=True)
+    for name in old:
+        if patches.get(name) != old[name]:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+    (out / STATISTICS).unlink(missing_ok=True)
+    replace_text(plan, json.dumps(patches))
+    todo: dict[str, list[tuple[Path, int, int, int]]] = {}
+    for name, about in patches.items():
+        if not (file := folder / f"{name}.png").exists():
+            todo.setdefault(about["source"], []).append((file, about["top"], about["left"], about["size"]))
+    for _ in parallel(_cut, list(todo.items()), workers):
+        pass
+
+
+def _cut(item: tuple[str, list[tuple[Path, int, int, int]]]) -> None:
+    image = _stored(Path(item[0]))
+    for file, top, left, size in item[1]:
+        write_image(file, image[top : top + size, left : left + size])
+
+
+def _sheet(found: Mapping[str, list[Tile]], names: Mapping[str, Path], side: int) -> np.ndarray:
+    """Some accepted and some rejected tiles from all over the data set, in strengthened contrast."""
+    cells = []
+    for accepted in (True, False):
+        some = [(name, tile) for name, tiles in found.items() for tile in tiles if (not tile.flaw) == accepted]
+        for name, tile in some[:: max(1, math.ceil(len(some) / _SHOWN))]:
+            window = read_image(names[name])[tile.top : tile.top + side, tile.left : tile.left + side]
+            levels = window / (np.iinfo(window.dtype).max / 255)
+            strong = levels.mean((0, 1)) + _CONTRAST * (levels - levels.mean((0, 1)))
+            about = f"{tile.flaw} {Path(name).name} var {tile.variance:.3g} mean {tile.mean:.0f}"
+            cells.append((np.rint(strong).clip(0, 255).astype(np.uint8), about, accepted))
+    return judged(cells, columns=12)

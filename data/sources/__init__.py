@@ -1,0 +1,1 @@
+"""Image sources, each the `type:` of an entry under `data`."""

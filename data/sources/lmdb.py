@@ -1,0 +1,195 @@
+"""Images inside an LMDB database, in BasicSR's layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import lmdb
+import numpy as np
+
+from data.source import DATASETS, Source, UnreadableImageError
+from utils.images.files import IMAGE_SUFFIXES, ImageError, decode_image
+from utils.images.header import parse_header
+from utils.options.fields import PositiveInt
+from utils.storage.lmdb_reader import reader
+
+META = "meta_info.txt"
+_SHOWN = 10  # keys in a message
+_LONGEST_KEY = 511  # bytes, as LMDB is compiled by default
+_LONGEST_LINE = 1000  # the expression takes quadratic time
+# name.png (height,width,channels) level; only the name is needed.
+_LINE = re.compile(r"(?P<name>.+?)(?:\s+\((?P<height>\d{1,9}),\s*(?P<width>\d{1,9}),\s*\d{1,9}\)(?:\s+\d+)?)?")
+
+Size = tuple[int, int]
+
+
+@DATASETS.register("lmdb")
+class Lmdb(Source):
+    """Images of an LMDB database in BasicSR's layout: PNG bytes under keys, and a list of them.
+
+    A database is a folder with `data.mdb` and `meta_info.txt`, whose lines are `name.png (height,width,channels)
+    level`; the key is the name without its ending. `python -m data.prepare lmdb` writes such a folder.
+
+    Args:
+        root: the folder of the database, usually called NAME.lmdb.
+        lq_root: a second database with the low-quality images under the same keys.
+        scale: how many times larger the ground truth is; supplied by the experiment, needed with `lq_root`.
+
+    As with `paired`, a ground truth that is larger by less than `scale` pixels is cut; `cut` counts those.
+
+    Raises:
+        ValueError: a database is missing, cut off or empty, its list names keys that it has not, the two databases
+            list different keys, or sizes do not fit; keys are counted and up to ten named, sizes are all listed.
+    """
+
+    def __init__(self, root: str, lq_root: str | None = None, scale: PositiveInt | None = None) -> None:
+        self._root, listed = str(Path(root).expanduser()), _listed(Path(root).expanduser(), "root")
+        self._keys = list(listed)
+        self._lq_root: str | None = None
+        self.scale, self.cut = scale or 1, 0
+        _require(self._root, self._keys)
+        if lq_root is not None:
+            if scale is None:
+                raise ValueError("scale: is missing; give the factor by which ground truths are larger")
+            self.paired = True
+            self._lq_root, partners = str(Path(lq_root).expanduser()), _listed(Path(lq_root).expanduser(), "lq_root")
+            self._match(listed, partners)
+            _require(self._lq_root, self._keys)
+
+    def _match(self, truths: dict[str, Size | None], partners: dict[str, Size | None]) -> None:
+        problems = [
+            f"{len(missing)} keys of {here} are missing in {there}: {_some(missing)}"
+            for here, there, missing in (
+                (self._root, self._lq_root, [key for key in truths if key not in partners]),
+                (self._lq_root, self._root, [key for key in partners if key not in truths]),
+            )
+            if missing
+        ]
+        for key, size in truths.items():
+            small = partners.get(key)
+            if size is not None and small is not None:
+                rest = [side - part * self.scale for side, part in zip(size, small, strict=True)]
+                self.cut += rest != [0, 0]
+                if not all(0 <= r < self.scale for r in rest):
+                    problems.append(self._mismatch(key, size, small))
+        if problems:
+            raise ValueError(f"the databases do not pair at scale {self.scale}:\n  " + "\n  ".join(problems))
+
+    def _mismatch(self, key: str, size: Size, small: Size) -> str:
+        expected = f"expected {small[0] * self.scale}x{small[1] * self.scale}"
+        partner = f"{self._lq_root} has {small[0]}x{small[1]}"
+        return f"{self._root}, key {key!r}: is {size[0]}x{size[1]}, {expected}, for {partner}"
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def name(self, index: int) -> str:
+        return f"{self._root}/{self._keys[index]}"
+
+    def read(self, index: int) -> np.ndarray:
+        key = self._keys[index]
+        image = _image(self._root, key)
+        if self._lq_root is None:
+            return image
+        small = parse_header(_value(self._lq_root, key)).size or _image(self._lq_root, key).shape[:2]
+        height, width = small[0] * self.scale, small[1] * self.scale
+        if not all(0 <= r < self.scale for r in (image.shape[0] - height, image.shape[1] - width)):
+            raise UnreadableImageError(self._mismatch(key, (image.shape[0], image.shape[1]), (small[0], small[1])))
+        return image[:height, :width]
+
+    def read_lq(self, index: int) -> np.ndarray:
+        if self._lq_root is None:
+            return super().read_lq(index)
+        return _image(self._lq_root, self._keys[index])
+
+
+# --- the list ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MetaLine:
+    """A line of meta_info.txt: the key, and (height, width) where it is given."""
+
+    key: str
+    size: Size | None
+
+
+def parse_meta(line: str) -> MetaLine:
+    """Reads a line of meta_info.txt. Raises ValueError for a name that cannot be a key, or that leads out of a folder.
+
+    Names of result files are made of keys, so a stranger's list must not choose where they go.
+    """
+    match = None if len(line) > _LONGEST_LINE else _LINE.fullmatch(line.strip())
+    name = "" if match is None else match["name"]
+    path = PurePosixPath(name)
+    key = name[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else name
+    if not key or len(key.encode()) > _LONGEST_KEY or "\0" in key:
+        raise ValueError(f"found {line[:80]!r}, expected NAME.png (HEIGHT,WIDTH,CHANNELS) LEVEL")
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} leads out of the folder")
+    sized = match is not None and match["height"] is not None
+    return MetaLine(key, (int(match["height"]), int(match["width"])) if match is not None and sized else None)
+
+
+def _listed(root: Path, option: str) -> dict[str, Size | None]:
+    """Keys with their sizes, in the order of the list."""
+    if not (root / "data.mdb").is_file():
+        raise ValueError(f"{option}: {root} is no LMDB database; expected a folder with data.mdb and {META}")
+    try:
+        lines = (root / META).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{option}: {root} has no {META}, so it is unfinished; run the `python -m data.prepare lmdb` that began it"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{option}: cannot read {root / META} ({error})") from error
+    found: dict[str, Size | None] = {}
+    for number, text in enumerate(lines, 1):
+        if text.strip():
+            try:
+                line = parse_meta(text)
+            except ValueError as error:
+                raise ValueError(f"{option}: {root / META}:{number}: {error}") from error
+            if line.key in found:
+                raise ValueError(f"{option}: {root / META}:{number}: the key {line.key!r} is listed twice")
+            found[line.key] = line.size
+    if not found:
+        raise ValueError(f"{option}: {root / META} lists no images")
+    return found
+
+
+def _require(root: str, keys: Sequence[str]) -> None:
+    """Raises ValueError unless the database has all keys."""
+    try:
+        missing = reader(root).missing(keys)
+    except (lmdb.Error, OSError) as error:
+        raise ValueError(f"{root}: cannot be opened as an LMDB database ({error})") from error
+    if missing:
+        raise ValueError(f"{root}: {len(missing)} of the {len(keys)} keys in {META} are missing: {_some(missing)}")
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def _image(root: str, key: str) -> np.ndarray:
+    try:
+        return decode_image(_value(root, key), f"{root}, key {key!r}")
+    except ImageError as error:
+        raise UnreadableImageError(str(error)) from error
+
+
+def _value(root: str, key: str) -> bytes:
+    try:
+        value = reader(root).get(key)
+    except (lmdb.Error, OSError) as error:
+        raise UnreadableImageError(f"{root}, key {key!r}: cannot be read ({error})") from error
+    if value is None:
+        raise UnreadableImageError(f"{root}, key {key!r}: is no longer in the database")
+    return value

@@ -1,0 +1,141 @@
+"""Pairs of given low-quality and ground-truth images in two folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data.source import DATASETS, Source, UnreadableImageError
+from data.sources.folder import listed_images, read_listed
+from utils.images.files import ImageError, image_files, read_image
+from utils.images.header import parse_header
+from utils.options.fields import PositiveInt
+
+_HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 64 KiB a piece
+
+Size = tuple[int, int]
+
+
+@DATASETS.register("paired")
+class Paired(Source):
+    """Low-quality images with their ground truths, matched by name.
+
+    Args:
+        gt_root: folder of ground truths, at any depth.
+        lq_root: folder of low-quality images, laid out as `gt_root`; the file formats may differ.
+        names: a text file that lists the ground truths to use, as for `folder`.
+        pattern: the name of a low-quality image without its ending, `{}` standing for the name of its ground truth:
+            `{}x4` finds 0001x4.png for 0001.png.
+        scale: how many times larger the ground truth is; supplied by the experiment.
+
+    A ground truth that is larger than `scale` times its partner by less than `scale` pixels is cut at the bottom and
+    right, as is customary; `cut` counts those.
+
+    Raises:
+        ValueError: naming all pairs that do not match.
+    """
+
+    paired = True
+
+    def __init__(
+        self,
+        gt_root: str,
+        lq_root: str,
+        names: str | None = None,
+        pattern: str = "{}",
+        scale: PositiveInt | None = None,
+    ) -> None:
+        if scale is None:
+            raise ValueError("scale: is missing; give the factor by which ground truths are larger")
+        if pattern.count("{}") != 1:
+            raise ValueError(f"pattern: found {pattern!r}, expected one {{}} in the place of the ground truth's name")
+        self.scale, self.cut = scale, 0
+        root = Path(gt_root).expanduser()
+        truths = _images(root, "gt_root") if names is None else listed_images(root, Path(names).expanduser())
+        partners = _by_stem(_images(Path(lq_root).expanduser(), "lq_root"), Path(lq_root).expanduser())
+        self._pairs: list[tuple[str, str]] = []
+        problems = []
+        for gt in truths:
+            key = str(gt.relative_to(root).parent / pattern.replace("{}", gt.stem))
+            found = partners.pop(key, [])
+            if len(found) != 1:
+                what = f"{len(found)} partners: {', '.join(map(str, found))}" if found else f"no partner {key}.*"
+                problems.append(f"{gt}: {what} in {lq_root}")
+            elif (problem := self._mismatch(gt, found[0])) is not None:
+                problems.append(problem)
+            else:
+                self._pairs.append((str(gt), str(found[0])))
+        if names is None:
+            problems += [f"{path}: no ground truth in {gt_root}" for paths in partners.values() for path in paths]
+        if problems:
+            raise ValueError(f"{len(problems)} of the images do not pair at scale {scale}:\n  " + "\n  ".join(problems))
+
+    def _mismatch(self, gt: Path, lq: Path) -> str | None:
+        """What is wrong with the sizes of a pair, or None."""
+        try:
+            (gt_height, gt_width), (lq_height, lq_width) = image_size(gt), image_size(lq)
+        except ImageError as error:
+            return str(error)
+        height, width = lq_height * self.scale, lq_width * self.scale
+        rest = (gt_height - height, gt_width - width)
+        if all(0 <= r < self.scale for r in rest):
+            self.cut += rest != (0, 0)
+            return None
+        return f"{gt} is {gt_height}x{gt_width}, expected {height}x{width}, for {lq} is {lq_height}x{lq_width}"
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def name(self, index: int) -> str:
+        return self._pairs[index][0]
+
+    def path(self, index: int) -> Path:
+        return Path(self._pairs[index][0])
+
+    def read(self, index: int) -> np.ndarray:
+        gt, (height, width) = read_listed(self._pairs[index][0]), self._lq_size(index)
+        cut = gt[: height * self.scale, : width * self.scale]
+        if cut.shape[:2] != (height * self.scale, width * self.scale):  # a file was replaced since the start
+            problem = self._mismatch(*map(Path, self._pairs[index]))
+            raise UnreadableImageError(problem or f"{self._pairs[index][0]}: its header tells another size")
+        return cut
+
+    def read_lq(self, index: int) -> np.ndarray:
+        return read_listed(self._pairs[index][1])
+
+    def _lq_size(self, index: int) -> Size:
+        try:
+            return image_size(Path(self._pairs[index][1]))
+        except ImageError as error:
+            raise UnreadableImageError(str(error)) from error
+
+
+def image_size(path: Path) -> Size:
+    """(height, width) of an image, from the head of its file where that tells. Raises ImageError."""
+    try:
+        with path.open("rb") as file:
+            header = parse_header(file.read(_HEAD))
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if header.size is None or header.orientation > 1:  # turned images are rare enough to be read
+        height, width = read_image(path).shape[:2]
+        return height, width
+    return header.size
+
+
+def _images(root: Path, option: str) -> list[Path]:
+    try:
+        found = image_files(root)
+    except OSError as error:
+        raise ValueError(f"{option}: {error}; expected a folder of images") from error
+    if not found:
+        raise ValueError(f"{option}: {root} holds no images")
+    return found
+
+
+def _by_stem(paths: list[Path], root: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(str(path.relative_to(root).with_suffix("")), []).append(path)
+    return found

@@ -1,0 +1,1 @@
+"""KernelGAN: estimate the kernel by which an image was made smaller."""

@@ -1,0 +1,1 @@
+"""Blur kernels: parametric families, files of kernels, motion, and kernels that vary over an image."""

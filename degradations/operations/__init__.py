@@ -1,0 +1,1 @@
+"""Operations on ragged batches that the steps are made of."""

@@ -1,0 +1,1 @@
+"""Degradations of published systems, each the `type:` of `degradation:`."""

@@ -1,0 +1,39 @@
+"""The classical degradation of non-blind super-resolution: y = (x ⊗ k)↓s + n, as USRNet is trained (CVPR 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from degradations import DEGRADATIONS, StepEntry
+from degradations.pipeline import Pipeline
+from utils.options.fields import PositiveInt
+
+STEPS = {
+    "blur": {
+        "type": "one_of",
+        "of": {
+            "motion": {"type": "motion_blur", "prob": 0.5},
+            "gaussian": {"type": "shifted_gaussian_blur", "prob": 0.5},
+        },
+    },
+    "truncate": {"type": "truncate", "prob": 0},
+    "downsample": {"type": "every_nth"},
+    "noise": {
+        "type": "gaussian_noise",
+        "kinds": {"color": 1.0},
+        "level_range": [0, 24],
+        "clean_prob": 1 / 9,
+        "clip": False,
+    },
+}
+
+
+@DEGRADATIONS.register("classical", presets={"steps": STEPS})
+def classical(steps: Mapping[str, StepEntry], scale: int, scales: tuple[PositiveInt, ...] = ()) -> Pipeline:
+    """Circular blur by a motion or a Gaussian kernel, every s-th pixel from the upper left, and Gaussian noise.
+
+    It tells the `kernel` on the ground truth's grid and the noise's `sigma`. Training draws from `scales`, one for each
+    optimizer step. Not clipped, since clipped noise is no longer what `sigma` says. With `steps.truncate.prob: 1` the
+    blurred image is cut to 8 bits as the published table's; `steps.truncate: {type: round}` rounds it instead.
+    """
+    return Pipeline(steps, scale, conditions=("kernel", "sigma"), scales=scales)

@@ -1,0 +1,1 @@
+"""Measure generators on data sets, or over a grid of degradations."""

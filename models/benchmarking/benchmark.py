@@ -1,0 +1,417 @@
+"""Benchmarks: checkpoints × data sets, every number with the protocol it was measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data.source import Source, SourceEntry
+from data.sources.folder import read_listed
+from data.training import ValidationItem, ValidationSet
+from degradations import DEGRADATIONS, Batch, Degradation, Plan
+from models.network import NETWORKS, Network
+from models.restoring.back_projection import BackProjection
+from models.restoring.nonblind import Assumption
+from models.restoring.restorer import Generator, Restorer
+from models.training.experiment import Experiment
+from utils.images.files import image_files, image_names, to_tensor, write_image
+from utils.images.sheet import strip
+from utils.logging import Console
+from utils.metrics import Metric
+from utils.metrics.evaluate import best_sigma, bicubic, mean_scores, score, smoothed, smoothing_scores, to_8bit
+from utils.metrics.protocol import PROTOCOLS, Protocol
+from utils.options.components import OptionsError, Problem, Spec, check_tree
+from utils.options.fields import Count, OptionError, PositiveInt
+from utils.processes.distributed import Processes, gather_objects
+from utils.processes.threads import one_ahead
+
+BICUBIC, SMOOTHED = "bicubic", "bicubic, smoothed"
+Scores = dict[str, float]
+
+
+def metric_specs(tree: Mapping[str, Any] | None = None) -> Mapping[str, Spec[Metric]]:
+    """Checks `metrics`, which is PSNR and SSIM by default. Raises OptionsError with every problem."""
+    tree = tree or {"psnr": {"type": "psnr"}, "ssim": {"type": "ssim"}}
+    return check_tree(_Metrics, {"metrics": tree}, "").metrics
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    metrics: Mapping[str, Spec[Metric]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A network without weights, as a line to beat. Of the values in `choose` (one of its options: values), the one
+    with the highest mean PSNR counts on each set: a baseline at its best."""
+
+    network: Spec[Network]
+    choose: dict[str, list[float]] = field(default_factory=dict)
+
+    def generators(self, scale: int) -> dict[str, Generator]:
+        """The networks to try, by what tells them apart."""
+        if len(self.choose) > 1:
+            raise OptionError(f"{self.network.where}: choose names {', '.join(self.choose)}, expected one option")
+        choices = [{}] if not self.choose else [{k: v} for k, values in self.choose.items() for v in values]
+        found = {}
+        for chosen in choices:
+            values = {"type": self.network.name, **self.network.values, **chosen}
+            network = NETWORKS.build(values, where=self.network.where, scale=scale).eval()
+            found[", ".join(f"{k} {v:g}" for k, v in chosen.items())] = Generator(network, None, values)
+        return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers of a paper by row of a grid and by method, in the order of the columns, null where it has none: shown
+    beside those of a set with this number of images (with `each`, of images times its length)."""
+
+    images: PositiveInt
+    rows: dict[str, dict[str, list[float | None]]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The layout of a paper's table. Each cell is a benchmark of its own: the file with the overrides (dotted path:
+    value) of its row and of its column; with a value `{each: [...]}`, the mean over one for each. `number` is what a
+    cell holds. Without `columns`, all numbers of a row's benchmark are the columns. `published` goes by the names of
+    sets. A row that is null is left out."""
+
+    rows: dict[str, dict[str, Any] | None]
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    number: str = "PSNR RGB"
+    published: Mapping[str, Published] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """A test option file (`options/test/*.yml`), or the same from the command line.
+
+    `real`: folders of low-quality images that have no ground truth, by name. `degradation` makes the low-quality
+    images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
+    used. `weights`: further checkpoints by name. `baselines`: lines to beat besides bicubic. `grid`: settings to go
+    through, see `models.grid`. `assume`: what non-blind networks are told where the degradation does not say.
+    `self_ensemble`, `back_projection`: additions to what checkpoints give (see `Restorer`).
+    """
+
+    name: str
+    scale: PositiveInt
+    data: Mapping[str, Spec[Source]] = field(default_factory=dict)
+    real: dict[str, str] = field(default_factory=dict)
+    degradation: Spec[Degradation] | None = None
+    metrics: Mapping[str, Spec[Metric]] = field(default_factory=metric_specs)
+    protocol: str = "basicsr"
+    weights: dict[str, str] = field(default_factory=dict)
+    validation_seed: Count = 0
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    grid: Grid | None = None
+    assume: Assumption | None = None
+    self_ensemble: bool = False
+    back_projection: BackProjection | None = None
+
+
+def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:
+    """Checks the option tree of a benchmark. Raises OptionsError with every problem."""
+    tree = {key: value for key, value in tree.items() if value is not None}
+    scale = tree.get("scale")
+    options = check_tree(BenchmarkOptions, tree, source, **({"scale": scale} if isinstance(scale, int) else {}))
+    if not options.data and not options.real:
+        raise OptionsError([Problem("data", "names no data set, and neither does `real`")], source)
+    if options.grid and options.real:
+        raise OptionsError([Problem("real", "a grid measures against ground truths, which these have not")], source)
+    if twice := [name for name in options.real if name in options.data]:
+        raise OptionsError([Problem(f"real.{name}", "is the name of a set in `data` too") for name in twice], source)
+    return options
+
+
+# --- what is measured ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Metrics, each under every protocol; the numbers are called such as `PSNR RGB`."""
+
+    metrics: Mapping[str, Metric]
+    protocols: Mapping[str, Protocol]
+
+    @classmethod
+    def build(cls, metrics: Mapping[str, Spec[Metric]], family: str, device: str = "cpu") -> Measure:
+        """Metrics by name, which compute on `device` where they can.
+
+        Raises OptionError for an unknown family, and for a metric that lacks a file or a package.
+        """
+        protocols = {PROTOCOLS[n].channels.upper(): PROTOCOLS[n] for n in (family, f"{family}_y") if n in PROTOCOLS}
+        if not protocols:
+            families = sorted({name.removesuffix("_y") for name in PROTOCOLS})
+            raise OptionError(f"protocol: no protocol is called {family!r}, expected one of {', '.join(families)}")
+        built = {name.upper(): _built(spec, device) for name, spec in metrics.items()}
+        return cls(
+            built, {key: p for key, p in protocols.items() if any(p.channels in m.channels for m in built.values())}
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the numbers."""
+        return [
+            f"{name} {channels}"
+            for channels, protocol in self.protocols.items()
+            for name, metric in self.metrics.items()
+            if protocol.channels in metric.channels
+        ]
+
+    def __call__(self, sr: Tensor, gt: Tensor | None, scale: int) -> Scores:
+        """The numbers of one image; without a ground truth, those that need none."""
+        return {
+            f"{metric} {channels}": value
+            for channels, protocol in self.protocols.items()
+            for metric, value in score(sr, gt, self.metrics, protocol, scale).items()
+        }
+
+    def __str__(self) -> str:
+        lower = [name for name, metric in self.metrics.items() if not metric.higher_is_better]
+        parts = [f"{channels}: {protocol}" for channels, protocol in self.protocols.items()]
+        return "; ".join([*parts, "8-bit values", *([f"lower is better: {', '.join(lower)}"] if lower else [])])
+
+
+def _built(spec: Spec[Metric], device: str) -> Metric:
+    try:
+        return spec.component(device=device)
+    except OptionError as error:
+        text = str(error)
+        raise OptionError(text if text.startswith(spec.where) else f"{spec.where}: {text}") from error
+
+
+# --- what it is measured on --------------------------------------------------------------------------------------
+
+
+class RealImages:
+    """Low-quality images as they are, without ground truths: all of a folder, at any depth.
+
+    Raises OptionError if there are none.
+    """
+
+    def __init__(self, name: str, root: str, scale: int) -> None:
+        self.name, self.scale = name, scale
+        try:
+            self.paths = image_files(Path(root).expanduser())
+        except OSError as error:
+            raise OptionError(f"real.{name}: {error}") from error
+        if not self.paths:
+            raise OptionError(f"real.{name}: {root} holds no images")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> ValidationItem:
+        """An image whose batch has no targets. Raises UnreadableImageError for a file that cannot be read."""
+        path = str(self.paths[number])
+        lq = to_tensor(read_listed(path))[None]
+        plan = Plan((lq.shape[-2] * self.scale, lq.shape[-1] * self.scale), self.scale)
+        return ValidationItem(path, Batch(lq, {}, plans=[plan], paths=[path]))
+
+
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """A validation set, words about where its low-quality images come from, and names for its output files."""
+
+    valid: ValidationSet | RealImages
+    origin: str
+    degraded: bool
+    images: list[str]
+
+
+def benchmark_sets(options: BenchmarkOptions) -> list[BenchmarkSet]:
+    """The data sets of a benchmark. Raises OptionError naming the set that cannot be used."""
+
+    def named(kind: str) -> Spec[Degradation]:
+        return DEGRADATIONS.check(kind, scale=options.scale)
+
+    sets = []
+    for name, spec in options.data.items():
+        entry = _entry(spec, options.scale)
+        if entry.degradation is not None or (options.degradation is not None and not entry.source.paired):
+            chosen, why = entry.degradation or options.degradation, ""
+        elif entry.source.paired:
+            chosen, why = named("none"), ""
+        else:
+            chosen, why = named("bicubic"), " (the default where no low-quality images are given)"
+        assert chosen is not None
+        sets.append(_set(name, entry, chosen, why, options.validation_seed, options.scale))
+    return sets + [_real_set(name, root, options) for name, root in options.real.items()]
+
+
+def _real_set(name: str, root: str, options: BenchmarkOptions) -> BenchmarkSet:
+    _check_set_name(name, "real")
+    images = RealImages(name, root, options.scale)
+    return BenchmarkSet(images, "given, without ground truths", False, image_names([str(p) for p in images.paths]))
+
+
+def check_measurable(sets: Sequence[BenchmarkSet], measure: Measure) -> None:
+    """Raises OptionError if there are real images, and no metric does without ground truths."""
+    real = [tested.valid.name for tested in sets if isinstance(tested.valid, RealImages)]
+    if real and all(metric.needs_gt for metric in measure.metrics.values()):
+        raise OptionError(
+            f"real.{real[0]}: these images have no ground truths, and all metrics ({', '.join(measure.metrics)}) need "
+            "them; add one that does not, such as --metrics niqe:model=FILE"
+        )
+
+
+def experiment_sets(experiment: Experiment) -> list[BenchmarkSet]:
+    """The validation sets of a training option file, with the same frozen degradations as during training."""
+    if not experiment.data.validation:
+        raise OptionError("data.validation: the option file names no set to test on; add one, or use --data")
+    sets = []
+    for name, spec in experiment.data.validation.items():
+        entry = _entry(spec, experiment.scale)
+        chosen = entry.degradation or experiment.degradation
+        sets.append(_set(name, entry, chosen, ", as in training", experiment.data.validation_seed, experiment.scale))
+    return sets
+
+
+def _entry(spec: Spec[Source], scale: int) -> SourceEntry:
+    return spec.build(scale=scale)  # type: ignore[return-value] - the registry's entry class
+
+
+def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, seed: int, scale: int) -> BenchmarkSet:
+    _check_set_name(name, "data")
+    origin = "given" if chosen.name == "none" else f"made by `{chosen.name}`{why}, seed {seed}"
+    if cut := getattr(entry.source, "cut", 0):
+        origin += f"; {cut} ground truths cut at the bottom and right to a multiple of {scale}"
+    valid = ValidationSet(name, entry, chosen.component(scale=scale), seed=seed, scale=scale, section="data")
+    images = image_names([valid.item_name(number) for number in range(len(valid))])
+    return BenchmarkSet(valid, origin, chosen.name not in ("none", "bicubic"), images)
+
+
+def _check_set_name(name: str, kind: str) -> None:
+    if Path(name).name != name or name.startswith("."):
+        raise OptionError(f"{kind}.{name}: the name of a set becomes a folder, expected one without slashes")
+
+
+# --- measuring -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Scores on one set: row name → image name → numbers, in the order of the table. `remarks` belong below it."""
+
+    name: str
+    scale: int
+    origin: str
+    scores: dict[str, dict[str, Scores]]
+    remarks: list[str]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the numbers that were measured on this set."""
+        return list(next(iter(next(iter(self.scores.values())).values())))
+
+    def means(self, row: str) -> Scores:
+        """Mean over the images."""
+        return mean_scores(list(self.scores[row].values()))
+
+
+def run_set(
+    tested: BenchmarkSet,
+    restorers: Mapping[str, Restorer],
+    measure: Measure,
+    images_to: Path | None,
+    processes: Processes,
+    console: Console,
+    baselines: Mapping[str, Mapping[str, Restorer]] | None = None,
+    smoothing_too: bool = True,
+) -> SetResult:
+    """Restores and measures a set, its images shared out over the ranks; all ranks get the result.
+
+    Of each of the `baselines`, given as what is to be tried, the best counts. With `images_to`, writes
+    `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several checkpoints. Raises
+    OptionError naming the image that cannot be measured.
+    """
+    if clash := set(baselines or {}) & {*restorers, BICUBIC, SMOOTHED}:
+        raise OptionError(f"{clash.pop()!r} names a baseline and something else in the table; rename one of them")
+    tried = {name: {f"{name} {text}": text for text in kinds} for name, kinds in (baselines or {}).items()}
+    trials = {f"{name} {text}": r for name, kinds in (baselines or {}).items() for text, r in kinds.items()}
+    restorers = {**trials, **restorers}
+    valid, found, smoothing = tested.valid, [], []
+    mine = range(processes.rank, len(valid), processes.world_size)
+    first_protocol = next(iter(measure.protocols.values()))
+    with console.progress(len(mine), desc=valid.name) as progress:
+        for index, item in zip(mine, one_ahead(valid.__getitem__, mine), strict=True):
+            try:
+                outputs = restore_all(item, restorers, valid.scale)
+                gt = item.batch.targets.get("plain")
+                scores = {name: measure(sr, gt, valid.scale) for name, sr in outputs.items()}
+                if tested.degraded and smoothing_too:
+                    smoothing.append(smoothing_scores(outputs[BICUBIC], item.gt, first_protocol, valid.scale))
+            except ValueError as error:
+                raise OptionError(f"{valid.name}, {item.name}: {error}") from error
+            found.append((index, scores))
+            if images_to is not None:
+                write_outputs(images_to / valid.name, tested.images[index], item, outputs, scores)
+            progress.update()
+    rows = dict(sorted(pair for part in gather_objects(found) for pair in part))
+    order = [BICUBIC, *restorers]
+    scores_by_row = {row: {tested.images[index]: scores[row] for index, scores in rows.items()} for row in order}
+    remarks = []
+    if tested.degraded and smoothing_too:
+        sigma = best_sigma([row for part in gather_objects(smoothing) for row in part])
+        baseline = smoothed_scores(tested, sigma, measure, mine)
+        scores_by_row = {BICUBIC: scores_by_row.pop(BICUBIC), SMOOTHED: baseline, **scores_by_row}
+        remarks.append(f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR")
+    assumed = {str(restorer.assume): None for restorer in restorers.values() if restorer.assume is not None}
+    remarks += [f"Assumed where an image does not tell its kernel: {text}" for text in assumed]
+    remarks += [f"Added to checkpoints: {text}" for text in {t: 0 for r in restorers.values() for t in r.additions}]
+    return _keep_best(SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks), tried)
+
+
+def _keep_best(result: SetResult, tried: Mapping[str, Mapping[str, str]]) -> SetResult:
+    """Of the rows that each baseline was tried as (row name: what tells it apart), keeps the one with the highest mean
+    PSNR, under the baseline's name."""
+    scores, remarks = dict(result.scores), list(result.remarks)
+    number = next((column for column in result.columns if column.startswith("PSNR")), result.columns[0])
+    for name, rows in tried.items():
+        best = max(rows, key=lambda row: result.means(row)[number])
+        kept = {row: scores.pop(row) for row in rows}[best]
+        scores = {BICUBIC: scores.pop(BICUBIC), name: kept, **scores}
+        if rows[best]:
+            remarks.append(f"`{name}`: {rows[best]}, which gives the highest mean {number}")
+    return replace(result, scores=scores, remarks=remarks)
+
+
+def restore_all(item: ValidationItem, restorers: Mapping[str, Restorer], scale: int) -> dict[str, Tensor]:
+    """The image by bicubic and by every checkpoint."""
+    outputs = {BICUBIC: bicubic(item.batch.lq, scale)}
+    for name, restorer in restorers.items():
+        outputs[name] = restorer(item.batch.lq, item.batch.conditions(restorer.conditions))
+    return outputs
+
+
+def smoothed_scores(tested: BenchmarkSet, sigma: float, measure: Measure, mine: range) -> dict[str, Scores]:
+    """Scores of the smoothed bicubic images, which are made again: the best sigma is known only after all of them."""
+    found = []
+    for index in mine:
+        item = tested.valid[index]
+        image = smoothed(bicubic(item.batch.lq, tested.valid.scale), sigma)
+        found.append((index, measure(image, item.gt, tested.valid.scale)))
+    rows = sorted(pair for part in gather_objects(found) for pair in part)
+    return {tested.images[index]: scores for index, scores in rows}
+
+
+def write_outputs(
+    folder: Path, name: str, item: ValidationItem, outputs: Mapping[str, Tensor], scores: Mapping[str, Scores]
+) -> None:
+    """Writes what each checkpoint made of an image, and the strip."""
+    for checkpoint, sr in outputs.items():
+        write_image(folder / checkpoint / f"{name}.png", to_8bit(sr))
+    if len(outputs) > 2:  # bicubic and two more
+        columns = list(next(iter(scores.values())))
+        number = next((column for column in columns if column.startswith("PSNR")), columns[0])
+        unit = "dB" if number.startswith("PSNR") else number
+        captions = ["LQ", *(f"{row} {scores[row][number]:.2f} {unit}" for row in outputs)]
+        parts = [item.batch.lq, *outputs.values()]
+        if (gt := item.batch.targets.get("plain")) is not None:
+            captions, parts = [*captions, "GT"], [*parts, gt]
+        write_image(folder / "strips" / f"{name}.png", strip([to_8bit(part) for part in parts], captions))

@@ -1,0 +1,92 @@
+"""The results of a benchmark as files: Markdown for people, CSV for spreadsheets, JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.benchmarking.benchmark import Measure, Scores, SetResult
+from utils.logging import table
+from utils.storage.files import replace_text
+
+Checkpoints = Mapping[str, Mapping[str, Any]]
+"""Facts about each checkpoint by its name in the tables: `file`, `network`."""
+
+
+def write_results(
+    folder: Path, name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints
+) -> str:
+    """Writes `results.md`, `results.csv` and `results.json`; returns the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = markdown(name, results, measure, checkpoints)
+    replace_text(folder / "results.md", text)
+    replace_text(folder / "results.csv", comma_separated(results, measure))
+    content = as_tree(name, results, measure, checkpoints)
+    replace_text(folder / "results.json", json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+    return text
+
+
+def markdown(name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints) -> str:
+    """One table per set, with the protocol, then what the checkpoints are."""
+    parts = [f"# {name}", f"Measured by {measure}."]
+    for result in results:
+        columns = [column for column in measure.columns if column in result.columns]
+        rows = [[row, *_cells(result.means(row), columns)] for row in result.scores]
+        count = len(next(iter(result.scores.values())))
+        parts.append(f"## {result.name}\n\n{count} images, x{result.scale}, low-quality images {result.origin}.")
+        parts += [table([result.name, *columns], rows), *result.remarks]
+    if checkpoints:
+        rows = [[name, _network(about["network"]), about["file"]] for name, about in checkpoints.items()]
+        parts += ["## Checkpoints", table(["name", "network", "file"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _network(options: Mapping[str, Any]) -> str:
+    return ", ".join([str(options["type"]), *(f"{k} {v}" for k, v in options.items() if k != "type")])
+
+
+def _cells(scores: Scores, columns: Sequence[str]) -> list[str]:
+    return [f"{scores[column]:.{2 if column.startswith('PSNR') else 4}f}" for column in columns]
+
+
+def comma_separated(results: Sequence[SetResult], measure: Measure) -> str:
+    """A line per set, checkpoint and image, and one for the mean, whose image is empty.
+
+    Numbers that need a ground truth are empty where there is none.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["set", "scale", "checkpoint", "image", *measure.columns])
+    for result in results:
+        for row, images in result.scores.items():
+            for image, scores in [*images.items(), ("", result.means(row))]:
+                writer.writerow([result.name, result.scale, row, image, *(scores.get(c, "") for c in measure.columns)])
+    return out.getvalue()
+
+
+def as_tree(name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Everything, for JSON. A number that is not finite (the PSNR of identical images) becomes null."""
+
+    def plain(scores: Scores) -> dict[str, float | None]:
+        return {column: value if math.isfinite(value) else None for column, value in scores.items()}
+
+    sets = [
+        {
+            "name": result.name,
+            "scale": result.scale,
+            "low_quality": result.origin,
+            "remarks": result.remarks,
+            "rows": {
+                row: {"mean": plain(result.means(row)), "images": {image: plain(s) for image, s in images.items()}}
+                for row, images in result.scores.items()
+            },
+        }
+        for result in results
+    ]
+    protocols = {channels: str(protocol) for channels, protocol in measure.protocols.items()}
+    return {"name": name, "protocols": protocols, "checkpoints": dict(checkpoints), "sets": sets}

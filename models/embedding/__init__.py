@@ -1,0 +1,1 @@
+"""What a degradation encoder has learned: `python -m models.embedding`."""

@@ -1,0 +1,1 @@
+"""Restore images with a trained generator."""

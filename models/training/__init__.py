@@ -1,0 +1,1 @@
+"""A training run: its option file, its parts, and what it reports."""

@@ -1,0 +1,151 @@
+"""Building a stage: fresh networks, what it takes over from elsewhere, and how its networks are called."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data.prepare.section import prepare
+from data.source import SourceEntry
+from models.networks.batch_norm import GlobalBatchNorm2d
+from models.restoring.restorer import weight_files
+from models.stages.stage import Handover, Stage
+from models.training.experiment import Experiment, build_generator, check_experiment
+from models.weights.load import load_weights
+from utils.logging import Console
+from utils.options.fields import OptionError
+from utils.processes import distributed
+from utils.processes.distributed import AgreedError, Processes
+from utils.seeding import generator
+from utils.storage import checkpoint
+from utils.storage.checkpoint import Checkpoints
+
+
+def make_ready(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console) -> None:
+    """Takes the steps of `prepare:`, and checks the options once more, now that the pools which they name are there."""
+    if experiment.prepare is None:
+        return
+    with distributed.together():
+        held_out = {
+            name: cast(SourceEntry, spec.build(scale=experiment.scale)).source
+            for name, spec in experiment.data.validation.items()
+        }
+    prepare(experiment.prepare, experiment.scale, processes, console, held_out)
+    with distributed.together():
+        check_experiment({**tree, "prepare": None})
+
+
+def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stage:
+    """A stage with fresh networks on the CPU. Their weights depend on the run seed and the stage's name alone.
+
+    Raises AgreedError if its batch does not divide among ranks and micro-batches, or a constructor refuses.
+    """
+    batch, accumulate = experiment.batch_size(name), experiment.settings(name).accumulate
+    if batch % (processes.world_size * accumulate):
+        raise AgreedError(
+            f"stages.{name}: a batch of {batch} does not divide among {processes.world_size} processes with "
+            f"{accumulate} micro-batches each; choose a multiple of {processes.world_size * accumulate}"
+        )
+    with distributed.together(), torch.random.fork_rng(devices=[]):  # the global generator is left as it was
+        torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
+        network_g = build_generator(experiment)
+        return experiment.stages[name].component(network_g=network_g, scale=experiment.scale)
+
+
+def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
+    """Builds a stage to come once, so that what only a constructor sees is said now and not after days."""
+    build_stage(experiment, name, processes)
+    start = experiment.settings(name).init_from
+    for key in ("checkpoint", "network_d"):
+        if start is not None and (path := getattr(start, key)) is not None and not Path(path).exists():
+            raise AgreedError(f"stages.{name}.init_from.{key}: there is no {path}")
+
+
+def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Checkpoints) -> str:
+    """Fills a stage with what its `init_from` names. Returns what was done, in words.
+
+    Raises AgreedError if the earlier stage is not finished or lacks what is to be carried, OptionError for weights
+    that cannot be read.
+    """
+    if start is None:
+        return f"stage {name} starts from fresh weights"
+    if start.checkpoint is not None:
+        network = stage.networks["network_g"]
+        path = weight_files(Path(start.checkpoint), start.weights)[0]
+        report = load_weights(network, path, prefer=start.weights, strict=False)
+        if len(report.missing) + len(report.mismatched) == len(network.state_dict()):
+            raise AgreedError(f"stages.{name}.init_from.checkpoint: nothing in {start.checkpoint} fits: {report}")
+        words = f"stage {name} starts from {start.checkpoint}: {report}"
+        if start.network_d is None:
+            anew = [*(other for other in stage.networks if other != "network_g"), "optimizer"]
+            return f"{words}; anew start: {', '.join(anew)}"
+        if "network_d" not in stage.networks:
+            raise AgreedError(f"stages.{name}.init_from.network_d: this stage has no discriminator")
+        report = load_weights(stage.networks["network_d"], start.network_d, prefer=start.weights, strict=False)
+        return f"{words}; its discriminator from {start.network_d}: {report}"
+    assert start.stage is not None
+    if (folder := checkpoints.finished(start.stage)) is None:
+        raise AgreedError(f"stages.{name}.init_from: stage {start.stage} is not finished in {checkpoints.folder}")
+    source = checkpoint.load(folder)
+    for carried in start.carry:
+        if carried in stage.networks:
+            key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
+            if key not in source.networks:
+                raise AgreedError(f"stages.{name}.init_from.carry: stage {start.stage} has no {carried}")
+            stage.networks[carried].load_state_dict(source.networks[key])
+    if "optimizer" in start.carry:
+        load_optimizers(stage, source.state["optimizers"])
+    return f"stage {name} starts from the {start.weights} weights of stage {start.stage}"
+
+
+def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
+    """Restores optimizers by phase name. Rates, betas and decay stay those of the option file."""
+    for phase in stage.phases():
+        if phase.name in states:
+            chosen = [{k: v for k, v in group.items() if k != "params"} for group in phase.optimizer.param_groups]
+            groups = [{**old, **own} for old, own in zip(states[phase.name]["param_groups"], chosen, strict=True)]
+            phase.optimizer.load_state_dict({**states[phase.name], "param_groups": groups})
+            for parameter, state in phase.optimizer.state.items():
+                for key, value in state.items():
+                    if value.shape == parameter.shape:  # in memory as the parameter is, which fused kernels ask for
+                        state[key] = torch.empty_like(parameter).copy_(value)
+
+
+def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Module:
+    """The network as its own phase calls it: through DDP where there are several processes, through DataParallel where
+    one process was started by hand on a machine of several GPUs.
+
+    Raises OptionError for a stage whose forward pass keeps state: DataParallel would lose it.
+    """
+    if not any(p.requires_grad for p in network.parameters()):
+        return network
+    if processes.world_size > 1:
+        ids = [processes.device.index] if processes.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            # PyTorch 2.13 renames the argument; older ones know only this name.
+            warnings.simplefilter("ignore", FutureWarning)
+            unused = stage.finds_unused
+            return DistributedDataParallel(
+                network, device_ids=ids, broadcast_buffers=False, find_unused_parameters=unused
+            )
+    if len(processes.gpus) > 1:
+        lost = None
+        if stage.single_process_only:
+            lost = f"{type(stage).__name__} keeps state in its forward pass"
+        elif any(isinstance(module, GlobalBatchNorm2d) for module in network.modules()):
+            lost = "`batch_norm: global` shares statistics between processes"
+        elif network._compiled_call_impl is not None or any("forward" in vars(part) for part in network.modules()):
+            lost = "`performance` compiles or recomputes parts of the network on one GPU"
+        if lost is not None:
+            raise OptionError(
+                f"{lost}, which DataParallel over {len(processes.gpus)} GPUs would lose; start it with torchrun "
+                f"--nproc-per-node {len(processes.gpus)}, or on one with --device cuda:0"
+            )
+        return nn.DataParallel(network, device_ids=list(processes.gpus))
+    return network

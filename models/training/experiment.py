@@ -1,0 +1,272 @@
+"""The option file as a whole: its schema, and the checks that need more than one part of it.
+
+The top of the import graph: everything else may be used here, and only the entry points use this.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from data.prepare.section import Prepare
+from data.source import SourceEntry
+from data.training import DataOptions, ValidationSet
+from degradations import Degradation
+from degradations.kernels.pools import MissingPoolError
+from losses import LossTerm
+from models.network import Network
+from models.stages.stage import Stage, StageSettings
+from models.training.health import Health
+from models.training.performance import Performance
+from utils.optim import Init
+from utils.options import files as option_files
+from utils.options.components import OptionsError, Problem, Spec, check_tree, tree_schema
+from utils.options.fields import Count, OptionError, PositiveInt
+
+SCHEMA_FILE = "schema.json"
+
+
+@dataclass(frozen=True)
+class Logger:
+    """When to print, validate and save, in iterations, and what to keep.
+
+    The newest `keep_last` checkpoints stay, and the `keep_best` by the validation metric `best_by` (its mean over the
+    sets, as the table names it); the end of each stage always. After `nonfinite_in_a_row` updates without a finite
+    gradient the newest checkpoint is taken up again, once.
+    """
+
+    print_every: PositiveInt = 100
+    validate_every: PositiveInt = 5000
+    save_every: PositiveInt = 5000
+    keep_last: PositiveInt = 3
+    keep_best: Count = 1
+    best_by: Literal["PSNR", "SSIM"] = "PSNR"
+    tensorboard: bool = True
+    images: Count = 4
+    save_failures: PositiveInt = 3
+    nonfinite_in_a_row: PositiveInt = 10
+    health: Health = Health()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An option file, checked. Components are built by the trainer when their turn comes."""
+
+    name: str
+    scale: PositiveInt
+    network_g: Spec[Network]
+    degradation: Spec[Degradation]
+    data: DataOptions
+    stages: Mapping[str, Spec[Stage]]
+    seed: Count = 0
+    init_g: Init = Init()
+    logger: Logger = Logger()
+    performance: Performance = Performance()
+    prepare: Prepare | None = None
+
+    def settings(self, stage: str) -> StageSettings:
+        """The settings of a stage that do not depend on its type."""
+        return self.stages[stage].settings
+
+    def batch_size(self, stage: str) -> int:
+        """Samples per optimizer step of a stage, over all ranks."""
+        return self.settings(stage).batch_size or self.data.batch_size
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Experiment, dict[str, Any]]:
+    """Reads and checks an option file. Returns the experiment and the resolved option tree.
+
+    Raises OptionsError with every problem, each with its dotted path.
+    """
+    tree = option_files.load(path, overrides)
+    return check_experiment(tree, str(path)), tree
+
+
+def check_experiment(tree: Mapping[str, Any], source: str = "") -> Experiment:
+    """Checks an option tree. Raises OptionsError with every problem."""
+    tree = {key: value for key, value in tree.items() if value is not None}
+    scale = tree.get("scale")
+    context = {"scale": scale} if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else {}
+    sizes = _check_sizes(tree.get("data"), context.get("scale"))  # on the bare tree, so that all is said at once
+    try:
+        experiment = check_tree(Experiment, tree, source, **context)
+    except OptionsError as error:
+        raise OptionsError(error.problems + sizes, source) from None
+    if problems := sizes + _cross_check(experiment):
+        raise OptionsError(problems, source)
+    return experiment
+
+
+def _cross_check(experiment: Experiment) -> list[Problem]:
+    problems = []
+    if getattr(experiment.network_g.factory, "role", "generator") != "generator":
+        problems.append(Problem("network_g", f"`{experiment.network_g.name}` is a discriminator, expected a generator"))
+    if not experiment.data.train:
+        problems.append(Problem("data.train", "names no source of training images"))
+    if not experiment.stages:
+        problems.append(Problem("stages", "names no stage"))
+    default = experiment.degradation.component(scale=experiment.scale)
+    problems += _check_degradation(experiment, "degradation", default, default, experiment.degradation.name)
+    for where, spec in _own_degradations(experiment).items():
+        own = spec.component(scale=experiment.scale)
+        problems += _check_degradation(experiment, where, own, default, spec.name)
+    earlier: list[str] = []
+    for name, spec in experiment.stages.items():
+        problems += _check_stage(experiment, name, spec, default, earlier)
+        earlier.append(name)
+    return problems
+
+
+def _own_degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
+    """Those that single sources have instead of the experiment's, by their places in the file."""
+    own = {
+        f"data.{kind}.{name}.degradation": spec.wrapper.get("degradation")
+        for kind, specs in (("train", experiment.data.train), ("validation", experiment.data.validation))
+        for name, spec in specs.items()
+    }
+    return {where: spec for where, spec in own.items() if spec is not None}
+
+
+def _check_degradation(
+    experiment: Experiment, where: str, degradation: Degradation, default: Degradation, name: str
+) -> list[Problem]:
+    problems, generator = [], experiment.network_g
+    if missing := set(getattr(generator.factory, "conditions", ())) - {"scale"} - set(degradation.conditions):
+        text = f"`{generator.name}` is given {' and '.join(sorted(missing))} with each image, but `{name}` tells"
+        problems.append(Problem(where, f"{text} less; use `classical`, or name the `conditions` of a pipeline"))
+    if set(degradation.scales) - {experiment.scale} and "scale" not in getattr(generator.factory, "conditions", ()):
+        text = f"draws from {list(degradation.scales)}, but `{generator.name}` has one scale"
+        problems.append(Problem(f"{where}.scales", text))
+    if experiment.data.pair_pool and len(set(degradation.scales)) > 1:
+        text = f"mixes samples of several steps, but {where}.scales gives each step a scale of its own; expected 0"
+        problems.append(Problem("data.pair_pool", text))
+    common = math.lcm(*degradation.scales)
+    for key in ("crop_size", "gt_size"):
+        if (size := getattr(experiment.data, key)) is not None and size % common:
+            better = max(common, round(size / common) * common)
+            text = f"{size} is no multiple of all of {where}.scales; {better} is"
+            problems.append(Problem(f"data.{key}", text))
+    if not problems and not where.startswith("data.validation"):
+        problems += _rehearsed_draws(experiment.data.crop_size, degradation, where, experiment.prepare is not None)
+    if where.startswith("data.train") and degradation.scales != default.scales:
+        elsewhere = f"the scale of a batch is drawn from {list(default.scales)} elsewhere"
+        text = f"found {list(degradation.scales)}, but {elsewhere}"
+        problems.append(Problem(f"{where}.scales", text))
+    return problems
+
+
+def _rehearsed_draws(crop: int, degradation: Degradation, where: str, prepares: bool) -> list[Problem]:
+    """A crop that the degradation refuses, such as one smaller than its kernels, is said before training; so is a pool
+    that is not there, unless it `prepares` pools first."""
+    for number, scale in enumerate(256 * (degradation.scales or (degradation.scale,))):
+        if crop % scale == 0:
+            try:
+                shared = {"scale": scale, "training_crop": True}
+                degradation.sample(np.random.default_rng(number), (crop, crop), shared=shared)
+            except MissingPoolError as error:
+                return [] if prepares else [Problem(where, str(error))]
+            except ValueError as error:
+                return [Problem("data.crop_size", f"{crop} does not do for `{where}`: {error}")]
+    return []
+
+
+def _check_sizes(data: Any, scale: int | None) -> list[Problem]:  # noqa: ANN401
+    sizes = {key: data.get(key) for key in ("crop_size", "gt_size")} if isinstance(data, Mapping) else {}
+    whole = {key: size for key, size in sizes.items() if type(size) is int and size > 0}
+    problems = []
+    for key, size in whole.items():
+        if scale is not None and size % scale:
+            better = max(scale, round(size / scale) * scale)
+            problems.append(Problem(f"data.{key}", f"{size} is no multiple of the scale {scale}; {better} is"))
+    if len(whole) == 2 and whole["gt_size"] > whole["crop_size"]:
+        problems.append(Problem("data.gt_size", f"{whole['gt_size']} is larger than crop_size {whole['crop_size']}"))
+    return problems
+
+
+def _check_stage(
+    experiment: Experiment, name: str, spec: Spec[Stage], default: Degradation, earlier: list[str]
+) -> list[Problem]:
+    problems, where = [], f"stages.{name}"
+    if not name.replace("_", "").replace("-", "").isalnum():
+        problems.append(Problem(where, "the name of a stage becomes a folder; use letters, digits, - and _"))
+    settings = spec.settings
+    batch = experiment.batch_size(name)
+    if experiment.data.pair_pool % batch:
+        text = f"{experiment.data.pair_pool} is no multiple of the batch of {batch} of stage {name}"
+        problems.append(Problem("data.pair_pool", text))
+    if batch % settings.accumulate:
+        problems.append(Problem(f"{where}.accumulate", f"{settings.accumulate} does not divide the batch of {batch}"))
+    start = settings.init_from
+    if start is not None and start.stage is not None and start.stage not in earlier:
+        known = ", ".join(earlier) or "none"
+        problems.append(
+            Problem(f"{where}.init_from.stage", f"no earlier stage is called {start.stage!r}; there are: {known}")
+        )
+    stage_class = spec.factory
+    if isinstance(stage_class, type) and issubclass(stage_class, Stage):
+        problems += [Problem(f"{where}.{option}", message) for option, message in stage_class.problems(spec.values)]
+    available = set(default.targets)
+    for loss_name, eager in (spec.values.get("losses") or {}).items():
+        target = eager.spec.wrapper.get("target", _default_target())
+        if target not in available:
+            message = f"{target!r}, but `{experiment.degradation.name}` gives only: {', '.join(sorted(available))}"
+            problems.append(Problem(f"{where}.losses.{loss_name}.target", message))
+    return problems
+
+
+def _default_target() -> str:
+    return LossTerm.__dataclass_fields__["target"].default
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of option files, for editors. `base:` is the file's own business and stands beside the fields."""
+    result = tree_schema(Experiment, "blind super-resolution experiment")
+    result["properties"] = {"base": {"anyOf": [{"type": "string"}, {"type": "array"}]}, **result["properties"]}
+    # A file that inherits need not say everything, so nothing is required of a single file.
+    result.pop("required", None)
+    return result
+
+
+def write_schema(folder: Path) -> Path:
+    """Writes the schema next to the option files."""
+    path = folder / SCHEMA_FILE
+    path.write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def build_generator(experiment: Experiment) -> Network:
+    """The generator, freshly initialised. Raises OptionError if its scale is not the experiment's, or it has nothing
+    to learn."""
+    network = experiment.network_g.build(scale=experiment.scale)
+    if network.scale != experiment.scale:
+        raise OptionError(f"network_g: `{experiment.network_g.name}` has scale {network.scale}, not {experiment.scale}")
+    if next(network.parameters(), None) is None:
+        raise OptionError(f"network_g: `{experiment.network_g.name}` has no weights, so there is nothing to train")
+    experiment.init_g.apply(network)
+    return network
+
+
+def validation_sets(experiment: Experiment, default: Degradation) -> list[ValidationSet]:
+    """The validation sets; `default` degrades those that name no degradation of their own."""
+    return [
+        ValidationSet(
+            name,
+            cast(SourceEntry, spec.build(scale=experiment.scale)),
+            default,
+            seed=experiment.data.validation_seed,
+            scale=experiment.scale,
+        )
+        for name, spec in experiment.data.validation.items()
+    ]
+
+
+def network_options(experiment: Experiment, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The option tree of the generator with its scale, as stored beside its weights."""
+    own = tree["network_g"]
+    return {"scale": experiment.scale, **({"type": own} if isinstance(own, str) else own)}

@@ -1,0 +1,170 @@
+"""What can be said of a run beforehand: that all of it works, what it will cost, and where the time goes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, nullcontext
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.training import Samples
+from models.stages.stage import Stage, StageSettings
+from models.training.experiment import Experiment
+from utils.logging import Console, memory_mb, table
+from utils.processes import distributed
+from utils.processes.distributed import Processes
+
+WARM_UP = 5
+"""Iterations before anything is timed: memory is set aside, kernels are chosen and compiled."""
+
+
+class Run(Protocol):
+    """What is used of train.py's Trainer."""
+
+    experiment: Experiment
+    console: Console
+    device: torch.device
+    stage: Stage
+    settings: StageSettings
+
+    def enter(self, name: str, resume: None) -> None: ...
+    def batches(self, total: int) -> Generator[list[Samples]]: ...
+    def train_step(self, micros: Sequence[Samples]) -> dict[str, Tensor]: ...
+    def validate(self) -> None: ...
+    def save(self, final: bool) -> None: ...
+
+
+def try_out(make: Callable[[Path], Run], processes: Processes, stage: str | None, profile: int, kept: Path) -> None:
+    """A dry run, or the profile of a stage (by default the first) over some iterations, whose trace is written to
+    `kept`. Nothing else is left behind."""
+    with tempfile.TemporaryDirectory() if processes.is_main else nullcontext("") as own:
+        folder = Path(distributed.broadcast_string(own))
+        with distributed.together():
+            run = make(folder)
+        if profile:
+            profile_stage(run, stage or next(iter(run.experiment.stages)), profile, kept)
+        else:
+            dry_run(run)
+        distributed.barrier()  # the main process removes the folder
+
+
+def dry_run(run: Run) -> None:
+    """Times two steps of each stage and runs one validation, and prints what the run will cost."""
+    rows = []
+    for name in run.experiment.stages:
+        run.enter(name, None)
+        with closing(run.batches(3)) as batches:
+            run.train_step(next(batches))
+            seconds, _ = timed_step(run, batches)
+        parameters = [f"{sum(p.numel() for p in net.parameters()):,}" for net in run.stage.networks.values()]
+        run.save(final=True)
+        total, memory = run.settings.iterations, f"{max(memory_mb().values()):,.0f}"
+        hours = f"{seconds * total / 3600:.2f}"
+        rows.append([name, " + ".join(parameters), f"{seconds:.2f}", f"{total:,}", hours, memory])
+    run.validate()
+    run.console.info(table(["stage", "parameters", "s/iteration", "iterations", "hours", "memory MB"], rows))
+    run.console.info("dry run: everything was built and run once; nothing is left behind")
+
+
+def timed_step(run: Run, batches: Generator[list[Samples]]) -> tuple[float, float]:
+    """Seconds of the next iteration until the device is done, and those of them that it waited for data."""
+    start = time.perf_counter()
+    micros = next(batches)
+    waited = time.perf_counter() - start
+    run.train_step(micros)
+    synchronise(run.device)
+    return time.perf_counter() - start, waited
+
+
+def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
+    """Profiles iterations of a stage: writes a trace for https://ui.perfetto.dev and prints where the time goes.
+
+    Achieved operations per second count convolutions and matrix products, as PyTorch's own counter does, and stand
+    beside what the device reaches in one large matrix product of the stage's precision.
+    """
+    for earlier in takewhile(lambda other: other != name, run.experiment.stages):  # for what is handed over
+        run.enter(earlier, None)
+        run.save(final=True)
+    run.enter(name, None)
+    with closing(run.batches(WARM_UP + 1 + 2 * steps)) as batches:
+        for _ in range(WARM_UP):
+            run.train_step(next(batches))
+        # Uncompiled, since of graphs that are replayed the counter sees nothing.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            run.train_step(next(batches))
+        synchronise(run.device)
+        times = [timed_step(run, batches) for _ in range(steps)]  # without the profiler, which slows things down
+        gpu = run.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+        with profile(activities=activities) as profiler:
+            traced, _ = (sum(column) for column in zip(*(timed_step(run, batches) for _ in range(steps)), strict=True))
+    seconds, waited = (sum(column) for column in zip(*times, strict=True))
+    trace = folder / f"profile_{name}.json.gz"
+    if run.console.is_main:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(trace))
+    events = of_device(profiler.key_averages(), gpu)
+    key = "self_device_time_total" if gpu else "self_cpu_time_total"
+    largest = sorted(events, key=lambda event: -getattr(event, key))[:10]
+    total = sum(getattr(event, key) for event in events)
+    rows = [cost(event, getattr(event, key), total, steps) for event in largest]
+    run.console.info(table([f"stage {name}", "ms/iteration", "share", "calls/iteration"], rows))
+    flops, rate = counter.get_total_flops() * steps / seconds, matrix_rate(run.device, run.settings.dtype(run.device))
+    lines = [
+        f"{1000 * seconds / steps:.1f} ms per iteration, {100 * waited / seconds:.1f} % of it waiting for data",
+        f"{flops / 1e12:.3f} TFLOP/s, {100 * flops / rate:.0f} % of the {rate / 1e12:.3f} of a large matrix product",
+    ]
+    if gpu:
+        spans = [(event.time_range.start, event.time_range.end) for event in of_device(profiler.events() or (), gpu)]
+        lines.append(f"the GPU has nothing to do for {100 * (1 - covered(spans) / 1e6 / traced):.1f} % of the time")
+    run.console.info("\n".join([*lines, f"trace: {trace} (open it at https://ui.perfetto.dev)"]))
+
+
+def of_device(events: Iterable[Any], gpu: bool) -> list[Any]:
+    """Of a GPU its kernels, without the operators that launched them, which have the same time once more."""
+    kind = DeviceType.CUDA if gpu else DeviceType.CPU
+    return [event for event in events if event.device_type == kind and not event.is_user_annotation]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How much time spans (start, end) take together; where streams overlap it counts once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def cost(event: Any, microseconds: float, total: float, steps: int) -> list[str]:  # noqa: ANN401
+    """A row of the table of largest costs."""
+    share = f"{100 * microseconds / max(total, 1e-9):.1f} %"
+    return [str(event.key)[:60], f"{microseconds / 1000 / steps:.2f}", share, f"{event.count / steps:.0f}"]
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large matrix product, the best of several."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        synchronise(device)
+        start = time.perf_counter()
+        torch.mm(a, a)
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

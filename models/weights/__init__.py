@@ -1,0 +1,1 @@
+"""Weight files: read any published layout."""

@@ -1,0 +1,1 @@
+"""Image files and what is drawn of them."""

@@ -1,0 +1,1 @@
+"""Option files and command lines: read, check, build."""

@@ -1,0 +1,1 @@
+"""What lies on disk: files replaced whole, checkpoints, locks, databases."""
