@@ -19,6 +19,7 @@ from models.networks.blocks import mirrored
 from models.restoring.back_projection import BackProjection
 from models.restoring.nonblind import Assumption, extended
 from models.restoring.tiling import TileMode, restored_bands
+from models.restoring.transparency import filled_from_within, put_back_hidden
 from models.weights.load import Prefer, guess_network, load_weights, read_weights
 from utils.images.files import from_tensor, to_uint8, to_uint16
 from utils.options.fields import OptionError
@@ -331,6 +332,9 @@ def restore_array(
             is not to be the network's. Resized before rounding to integers, by a bicubic that averages when it
             shrinks: Real-ESRGAN's Lanczos filter on rounded values does not, and fine texture turns into stripes.
 
+    Colours that transparent pixels hide stay out of those that are seen: the network gets an image that is filled from
+    within, and what is wholly transparent in the result has its own colours again.
+
     Only the image and the result are held as a whole, as integers, where `outscale` is the network's own scale.
 
     Returns:
@@ -346,11 +350,13 @@ def restore_array(
         return bands if own_size else [_resized(torch.cat(list(bands), -2), size)]
 
     result = np.empty((*size, (1 if gray else 3) if alpha is None else 4), image.dtype)
-    _fill(result[..., :3], restored(torch.from_numpy(image).permute(2, 0, 1)[None]), luma=gray)
+    filled = image if alpha is None else filled_from_within(image, alpha)
+    _fill(result[..., :3], restored(torch.from_numpy(filled).permute(2, 0, 1)[None]), luma=gray)
     if alpha is not None:
         by_network, opacity = alpha_by == "network", torch.from_numpy(alpha)
         bands = restored(opacity.expand(1, 3, -1, -1)) if by_network else [_resized(_unit(opacity[None, None]), size)]
         _fill(result[..., 3:], bands, luma=by_network)
+        put_back_hidden(result, image, filled, alpha)
     return result[..., 0] if result.shape[2] == 1 else result
 
 
