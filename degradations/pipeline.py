@@ -1,7 +1,5 @@
 """A degradation as an order rule over named steps. `type: pipeline` takes any steps."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Size, State, StepEntry, run_steps
-from degradations.kernels.pools import MissingPoolError
+from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Shared, Size, State, StepEntry, run_steps
 from degradations.operations.ragged import on_device
+from degradations.plan import MissingPoolError
 from utils.options.fields import PositiveInt, Prob
 from utils.seeding import draw_seed, generator
 
@@ -22,11 +20,15 @@ from utils.seeding import draw_seed, generator
 class Order:
     """In which order the steps of a pipeline are applied.
 
-    `fixed` keeps the order of the file; `shuffle` permutes all steps; `local_shuffle` permutes each of the `groups`
-    among its own places; `choice` applies one step alone, all equally likely. `first` and `last` stay at the ends.
-    Steps named in `in_order` keep their order among themselves, whatever places a shuffle gives them. With
-    probability `full_prob` a local shuffle becomes a full one. `alternatives` are orders of the same names, of which
-    one is drawn, all equally likely.
+    Args:
+        rule: `fixed` keeps the order of the file; `shuffle` permutes all steps; `local_shuffle` permutes each of the
+            `groups` among its own places; `choice` applies one step alone, all equally likely.
+        first: steps that stay at the beginning.
+        last: steps that stay at the end.
+        in_order: steps that keep their order among themselves, whatever places a shuffle gives them.
+        groups: of `local_shuffle`.
+        full_prob: how often a local shuffle becomes a full one.
+        alternatives: orders of the same names, of which one is drawn, all equally likely.
     """
 
     rule: Literal["fixed", "shuffle", "local_shuffle", "choice"] = "fixed"
@@ -38,7 +40,7 @@ class Order:
     alternatives: tuple[tuple[str, ...], ...] = ()
 
     def draw(self, names: Sequence[str], seed: int) -> list[str]:
-        """An order of the named steps. Names that this rule mentions but the pipeline lacks do not count."""
+        """Draw an order of the named steps. Names that this rule mentions but the pipeline lacks do not count."""
         first = [n for n in self.first if n in names]
         last = [n for n in self.last if n in names]
         middle = [n for n in names if n not in (*first, *last)]
@@ -60,7 +62,7 @@ class Order:
 
 
 def _reorder(names: list[str], wanted: Sequence[str]) -> None:
-    """Puts the wanted names, in their order, into the places that they hold together."""
+    """Put the wanted names, in their order, into the places that they hold together."""
     places = [i for i, name in enumerate(names) if name in wanted]
     for place, name in zip(places, wanted, strict=True):
         names[place] = name
@@ -68,18 +70,22 @@ def _reorder(names: list[str], wanted: Sequence[str]) -> None:
 
 @DEGRADATIONS.register("pipeline")
 class Pipeline(Degradation):
-    """Named steps in an order drawn anew for each sample.
+    """Apply named steps in an order drawn anew for each sample.
 
     Each step draws from a stream of its own, so switching one off changes nothing else that is drawn. The last size
     must be the ground truth's divided by `scale`.
 
-    Steps named in `gt_steps` come first, whatever the order, and what they give is the ground truth for all that
-    follows: the target `plain` and the start of the degradation. They keep the size.
-
-    `conditions` names what a non-blind network is told: the `kernel` of the one blur and the `sigma` of the one noise
-    of each sample. With several `scales` one is drawn per optimizer step; `scale` is that of validation. `draws:
-    batch` draws once per batch what the published code decides so: order, whether a step happens, resizes, the kind of
-    noise.
+    Args:
+        steps: by name, in the order of the file.
+        scale: how many times smaller the low-quality image is; with `scales`, that of validation.
+        order: the rule by which their order is drawn.
+        gt_steps: those that come first, whatever the order; what they give is the ground truth for all that follows:
+            the target `plain` and the start of the degradation. They keep the size.
+        conditions: what a non-blind network is told: the `kernel` of the one blur and the `sigma` of the one noise of
+            each sample.
+        scales: those of which training draws one per optimizer step.
+        draws: `batch` draws once per batch what the published code decides so: order, whether a step happens,
+            resizes, the kind of noise.
     """
 
     def __init__(
@@ -104,13 +110,7 @@ class Pipeline(Degradation):
     def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:
         return {**super().draw_shared(rng), **({"seed": draw_seed(rng)} if self.draws == "batch" else {})}
 
-    def sample(
-        self,
-        rng: np.random.Generator,
-        size: Size,
-        iteration: int = 0,
-        shared: Mapping[str, Any] | None = None,
-    ) -> Plan:
+    def sample(self, rng: np.random.Generator, size: Size, iteration: int = 0, shared: Shared | None = None) -> Plan:
         shared = shared or {}
         scale = shared.get("scale", self.scale)
         if size[0] % scale or size[1] % scale:
@@ -144,7 +144,7 @@ class Pipeline(Degradation):
         return Degraded(run_steps(gt, plans, self._by_name).data, {"plain": gt}, **told)
 
     def _told(self, plans: Sequence[Plan], device: torch.device | None = None) -> dict[str, Tensor]:
-        """The conditions of a batch: `kernel` (B, k, k), `sigma` (B,); no blur is a single pixel, no noise 0."""
+        """Return the conditions of a batch: `kernel` (B, k, k), `sigma` (B,); no blur is a single pixel, no noise 0."""
         told = {}
         if "kernel" in self.conditions:
             kernels = [self._one(plan, "kernel") for plan in plans]
@@ -154,7 +154,7 @@ class Pipeline(Degradation):
         return told if device is None else {name: on_device(value, device) for name, value in told.items()}
 
     def _one(self, plan: Plan, condition: Literal["kernel", "sigma"]) -> Any:  # noqa: ANN401
-        """What the one step that knows it says of its kernel or sigma."""
+        """Return what the one step that knows it says of its kernel or sigma."""
         told = {name: getattr(self._by_name[name], condition)(drawn) for name, drawn in plan.steps}
         told = {name: value for name, value in told.items() if value is not None}
         if len(told) > 1:
@@ -163,7 +163,7 @@ class Pipeline(Degradation):
 
 
 def _stack(kernels: Sequence[np.ndarray]) -> Tensor:
-    """Odd kernels of any sizes in the middle of the largest, (B, k, k) float32."""
+    """Stack odd kernels of any sizes in the middle of the largest, (B, k, k) float32."""
     size = max(kernel.shape[0] for kernel in kernels)
     padded = [np.pad(kernel, (size - kernel.shape[0]) // 2) for kernel in kernels]
     return torch.from_numpy(np.stack(padded).astype(np.float32))

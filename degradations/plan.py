@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from degradations.operations.ragged import Ragged, Size
-from utils.options.fields import Prob
+from utils.options.fields import OptionError, Prob
 from utils.seeding import generator
 
 Drawn = dict[str, Any]
 """What one step drew: JSON values only. A noise seed is always called `seed`."""
+Shared = Mapping[str, Any]
+"""What was drawn once per optimizer step, equal for the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Plan:
     crop: tuple[int, int, int] | None = None
 
     def views(self, count: int) -> list[Plan]:
-        """`count` plans with the same drawn values but their own noise seeds; the first is this plan."""
+        """Return `count` plans with the same drawn values but their own noise seeds; the first is this plan."""
         return [self._reseeded(i) if i else self for i in range(count)]
 
     def _reseeded(self, view: int) -> Plan:
@@ -52,7 +54,10 @@ class Plan:
         return replace(self, steps=tuple((name, fresh(drawn)) for name, drawn in self.steps))
 
     def with_crop(self, rng: np.random.Generator, gt_size: int | None) -> Plan:
-        """The plan with a final paired crop of `gt_size` ground-truth pixels at a random place."""
+        """Return the plan with a final paired crop of `gt_size` ground-truth pixels at a random place.
+
+        Raises ValueError for a ground truth that is smaller than the crop.
+        """
         if gt_size is None:
             return self
         size = gt_size // self.scale
@@ -63,12 +68,12 @@ class Plan:
         return replace(self, crop=(top, left, size))
 
     def to_json(self) -> str:
-        """One line of JSON that `from_json` reads back to an equal plan."""
+        """Return one line of JSON that `from_json` reads back to an equal plan."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Reads a plan written by `to_json`. Raises ValueError for anything else."""
+        """Read a plan written by `to_json`. Raises ValueError for anything else."""
         try:
             raw = json.loads(text)
             steps = tuple((str(name), dict(drawn)) for name, drawn in raw["steps"])
@@ -112,13 +117,29 @@ class State:
     scale: int
     factor: int
     iteration: int = 0
-    shared: Mapping[str, Any] = field(default_factory=dict)
+    shared: Shared = field(default_factory=dict)
     decisions: np.random.Generator | None = None
 
     @property
     def lq_size(self) -> Size:
         """The size at which every pipeline must end."""
         return self.gt_size[0] // self.scale, self.gt_size[1] // self.scale
+
+
+class MissingPoolError(OptionError):
+    """A pool of kernels or noise is not there, or does not serve.
+
+    The `prepare:` section of an option file may be about to make it anew, so who builds steps may go on without.
+    """
+
+
+def require_same(drawn: str, held: str, what: str, path: str) -> None:
+    """Raise ValueError unless a plan was drawn from the pool (of `what`, by content hash) that is held."""
+    if drawn != held:
+        raise ValueError(
+            f"the plan was drawn from the {what} {drawn[:8]}, but {path} holds {held[:8]}; give the files that it was "
+            "drawn from"
+        )
 
 
 class Step:
@@ -136,11 +157,11 @@ class Step:
         raise NotImplementedError(f"{type(self).__name__} does nothing")
 
     def kernel(self, drawn: Drawn) -> np.ndarray | None:
-        """The drawn kernel (k, k), sum 1, of a step that is a convolution with one; None for any other step."""
+        """Return the drawn kernel (k, k), sum 1, of a step that is a convolution with one; None for any other step."""
         return None
 
     def sigma(self, drawn: Drawn) -> float | None:
-        """The drawn standard deviation, in [0, 1] units, of a step that adds white noise; None for any other step."""
+        """Return the drawn standard deviation, in [0, 1] units, of a step that adds white noise; None for any other."""
         return None
 
 
@@ -187,11 +208,11 @@ class Batch:
     views: int = 1
 
     def view(self, number: int) -> Batch:
-        """One view of each sample."""
-        v = self.views
-        kernel, sigma = (None if part is None else part[number::v] for part in (self.kernel, self.sigma))
-        targets = {name: target[number::v] for name, target in self.targets.items()}
-        return Batch(self.lq[number::v], targets, kernel, sigma, self.plans[number::v], self.paths[number::v])
+        """Return one view of each sample."""
+        of_view = slice(number, None, self.views)
+        kernel, sigma = (None if part is None else part[of_view] for part in (self.kernel, self.sigma))
+        targets = {name: target[of_view] for name, target in self.targets.items()}
+        return Batch(self.lq[of_view], targets, kernel, sigma, self.plans[of_view], self.paths[of_view])
 
     @property
     def scale(self) -> int | None:
@@ -199,12 +220,12 @@ class Batch:
         return self.plans[0].scale if self.plans else None
 
     def conditions(self, names: Sequence[str]) -> dict[str, Any]:
-        """The further inputs that a network asks for by name: `kernel`, `sigma`, `scale`."""
+        """Return the further inputs that a network asks for by name, as far as known: `kernel`, `sigma`, `scale`."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class Degradation:
-    """Makes low-quality images: draws plans, applies plans.
+    """Make low-quality images: draw plans, apply plans.
 
     Attributes:
         scale: how many times smaller the low-quality image is.
@@ -220,30 +241,39 @@ class Degradation:
     targets: tuple[str, ...] = ("plain",)
     conditions: tuple[str, ...] = ()
 
-    def sample(
-        self,
-        rng: np.random.Generator,
-        size: Size,
-        iteration: int = 0,
-        shared: Mapping[str, Any] | None = None,
-    ) -> Plan:
-        """Draws the plan of one sample whose ground truth has this size (both sides multiples of the scale)."""
+    def sample(self, rng: np.random.Generator, size: Size, iteration: int = 0, shared: Shared | None = None) -> Plan:
+        """Draw the plan of one sample.
+
+        Args:
+            rng: the sample's own stream.
+            size: (height, width) of the ground truth, both multiples of the scale.
+            iteration: the optimizer step, for ranges that follow a schedule.
+            shared: what `draw_shared` drew for this step.
+        """
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def draw_shared(self, rng: np.random.Generator) -> dict[str, Any]:
-        """What is drawn once per optimizer step for the whole batch, such as `scale`; `sample` gets it as `shared`."""
+        """Draw what is one for the whole batch of an optimizer step, such as `scale`; `sample` gets it as `shared`."""
         return {"scale": int(rng.choice(self.scales))} if self.scales else {}
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
-        """Applies one plan per image to ground truths (B, C, H, W) in [0, 1]. The input is not changed."""
+        """Apply one plan per image.
+
+        Args:
+            gt: ground truths (B, C, H, W) in [0, 1]; they are not changed.
+            plans: one for each image.
+            lq: given low-quality images, where the degradation starts from them.
+        """
         raise NotImplementedError(f"{type(self).__name__} does nothing")
 
 
 def run_steps(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> Ragged:
-    """Applies the steps of one plan per image to (B, C, H, W), samples grouped by step at each position.
+    """Apply the steps of one plan per image to images (B, C, H, W).
 
     On the CPU the images go through one by one, so that no result depends, even in the last bit, on which other
-    images share the batch; on a device all that have the same step at the same position go through together.
+    images share the batch; on a device those that wait for the same step go through it together.
+
+    Raises ValueError for a plan with a step that is not among `steps`.
     """
     if gt.device.type == "cpu" and len(plans) > 1:
         singles = [run_batched(gt[i : i + 1], [plan], steps) for i, plan in enumerate(plans)]
@@ -252,31 +282,32 @@ def run_steps(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> R
 
 
 def run_batched(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> Ragged:
-    """`run_steps` for all images together on any device.
-
-    Samples need not keep pace: each time the step goes through that waits for the samples with most before them, which
-    makes groups larger and a third fewer than position after position.
-    """
-    images, todo = Ragged.of(gt), [list(plan.steps) for plan in plans]
-    while any(todo):
-        waiting: dict[str, list[int]] = {}
-        for i, left in enumerate(todo):
-            if left:
-                waiting.setdefault(left[0][0], []).append(i)
-        name, chosen = max(waiting.items(), key=lambda group: sum(len(todo[i]) for i in group[1]))
-        drawn = [todo[i].pop(0)[1] for i in chosen]
-        images = images.put(chosen, _step(steps, name).apply(images.select(chosen), drawn))
+    """Do as `run_steps` for all images together on any device."""
+    images, queues = Ragged.of(gt), [list(plan.steps) for plan in plans]
+    while any(queues):
+        name, indices = _next_group(queues)
+        if name not in steps:
+            raise ValueError(f"the plan names a step {name!r} that this degradation has not; it has {', '.join(steps)}")
+        drawn = [queues[i].pop(0)[1] for i in indices]
+        images = images.put(indices, steps[name].apply(images.select(indices), drawn))
     return images
 
 
-def _step(steps: Mapping[str, Step], name: str) -> Step:
-    if name not in steps:
-        raise ValueError(f"the plan names a step {name!r} that this degradation has not; it has {', '.join(steps)}")
-    return steps[name]
+def _next_group(queues: Sequence[list[tuple[str, Drawn]]]) -> tuple[str, list[int]]:
+    """Choose which step comes next, and for which samples: those at whose head it stands.
+
+    Samples need not keep pace. The step whose samples have most before them goes first, which makes groups larger and
+    a third fewer than position after position.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, queue in enumerate(queues):
+        if queue:
+            groups.setdefault(queue[0][0], []).append(i)
+    return max(groups.items(), key=lambda group: sum(len(queues[i]) for i in group[1]))
 
 
 def paired_crop(degraded: Degraded, plans: Sequence[Plan]) -> Degraded:
-    """Cuts the final crops of the plans out of low-quality images and, `scale` times larger, out of targets."""
+    """Cut the final crops of the plans out of low-quality images and, `scale` times larger, out of targets."""
     if any(plan.crop is None for plan in plans):
         return degraded
 

@@ -3,8 +3,6 @@
 Images are arrays (H, W, 3) in [0, 1], maps are arrays (H, W) in pixels of the image.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy.ndimage import uniform_filter

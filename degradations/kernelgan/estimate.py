@@ -9,8 +9,6 @@ The generator has no nonlinearity, so its layers are composed into their 13x13 k
 same function and gradients as layer by layer, at a fraction of the cost.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Everything is a mean per kernel, (N,) for kernels (N, k, k).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 

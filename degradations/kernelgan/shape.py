@@ -1,7 +1,5 @@
 """The shape of an estimated kernel: KernelGAN's post-processing (Bell-Kligler et al., NeurIPS 2019), and its faults."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

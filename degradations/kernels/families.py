@@ -1,7 +1,5 @@
 """Blur kernel families, as NumPy float64 arrays (k, k) that sum to 1."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

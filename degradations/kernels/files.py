@@ -1,7 +1,5 @@
 """Blur kernels from files, checked and aligned; and those of USRNet's table that have closed forms."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os
@@ -22,7 +20,7 @@ import scipy.ndimage
 from scipy.io.matlab import MatReadError
 
 from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian
-from degradations.kernels.pools import MissingPoolError
+from degradations.plan import MissingPoolError
 from utils.options.fields import OptionError
 
 CLOSED_FORMS = "usrnet_8"
@@ -48,7 +46,7 @@ class Bank:
     scale: int | None = None
 
     @classmethod
-    def read(cls, path: str) -> Bank:
+    def read(cls, path: str) -> "Bank":
         """As `read_bank`. Raises OptionError if the kernels are for several scales."""
         scales = {} if path == CLOSED_FORMS else {scale: file for file in bank_files(path) if (scale := _scale(file))}
         if len(scales) > 1:

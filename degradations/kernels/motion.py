@@ -4,8 +4,6 @@ The generator of USRNet's released training code, after Boracchi and Foi ("Model
 from Motion Blur", TIP 2012).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import cv2

@@ -1,7 +1,5 @@
 """Gaussian blur whose kernel changes smoothly over the image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ BSRGAN's paper (Sec. 3.3, "processed camera sensor noise") describes it; its rel
 making. The chain, backwards and then forwards: tone curve, exposure, white balance, colour matrix, Bayer mosaic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -16,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from degradations.operations import noise
 from degradations.operations.ragged import column, mix_channels, on_device
-from degradations.steps import noise
 from utils.options.fields import NonNegative, PositiveRange, RangeSchedule
 from utils.seeding import draw_seed
 
@@ -42,7 +40,7 @@ _SRGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721
 
 @STEPS.register("isp")
 class CameraNoise(Step):
-    """Noise of a camera's sensor, shaped by the camera's own processing (BSRGAN, Sec. 3.3). Clipped.
+    """Add noise of a camera's sensor, shaped by the camera's own processing (BSRGAN, Sec. 3.3). Clipped.
 
     Raw noise is Gaussian with variance shot · signal + read, log-linear as in Brooks et al. 2019 (Sec. 3.1): shot is
     log-uniform, log read normal around 2.18 log shot + 1.20 with standard deviation 0.26. The colour matrix is a
@@ -124,14 +122,14 @@ class CameraNoise(Step):
 
 
 def draw_matrix(rng: np.random.Generator) -> np.ndarray:
-    """A mixture (3, 3) of published linear sRGB → camera matrices, each row summing to 1."""
+    """Draw a mixture (3, 3) of published linear sRGB → camera matrices, each row summing to 1."""
     weights = rng.dirichlet(np.full(len(_XYZ_TO_CAMERA), 0.5))
     matrix = np.einsum("n,nij->ij", weights, np.array(_XYZ_TO_CAMERA)) @ np.array(_SRGB_TO_XYZ)
     return matrix / matrix.sum(1, keepdims=True)
 
 
 def _colour_matrices(drawn: Sequence[Drawn]) -> tuple[np.ndarray, np.ndarray]:
-    """Linear sRGB → raw with gains and exposure undone, and balanced raw → linear sRGB: (B, 3, 3) float32 each."""
+    """Return matrices (B, 3, 3): linear sRGB → raw, gains and exposure undone, and balanced raw → linear sRGB."""
     camera = np.stack([np.array(d["matrix"]) / d["exposure"] for d in drawn])
     gains = np.array([d["gains"] for d in drawn])[:, :, None]
     return (camera / gains).astype(np.float32), np.linalg.inv(camera).astype(np.float32)
@@ -143,7 +141,7 @@ _KNOTS = 1024
 
 
 def develop_tone(linear: Tensor, drawn: Sequence[Drawn]) -> Tensor:
-    """The camera's tone curve on linear values (B, 3, H, W) in [0, 1]: from 0 to 1, rising everywhere.
+    """Apply the camera's tone curve to linear values (B, 3, H, W) in [0, 1]: from 0 to 1, rising everywhere.
 
     p(x) = ((x + t)^(1/γ) - t^(1/γ)) / ((1 + t)^(1/γ) - t^(1/γ)) with toe t, then p + Σ c_k sin(kπp) / (kπ). Measured
     curves differ mainly by a few such slow waves (Grossberg and Nayar, "What is the Space of Camera Response
@@ -162,7 +160,7 @@ def develop_tone(linear: Tensor, drawn: Sequence[Drawn]) -> Tensor:
 
 
 def undo_tone(data: Tensor, drawn: Sequence[Drawn]) -> Tensor:
-    """The inverse of `develop_tone`, by linear interpolation in a table; values are clipped to [0, 1] first."""
+    """Invert `develop_tone`, by linear interpolation in a table; values are clipped to [0, 1] first."""
     tables = on_device(np.stack([_undo_table(d) for d in drawn]), data.device)
     at = (data.clamp(0, 1) * (_KNOTS - 1)).flatten(1)
     low = at.long().clamp_(0, _KNOTS - 2)  # both ends: padding may hold anything, NaN too
@@ -171,7 +169,7 @@ def undo_tone(data: Tensor, drawn: Sequence[Drawn]) -> Tensor:
 
 
 def _undo_table(drawn: Drawn) -> np.ndarray:
-    """`undo_tone` at equally spaced values: (knots,) float32."""
+    """Return `undo_tone` at equally spaced values: (knots,) float32."""
     dense = np.linspace(0, 1, 8 * _KNOTS)
     k = np.arange(1, len(drawn["waves"]) + 1)
     waved = dense + np.sin(dense[:, None] * k * np.pi) @ (np.array(drawn["waves"]) / (k * np.pi))
@@ -184,12 +182,12 @@ def _undo_table(drawn: Drawn) -> np.ndarray:
 
 
 def red_place(phase: Phase) -> tuple[int, int]:
-    """Row and column, each 0 or 1, of the first red pixel."""
+    """Return row and column, each 0 or 1, of the first red pixel."""
     return divmod(phase.index("r"), 2)
 
 
 def mosaic(images: Ragged, phases: Sequence[Phase]) -> Ragged:
-    """What a Bayer sensor sees of images (B, 3, H, W), one colour a pixel: (B, 1, H + 4 to 6, W + 4 to 6).
+    """Return what a Bayer sensor sees of images (B, 3, H, W), one colour a pixel: (B, 1, H + 4 to 6, W + 4 to 6).
 
     The sensor is larger than the image, which stands 2 pixels from its upper left, or 3 where that is needed for its
     phase: so every sensor starts with red, and demosaicing needs no border of its own. Around the image its values
@@ -211,7 +209,7 @@ def mosaic(images: Ragged, phases: Sequence[Phase]) -> Ragged:
 
 
 def _continued(image: Tensor, before: int, after: int, dim: int) -> Tensor:
-    """The image with pixels before and after along one axis, mirrored through the edge pixel in place and value."""
+    """Extend an image before and after along one axis, mirrored through the edge pixel in place and value."""
     last = image.shape[dim] - 1
     parts = [image]
     for edge, count, direction in ((0, before, 1), (last, after, -1)):
@@ -223,7 +221,7 @@ def _continued(image: Tensor, before: int, after: int, dim: int) -> Tensor:
 
 
 def demosaic(seen: Tensor, phases: Sequence[Phase], sizes: Sequence[Size]) -> Ragged:
-    """All three colours, of the images' own sizes, from what `mosaic` made of them.
+    """Return all three colours, of the images' own sizes, from what `mosaic` made of them.
 
     By Malvar, He and Cutler's gradient-corrected linear filters (ICASSP 2004), which follow edges through the colour
     that a pixel has.
@@ -244,9 +242,9 @@ def demosaic(seen: Tensor, phases: Sequence[Phase], sizes: Sequence[Size]) -> Ra
 
 @lru_cache(maxsize=1)
 def _malvar_filters() -> Tensor:
-    """(12, 1, 6, 6): for red, green and blue the four pixels of a tile that starts with red, in pixel-shuffle order.
+    """Return filters (12, 1, 6, 6) for red, green and blue at the four pixels of a tile that starts with red.
 
-    Each 5×5 filter stands at its pixel's place in the 6×6 window around the tile.
+    They stand in pixel-shuffle order. Each 5×5 filter stands at its pixel's place in the 6×6 window around the tile.
     """
     at_same = np.zeros((5, 5))
     at_same[2, 2] = 8

@@ -1,16 +1,14 @@
-"""Real-ESRGAN's blurs: random kernels of seven kinds, and the low-pass that leaves ringing."""
-
-from __future__ import annotations
+"""Blur by kernels of seven kinds."""
 
 from collections.abc import Sequence
 from math import pi
 
 import numpy as np
 
-from degradations import STEPS, Drawn, Ragged, Size, State, Step
+from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.kernels.families import elliptic, gaussian_row, sinc, square
+from degradations.kernels.frame import check_mirrors, check_odd_range, draw_mirrored_size
 from degradations.operations.filters import convolve
-from degradations.steps.blur import check_odd_range, draw_odd
 from utils.options.fields import IntRange, PositiveRange, Prob, RangeSchedule, Weights
 
 KINDS: Weights = {
@@ -23,29 +21,8 @@ KINDS: Weights = {
 }
 
 
-class _DrawnKernelBlur(Step):
-    """A blur whose plan describes a kernel of odd size in `size_range`; borders mirrored without the edge pixel."""
-
-    def __init__(self, size_range: IntRange) -> None:
-        check_odd_range(size_range)
-        self.size_range = size_range
-
-    def draw_size(self, rng: np.random.Generator, state: State) -> int:
-        """Refuses an image too small for any size of the range, so that small images fail always or never."""
-        _check_border(state.size, (self.size_range[1] - 1) | 1)
-        return draw_odd(rng, *self.size_range)
-
-    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        for size, values in zip(images.sizes, drawn, strict=True):
-            _check_border(size, values["size"])
-        return convolve(images, [_kernel(values) for values in drawn])
-
-    def kernel(self, drawn: Drawn) -> np.ndarray:
-        return square(_kernel(drawn))
-
-
 @STEPS.register("mixed_blur")
-class MixedBlur(_DrawnKernelBlur):
+class MixedBlur(Step):
     """Blur by a random kernel: Gaussian, generalized Gaussian or plateau, isotropic or not, or a sinc low-pass
     (Real-ESRGAN, Sec. 3.1 and 3.3; the defaults are those of its first order).
 
@@ -57,7 +34,7 @@ class MixedBlur(_DrawnKernelBlur):
         beta_gaussian_range: exponents β of the generalized Gaussians. One half of them lies below 1.
         beta_plateau_range: exponents of the plateaus, likewise: as released, one half has exactly β = 1.
 
-    Not clipped. The image must be larger than the kernel's radius.
+    Not clipped. The image, mirrored without its edge pixel, must be larger than the kernel's radius.
     """
 
     def __init__(
@@ -69,17 +46,18 @@ class MixedBlur(_DrawnKernelBlur):
         beta_gaussian_range: PositiveRange = RangeSchedule.fixed(0.5, 4),  # noqa: B008
         beta_plateau_range: PositiveRange = RangeSchedule.fixed(1, 2),  # noqa: B008
     ) -> None:
-        super().__init__(size_range)
+        check_odd_range(size_range)
         if unknown := set(kinds) - set(KINDS):
             raise ValueError(f"kinds: found {sorted(unknown)}, expected some of {', '.join(KINDS)}")
         self.beta_ranges = {"generalized": beta_gaussian_range, "plateau": beta_plateau_range}
         for schedule in self.beta_ranges.values():
             if any(low > 1 or high < 1 for _, (low, high) in schedule.points):
                 raise ValueError(f"found the range {schedule} of an exponent β, expected one that contains 1")
-        self.kinds, self.sinc_prob, self.sigma_range = kinds, sinc_prob, sigma_range
+        self.kinds, self.sinc_prob = kinds, sinc_prob
+        self.size_range, self.sigma_range = size_range, sigma_range
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        size = self.draw_size(rng, state)
+        size = draw_mirrored_size(rng, self.size_range, state.size)
         if rng.random() < self.sinc_prob:
             return {"kind": "sinc", "size": size, "cutoff": float(rng.uniform(pi / 3 if size < 13 else pi / 5, pi))}
         kind = str(rng.choice(list(self.kinds), p=list(self.kinds.values())))
@@ -95,29 +73,17 @@ class MixedBlur(_DrawnKernelBlur):
             drawn["beta"] = float(rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high))
         return drawn
 
+    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
+        for size, values in zip(images.sizes, drawn, strict=True):
+            check_mirrors(size, values["size"])
+        return convolve(images, [_kernel(values) for values in drawn])
 
-@STEPS.register("sinc_blur")
-class SincBlur(_DrawnKernelBlur):
-    """A circular low-pass of random size and cutoff in [π/3, π], which rings and overshoots as sharpened and
-    compressed images do (Real-ESRGAN, Sec. 3.3).
-
-    `sinc_prob` is how often it happens: drawn for each sample, as released, also where `draws: batch` lets the entry's
-    `prob` be drawn for the batch. Not clipped. The image must be larger than the kernel's radius.
-    """
-
-    def __init__(self, size_range: IntRange = (7, 21), sinc_prob: Prob = 0.8) -> None:
-        super().__init__(size_range)
-        self.sinc_prob = sinc_prob
-
-    def sample(self, rng: np.random.Generator, state: State) -> Drawn | None:
-        size = self.draw_size(rng, state)
-        if rng.random() >= self.sinc_prob:
-            return None
-        return {"kind": "sinc", "size": size, "cutoff": float(rng.uniform(pi / 3, pi))}
+    def kernel(self, drawn: Drawn) -> np.ndarray:
+        return square(_kernel(drawn))
 
 
 def _kernel(drawn: Drawn) -> np.ndarray:
-    """The kernel that was drawn: (k, k), or (k,) standing for its outer product."""
+    """Return the drawn kernel: (k, k), or (k,) standing for its outer product."""
     if drawn["kind"] == "sinc":
         return sinc(drawn["size"], drawn["cutoff"])
     if drawn["kind"] == "isotropic":
@@ -127,12 +93,3 @@ def _kernel(drawn: Drawn) -> np.ndarray:
     return elliptic(
         drawn["size"], drawn.get("theta", 0.0), sigma_1**2, sigma_2**2, drawn.get("beta", 1.0), profile=profile
     )
-
-
-def _check_border(size: Size, kernel: int) -> None:
-    if min(size) <= kernel // 2:
-        raise ValueError(
-            f"a blur with kernels up to {kernel}x{kernel} was given an image of {size[0]}x{size[1]} pixels, which "
-            f"cannot be mirrored by {kernel // 2}; use a larger crop_size (or image), a smaller size_range, or less "
-            "shrinking before it"
-        )

@@ -1,7 +1,5 @@
 """One of several steps, drawn anew for each sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,9 +9,10 @@ from degradations import STEPS, Drawn, Ragged, State, Step, StepEntry
 
 @STEPS.register("one_of")
 class OneOf(Step):
-    """Draws one of the steps `of`, each with its probability `prob`, and applies that.
+    """Draw one of several steps, and apply that. A plan says which: `{which: NAME, ...}`.
 
-    The probabilities sum to 1. A plan says which was drawn: `{which: NAME, ...}`.
+    Args:
+        of: the steps by name; their probabilities `prob` sum to 1.
     """
 
     def __init__(self, of: Mapping[str, StepEntry]) -> None:
@@ -32,11 +31,10 @@ class OneOf(Step):
         return None if drawn is None else {"which": which, **drawn}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        parts = []
-        for name in dict.fromkeys(d["which"] for d in drawn):
-            chosen = [i for i, d in enumerate(drawn) if d["which"] == name]
-            parts.append((chosen, self.steps[name].apply(images.select(chosen), [drawn[i] for i in chosen])))
-        return Ragged.join(parts)
+        return images.in_groups(
+            [values["which"] for values in drawn],
+            lambda which, part, at: self.steps[which].apply(part, [drawn[i] for i in at]),
+        )
 
     def kernel(self, drawn: Drawn) -> np.ndarray | None:
         return self.steps[drawn["which"]].kernel(drawn)

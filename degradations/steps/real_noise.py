@@ -1,7 +1,5 @@
 """Recorded noise: patches of flat places in real images, less their mean, added to the image (RealSR)."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence
@@ -14,8 +12,8 @@ import lmdb
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, Size, State, Step
-from degradations.kernels.pools import MissingPoolError, require_same
 from degradations.operations.ragged import on_device
+from degradations.plan import MissingPoolError, require_same
 from utils.images.files import ImageError, decode_image, image_files, to_float
 from utils.images.header import parse_header
 from utils.options.fields import OptionError
@@ -36,10 +34,12 @@ class NoisePool:
     hash: str
 
     @classmethod
-    def read(cls, root: str) -> NoisePool:
-        """A folder of images at any depth, or an LMDB database of them. The same files are looked at only once.
+    def read(cls, root: str) -> "NoisePool":
+        """Read a folder of images at any depth, or an LMDB database of them. The same files are looked at only once.
 
-        Raises MissingPoolError where there is none or it is not finished, OptionError for a file that is no image.
+        Raises:
+            MissingPoolError: where there is none or it is not finished.
+            OptionError: for a file that is no image.
         """
         root = os.path.expanduser(root)
         if (Path(root) / PLAN).exists() and not (Path(root) / STATISTICS).exists():
@@ -67,7 +67,7 @@ class NoisePool:
         )
 
     def patch(self, index: int) -> np.ndarray:
-        """(h, w, 3), float32 in [0, 1]. Raises ImageError for a file that is gone."""
+        """Return a patch (h, w, 3), float32 in [0, 1]. Raises ImageError for a file that is gone."""
         return to_float(_decoded(self, index))
 
 
@@ -102,7 +102,7 @@ def _bytes(root: str, name: str) -> bytes:
 
 @STEPS.register("real_noise")
 class RealNoise(Step):
-    """Adds noise from a pool: a crop of a patch, less the crop's mean in each channel; clipped (Ji et al., "Real-World
+    """Add noise from a pool: a crop of a patch, less the crop's mean in each channel; clipped (Ji et al., "Real-World
     Super-Resolution via Kernel Estimation and Noise Injection", CVPRW 2020, Sec. 3.2).
 
     An image larger than the patch gets the patch mirrored to and fro, from a random place on, which has no seams.
@@ -120,7 +120,7 @@ class RealNoise(Step):
 
     @cached_property
     def pool(self) -> NoisePool:
-        """The patches. Raises OptionError."""
+        """The patches; reading them may raise OptionError."""
         return NoisePool.read(self.path)
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
@@ -135,7 +135,7 @@ class RealNoise(Step):
         return {"pool": pool.hash, "index": index, "top": top, "left": left, "turns": turns, "mirrored": mirrored}
 
     def _check(self, size: Size) -> None:
-        """Raises MissingPoolError for an image that some patch does not cover."""
+        """Raise MissingPoolError for an image that some patch does not cover."""
         sides = [min(patch) for patch in self.pool.sizes]
         least = sides.index(min(sides))
         if sides[least] < max(size):
@@ -151,7 +151,7 @@ class RealNoise(Step):
         return images.per_image(lambda image, i: image + on_device(fields[i], image.device)).clip()
 
     def noise(self, drawn: Drawn, size: Size) -> np.ndarray:
-        """The noise (3, h, w) of zero mean that was drawn for an image of this size, float32 in [0, 1] units."""
+        """Return the drawn noise (3, h, w) of zero mean for an image of this size, float32 in [0, 1] units."""
         require_same(drawn["pool"], self.pool.hash, "noise", self.path)
         patch = self.pool.patch(drawn["index"])
         height, width = size[::-1] if drawn["turns"] % 2 else size
@@ -164,11 +164,11 @@ class RealNoise(Step):
 
 
 def _places(length: int, size: int) -> int:
-    """How many first pixels there are to draw from, for `size` pixels from a patch of `length`."""
+    """Count the first pixels there are to draw from, for `size` pixels from a patch of `length`."""
     return length - size + 1 if size <= length else max(1, 2 * length - 2)
 
 
 def _to_and_fro(start: int, count: int, length: int) -> np.ndarray:
-    """`count` indices from `start` on, turning round at both ends, where none is repeated."""
+    """Return `count` indices from `start` on, turning round at both ends, where none is repeated."""
     at = (start + np.arange(count)) % max(1, 2 * length - 2)
     return np.minimum(at, 2 * length - 2 - at)

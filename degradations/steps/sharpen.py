@@ -1,7 +1,5 @@
 """Sharpening by an unsharp mask."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +11,16 @@ from utils.options.fields import NonNegative, PositiveInt
 
 
 def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> Ragged:
-    """Unsharp mask: adds `weight` times what a Gaussian blur takes away, softly limited to where that is much.
+    """Sharpen by an unsharp mask: add what a Gaussian blur takes away, softly limited to where that is much.
 
-    `radius` is the blur's support in pixels, made odd, its σ 0.3 ((radius - 1) / 2 - 1) + 0.8 (OpenCV's rule: 8 for
-    51); where the difference exceeds `threshold` (8-bit units) a mask is 1, and the mask is blurred alike. Borders
-    are mirrored. Between 0 and 1 if the input is. Source: KAIR's and Real-ESRGAN's released code.
+    Args:
+        images: in [0, 1], where the result stays. Borders are mirrored.
+        weight: factor on what is added.
+        radius: the blur's support in pixels, made odd; its σ is 0.3 ((radius - 1) / 2 - 1) + 0.8 (OpenCV's rule: 8
+            for 51).
+        threshold: a mask is 1 where the difference exceeds this, in 8-bit units; the mask is blurred alike.
+
+    Source: KAIR's and Real-ESRGAN's released code.
     """
     side = radius + (1 - radius % 2)
     row = gaussian_row(side, 0.3 * ((side - 1) / 2 - 1) + 0.8)
@@ -34,7 +37,13 @@ def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float 
 
 @STEPS.register("sharpen")
 class Sharpen(Step):
-    """Unsharp mask, as `usm`: nothing random. It keeps the range [0, 1]."""
+    """Sharpen by an unsharp mask, see `usm` (KAIR, Real-ESRGAN). Nothing random; [0, 1] stays [0, 1].
+
+    Args:
+        weight: factor on what is added.
+        radius: support of the blur in pixels, made odd.
+        threshold: the difference, in 8-bit units, from which on a pixel is sharpened.
+    """
 
     def __init__(self, weight: NonNegative = 0.5, radius: PositiveInt = 50, threshold: NonNegative = 10) -> None:
         self.weight, self.radius, self.threshold = weight, radius, threshold

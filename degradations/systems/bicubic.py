@@ -1,7 +1,5 @@
 """The classical benchmark's degradation: MATLAB's bicubic and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

@@ -1,7 +1,5 @@
 """BSRGAN's degradation: shuffled blur, downsampling, noise and JPEG (Zhang et al., ICCV 2021, Sec. 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

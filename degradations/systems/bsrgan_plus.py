@@ -1,7 +1,5 @@
 """KAIR's second degradation (`degradation_bsrgan_plus` of the released code): two rounds of blur, resize and noise."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

@@ -1,7 +1,5 @@
 """The classical degradation of non-blind super-resolution: y = (x ⊗ k)↓s + n, as USRNet is trained (CVPR 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

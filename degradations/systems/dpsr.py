@@ -1,7 +1,5 @@
 """DPSR's degradation: MATLAB's bicubic, then blur (Zhang et al., "Deep Plug-and-Play Super-Resolution", CVPR 2019)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

@@ -1,7 +1,5 @@
 """Gaussian blur, downsampling and noise, of DASR (Wang et al., CVPR 2021) and CDSR (Zhou et al., ACM MM 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

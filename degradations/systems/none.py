@@ -1,20 +1,23 @@
 """No degradation: the data set brings its own low-quality images."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Ragged, Size
+from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Ragged, Shared, Size
 from degradations.steps.sharpen import usm
 
 
 @DEGRADATIONS.register("none")
 class NoDegradation(Degradation):
-    """For paired data: the low-quality image is the given one. With `usm` there is a sharpened target too."""
+    """Take the low-quality images that a data set of pairs brings.
+
+    Args:
+        scale: how many times smaller they are.
+        usm: whether there is a sharpened target too.
+    """
 
     starts_from_lq: ClassVar[bool] = True
 
@@ -22,13 +25,7 @@ class NoDegradation(Degradation):
         self.scale = scale
         self.targets = ("plain", "usm") if usm else ("plain",)
 
-    def sample(
-        self,
-        rng: np.random.Generator,
-        size: Size,
-        iteration: int = 0,
-        shared: Mapping[str, Any] | None = None,
-    ) -> Plan:
+    def sample(self, rng: np.random.Generator, size: Size, iteration: int = 0, shared: Shared | None = None) -> Plan:
         return Plan(size, self.scale)
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:

@@ -1,7 +1,5 @@
 """Real-ESRGAN's second-order degradation (Wang et al., ICCV Workshops 2021, Sec. 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal

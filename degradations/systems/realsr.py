@@ -1,18 +1,16 @@
 """RealSR's degradation: estimated blur or bicubic, then recorded noise (Ji et al., CVPR Workshops 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from degradations import DEGRADATIONS, Degraded, Plan, Size, StepEntry
+from degradations import DEGRADATIONS, Degraded, Plan, Shared, Size, StepEntry
 from degradations.pipeline import Order, Pipeline
 from degradations.steps.every_nth import EveryNth
-from degradations.steps.kernel_blur import KernelBank
+from degradations.steps.kernel_bank import KernelBank
 
 STEPS = {
     "down": {"type": "matlab_bicubic"},
@@ -47,13 +45,7 @@ class RealSR(Pipeline):
         kept = {k: v for k, v in steps.items() if not (self.starts_from_lq and k in ("blur", "down"))}
         super().__init__(kept, scale, Order(first=("blur",)))
 
-    def sample(
-        self,
-        rng: np.random.Generator,
-        size: Size,
-        iteration: int = 0,
-        shared: Mapping[str, Any] | None = None,
-    ) -> Plan:
+    def sample(self, rng: np.random.Generator, size: Size, iteration: int = 0, shared: Shared | None = None) -> Plan:
         if not self.starts_from_lq:
             return super().sample(rng, size, iteration, shared)
         lq_size = (size[0] // self.scale, size[1] // self.scale)

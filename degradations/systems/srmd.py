@@ -1,7 +1,5 @@
 """SRMD's degradation: blur, then MATLAB's bicubic (Zhang et al., "Learning a Single CNN …", CVPR 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from degradations import DEGRADATIONS, StepEntry

@@ -18,7 +18,7 @@ from data.prepare.section import Prepare
 from data.source import SourceEntry
 from data.training import DataOptions, ValidationSet
 from degradations import Degradation
-from degradations.kernels.pools import MissingPoolError
+from degradations.plan import MissingPoolError
 from losses import LossTerm
 from models.network import Network
 from models.stages.stage import Stage, StageSettings

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from scipy.special import j1
 from torch import Tensor
 
-from degradations.steps.diffjpeg import CHROMA, LUMA
+from degradations.operations.diffjpeg import CHROMA, LUMA
 
 FAMILIES = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State, Step, pipeline, run_steps
 from degradations.kernels.files import usrnet_kernels
-from degradations.operations.filters import Interpolation, convolve, convolve_batched, resize, resize_batched
+from degradations.operations import noise
+from degradations.operations.filters import convolve, convolve_batched
+from degradations.operations.resizing import Interpolation, resize, resize_batched
 from degradations.plan import run_batched
-from degradations.steps import noise
 from tests.helpers import write_kernel_pool, write_noise_pool
 from utils.seeding import torch_generator
 

@@ -15,8 +15,9 @@ from scipy.linalg import orth
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Ragged, paired_crop
+from degradations.operations import noise
 from degradations.operations.filters import convolve_batched
-from degradations.steps import noise, sharpen
+from degradations.steps import sharpen
 from tests.golden.kair.synth import synth_image
 from tests.golden.test_degradations import FACTS, KAIR, MODES, OPS, statistics, to_array, to_ragged
 
@@ -126,7 +127,7 @@ def test_poisson_counts_have_their_mean_and_variance() -> None:
 
 @pytest.mark.parametrize(("values", "peak"), [(1, 1), (2, 2), (3, 4), (200, 256), (256, 256)])
 def test_poisson_peak_by_levels(values: int, peak: int) -> None:
-    from degradations.steps.poisson import _levels_peaks
+    from degradations.steps.poisson_noise import _levels_peaks
 
     image = (torch.arange(300) % values / 255).reshape(3, 10, 10)
     batch = Ragged.pack([image, image[:, :, :1], torch.ones(3, 12, 3)])

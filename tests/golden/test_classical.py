@@ -15,7 +15,7 @@ from degradations.kernels.families import anisotropic_gaussian, shift_to_upper_l
 from degradations.kernels.files import centred, read_kernels, usrnet_kernels
 from degradations.kernels.motion import motion_kernel, random_path
 from degradations.operations.filters import convolve, convolve_batched
-from degradations.steps.kernel_blur import KernelBank
+from degradations.steps.kernel_bank import KernelBank
 from tests.golden.test_degradations import FACTS, OPS, to_array, to_ragged
 from tests.helpers import SHARED
 
@@ -121,7 +121,7 @@ def test_degradations(name: str, tmp_path: Path) -> None:
 
 def test_truncation_goes_round_as_scipys() -> None:
     """What the facts report of a bicubic kernel on a step: -11.08 → 245, 266.06 → 10."""
-    from degradations.steps.every_nth import Truncate
+    from degradations.steps.truncate import Truncate
 
     levels = torch.tensor([-11.08, 266.06, 100.99, 0, 128, 255]).reshape(1, 1, 1, 6)
     cut = Truncate().apply(Ragged.of(levels / 255), [{}]).data * 255

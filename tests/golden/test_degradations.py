@@ -10,7 +10,8 @@ import torch
 
 from degradations import DEGRADATIONS, Ragged, paired_crop
 from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian, shift_to_upper_left
-from degradations.operations.filters import convolve, convolve_batched, resize, resize_batched
+from degradations.operations.filters import convolve, convolve_batched
+from degradations.operations.resizing import resize, resize_batched
 from tests.golden.kair.synth import synth_image
 from tests.helpers import GOLDEN
 from utils.images.resize import imresize

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Drawn, Ragged, State, Step
+from degradations.operations import noise as noise_step
 from degradations.operations.filters import convolve, convolve_batched
 from degradations.plan import run_batched, run_steps
-from degradations.steps import noise as noise_step
 from tests.helpers import GOLDEN
 from utils.images.resize import imresize
 

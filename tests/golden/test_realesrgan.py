@@ -21,9 +21,10 @@ from torch import Tensor
 
 from degradations import DEGRADATIONS, STEPS, Degraded, Drawn, Plan, Ragged, State, Step, paired_crop
 from degradations.kernels.families import elliptic, sinc
+from degradations.operations import noise
+from degradations.operations.diffjpeg import CHROMA, LUMA, diffjpeg, quantised
 from degradations.operations.filters import convolve, convolve_batched
-from degradations.steps import noise, sharpen
-from degradations.steps.diffjpeg import CHROMA, LUMA, diffjpeg, quantised
+from degradations.steps import sharpen
 from degradations.systems.realesrgan import RealESRGAN
 from tests.golden.training_inputs import synthetic_batch
 from tests.helpers import GOLDEN

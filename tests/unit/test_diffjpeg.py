@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from degradations import STEPS, Ragged, State
-from degradations.steps.diffjpeg import diffjpeg, diffjpeg_ragged
+from degradations.operations.diffjpeg import diffjpeg, diffjpeg_ragged
 
 SIZES = [(16, 16), (21, 37), (1, 5), (40, 33), (33, 48)]
 

@@ -13,7 +13,7 @@ import skimage.data
 import torch
 
 from degradations import STEPS, Ragged, State
-from degradations.steps.jpeg import _opencv_has_libjpeg, jpeg, jpeg_batched
+from degradations.operations.libjpeg import _opencv_has_libjpeg, jpeg, jpeg_batched
 from utils.options.fields import OptionError, RangeSchedule
 
 KAIR = Path(__file__).parents[1] / "golden" / "kair"

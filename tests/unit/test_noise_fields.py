@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from degradations import Ragged
-from degradations.steps.noise import normal_fields_batched, poisson_counts_batched
+from degradations.operations.noise import normal_fields_batched, poisson_counts_batched
 from utils.seeding import _GOLDEN, random_bits
 
 

@@ -21,7 +21,7 @@ from degradations.kernelgan.estimate import Estimate, KernelGAN
 from degradations.kernelgan.shape import moved_to_centre
 from degradations.kernels.families import isotropic_gaussian
 from degradations.kernels.files import read_bank
-from degradations.kernels.pools import MissingPoolError
+from degradations.plan import MissingPoolError
 from utils.images.files import write_image
 from utils.logging import Console
 from utils.options.components import check_tree

@@ -17,7 +17,7 @@ from data.sources.paired import Paired
 from data.training import DataOptions, Mix, TrainingSet, ValidationSet, degrade
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State
 from degradations.kernels.files import read_bank, usrnet_kernels
-from degradations.kernels.pools import MissingPoolError
+from degradations.plan import MissingPoolError
 from degradations.steps.real_noise import PLAN, STATISTICS, NoisePool, RealNoise
 from tests.helpers import write_kernel_pool, write_noise_pool
 from utils.images.files import write_image

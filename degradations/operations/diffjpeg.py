@@ -5,8 +5,6 @@ and borders are filled with black. After Shin and Song, "JPEG-resistant adversar
 from ITU-T T.81 annex K.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -15,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from degradations.operations.ragged import Ragged, on_device
+from degradations.operations.ragged import Ragged, largest, on_device
 
 LUMA = np.array(
     [
@@ -40,8 +38,8 @@ _FINEST = 1e-3
 
 
 def diffjpeg_ragged(images: Ragged, quality: Sequence[float]) -> Ragged:
-    """`diffjpeg` of each image at its own quality, clipped to [0, 1] first."""
-    height, width = (max(side) for side in zip(*images.sizes, strict=True))
+    """Do as `diffjpeg` for images of any sizes, each at its own quality, clipped to [0, 1] first."""
+    height, width = largest(images.sizes)
     data = images.data[..., :height, :width].clamp(0, 1)
     if len(set(images.sizes)) > 1:  # each image's border is black, whatever stands beyond it
         data = data.where(Ragged(data, images.sizes).inside(), 0)
@@ -49,12 +47,12 @@ def diffjpeg_ragged(images: Ragged, quality: Sequence[float]) -> Ragged:
 
 
 def diffjpeg(images: Tensor, quality: Sequence[float] | Tensor | float, differentiable: bool = False) -> Tensor:
-    """Compresses and decompresses.
+    """Compress and decompress.
 
     Args:
         images: RGB (B, 3, H, W) in [0, 1].
         quality: one for all images, or one per image, in (0, 100]; not only whole numbers.
-        differentiable: rounds x to round(x) + (x - round(x))³, whose gradient is not zero.
+        differentiable: round x to round(x) + (x - round(x))³, whose gradient is not zero.
 
     Returns:
         (B, 3, H, W) in [0, 1], not rounded to 8 bits.
@@ -83,13 +81,13 @@ def diffjpeg(images: Tensor, quality: Sequence[float] | Tensor | float, differen
 
 
 def _mix(planes: Tensor, weights: tuple[tuple[float, ...], ...]) -> Tensor:
-    """A linear map of the three channels, summed in float32 on any device."""
+    """Map the three channels linearly, summed in float32 on any device."""
     first, second, third = planes.unbind(1)
     return torch.stack([first * a + second * b + third * c for a, b, c in weights], 1)
 
 
 def _coded(planes: Tensor, tables: Tensor, centre: float, differentiable: bool) -> Tensor:
-    """What the quantised cosine transform leaves of planes (B, C, H, W); tables (B or 1, 8, 8) of steps."""
+    """Return what the quantised cosine transform leaves of planes (B, C, H, W); tables (B or 1, 8, 8) of steps."""
     coefficients = quantised(planes - centre, tables, differentiable)
     batch, channels, height, width = planes.shape
     steps = tables.reshape(-1, 1, 64, 1).float()
@@ -99,7 +97,7 @@ def _coded(planes: Tensor, tables: Tensor, centre: float, differentiable: bool) 
 
 
 def quantised(planes: Tensor, tables: Tensor, differentiable: bool = False) -> Tensor:
-    """Quantised coefficients (B, C, 64, blocks) of planes (B, C, H, W) around 0, frequencies and blocks in rows."""
+    """Return quantised coefficients (B, C, 64 frequencies, blocks) of planes (B, C, H, W) around 0."""
     batch, channels, height, width = planes.shape
     blocks = planes.view(batch, channels, height // 8, 8, width // 8, 8).permute(0, 1, 3, 5, 2, 4)
     basis = _basis(planes.device)
@@ -110,7 +108,7 @@ def quantised(planes: Tensor, tables: Tensor, differentiable: bool = False) -> T
 
 @lru_cache(maxsize=8)
 def _basis(device: torch.device) -> Tensor:
-    """The orthonormal two-dimensional cosine transform (64 frequencies, 64 pixels).
+    """Return the orthonormal two-dimensional cosine transform (64 frequencies, 64 pixels).
 
     In float64 on GPUs, which may be told to multiply float32 numbers with ten bits of mantissa.
     """

@@ -1,14 +1,6 @@
-"""Blur by kernels that a non-blind network is told: Gaussians, camera shake, kernels from files.
-
-All convolve, with the image repeated periodically by default, as USRNet's solution in the Fourier domain assumes.
-Nothing is clipped.
-"""
-
-from __future__ import annotations
+"""Blur by a Gaussian that stands where the coming downsampling needs it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cached_property
 from math import pi, radians, sqrt
 from typing import Literal
 
@@ -16,13 +8,10 @@ import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.kernels.families import anisotropic_gaussian, gaussian_row, square
-from degradations.kernels.files import Bank, centred
-from degradations.kernels.motion import kernel_of_seed
-from degradations.kernels.pools import MissingPoolError, require_same
+from degradations.kernels.frame import Align, check_wraps, shift_of
 from degradations.kernels.varying import Widths, convolve_varying, nodes, widths_between
 from degradations.operations.filters import Border, convolve
 from utils.options.fields import (
-    Count,
     NonNegative,
     NonNegativeRange,
     Odd,
@@ -33,30 +22,10 @@ from utils.options.fields import (
     RangeSchedule,
 )
 
-Align = Literal["upper_left", "centre"]
-
-
-def shift_of(align: Align | Literal["released"], factor: int) -> float:
-    """How far to the upper left a kernel stands, so that the upper left pixel of each block shows the block's centre.
-
-    With that, blurring and keeping every `factor`-th pixel leaves an image where bicubic resizing leaves it.
-    """
-    return {"upper_left": 0.5, "centre": 0.0, "released": -0.5}[align] * (factor - 1)
-
-
-def check_size(size: int, state: State, border: Border) -> None:
-    """Raises ValueError for a kernel that would wrap around an image more than once."""
-    if border == "wrap" and size > min(state.size):
-        height, width = state.size
-        raise ValueError(
-            f"a kernel of {size}x{size} is larger than the image of {height}x{width}, which it would wrap around; use "
-            "larger images, smaller kernels, or another border"
-        )
-
 
 @STEPS.register("shifted_gaussian_blur")
 class ShiftedGaussianBlur(Step):
-    """Blur by a Gaussian that stands where the coming downsampling needs it (USRNet, CVPR 2020, Sec. 5.1).
+    """Blur by a Gaussian that stands where the coming downsampling needs it (USRNet, CVPR 2020, Sec. 5.1). Not clipped.
 
     Args:
         size: side of the kernel.
@@ -105,7 +74,7 @@ class ShiftedGaussianBlur(Step):
         self.border: Border = border
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        check_size(self.size, state, self.border)
+        check_wraps(state.size, self.size, self.border)
         shift = shift_of(self.align, state.factor)
         if abs(shift) > self.size // 2:
             raise ValueError(
@@ -120,7 +89,7 @@ class ShiftedGaussianBlur(Step):
         return {**drawn, "variances": [first, second], "theta": theta}
 
     def _draw(self, rng: np.random.Generator, iteration: int) -> Widths:
-        """Both variances and θ."""
+        """Draw both variances and θ."""
         if self.fixed is not None:
             first, second, degrees = self.fixed
             return first**self.power, second**self.power, radians(degrees)
@@ -149,7 +118,7 @@ class ShiftedGaussianBlur(Step):
 
 
 def placed_gaussian(drawn: Drawn, widths: Widths) -> np.ndarray:
-    """The Gaussian of these widths in the frame that was drawn: (k, k), or (k,) standing for its outer product."""
+    """Return the Gaussian of these widths in the drawn frame: (k, k), or (k,) standing for its outer product."""
     first, second, theta = widths
     size, shift = drawn["size"], drawn["shift"]
     # A window smaller than the frame has the centre in its own middle, and stands in a corner of the frame.
@@ -159,95 +128,3 @@ def placed_gaussian(drawn: Drawn, widths: Widths) -> np.ndarray:
     else:
         kernel = anisotropic_gaussian(side, theta, first, second, within)
     return np.pad(kernel, (0, size - side) if shift > 0 else (size - side, 0))
-
-
-@STEPS.register("motion_blur")
-class MotionBlur(Step):
-    """Blur by camera shake, see `degradations.motion`; `size` is the kernel's side, `border` how the image goes on.
-
-    A plan holds the seed of the camera's path as `trajectory`, so that it stays small.
-    """
-
-    def __init__(self, size: Odd = 25, border: Border = "wrap") -> None:
-        self.size = size
-        self.border: Border = border
-
-    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        check_size(self.size, state, self.border)
-        return {"size": self.size, "trajectory": int(rng.integers(2**32))}
-
-    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        return convolve(images, [self.kernel(d) for d in drawn], self.border)
-
-    def kernel(self, drawn: Drawn) -> np.ndarray:
-        return kernel_of_seed(drawn["trajectory"], drawn["size"])
-
-
-@STEPS.register("kernel_bank")
-class KernelBank(Step):
-    """Blur by one of the kernels that stand in files, all equally likely.
-
-    A plan holds the number of the kernel and a hash of the whole bank; with other kernels it is refused. Kernels of a
-    known scale (a pool of estimates, KernelGAN's files) are refused where another scale is still to go.
-
-    Args:
-        path: a file, a folder or a pattern (see `bank_files`), or `usrnet_8` for the Gaussians of USRNet's table.
-        indices: the kernels to draw from, counted from 0; left out, all.
-        augment: turn each by a random number of quarters and mirror it half of the time. A shift that was
-            made for a scale turns too; `align` puts it right, and is asked for where the scale is known.
-        align: `as_is`, or the centre of mass where a Gaussian's would be (see `shifted_gaussian_blur`). Estimated
-            kernels stand as `upper_left` puts them, for `every_nth`; where the image is resized, as `bsrgan` and
-            `realesrgan` do, they need `centre`.
-        border: how the image goes on outside.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        indices: tuple[Count, ...] = (),
-        augment: bool = False,
-        align: Literal["as_is", "upper_left", "centre"] = "as_is",
-        border: Border = "wrap",
-    ) -> None:
-        self.path, self.augment, self.indices = path, augment, indices
-        self.align: Align | None = None if align == "as_is" else align
-        self.border: Border = border
-        with suppress(MissingPoolError):  # what is still to be made is missed by the first draw
-            _ = self.bank
-
-    @cached_property
-    def bank(self) -> Bank:
-        """The kernels. Raises OptionError."""
-        bank = Bank.read(self.path)
-        if (last := max(self.indices, default=0)) >= len(bank.kernels):
-            raise ValueError(f"indices: found {last}, but {self.path} holds {len(bank.kernels)}, from 0")
-        return bank
-
-    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        if self.bank.scale not in (None, state.factor):
-            raise MissingPoolError(
-                f"{self.path} holds kernels for x{self.bank.scale}, but x{state.factor} is still to go; "
-                "name a pool of that scale, and leave out steps that halve the image"
-            )
-        if self.bank.scale is not None and self.augment and self.align is None:
-            raise ValueError(
-                f"{self.path} holds kernels that stand where x{self.bank.scale} needs them; turned, they would move "
-                "the image: set `align: upper_left`, or centre before resizing"
-            )
-        indices = self.indices or range(len(self.bank.kernels))
-        drawn: Drawn = {"bank": self.bank.hash, "index": indices[int(rng.integers(len(indices)))]}
-        if self.augment:
-            drawn |= {"turns": int(rng.integers(4)), "mirrored": bool(rng.integers(2))}
-        if self.align is not None:
-            drawn["shift"] = shift_of(self.align, state.factor)
-        check_size(self.kernel(drawn).shape[0], state, self.border)
-        return drawn
-
-    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        return convolve(images, [self.kernel(d) for d in drawn], self.border)
-
-    def kernel(self, drawn: Drawn) -> np.ndarray:
-        require_same(drawn["bank"], self.bank.hash, "kernels", self.path)
-        kernel = np.rot90(self.bank.kernels[drawn["index"]], drawn.get("turns", 0))
-        kernel = kernel[::-1] if drawn.get("mirrored") else kernel
-        return centred(kernel, drawn["shift"]) if "shift" in drawn else kernel

@@ -1,6 +1,4 @@
-"""Random noise. A plan holds the seed of each noise field, so that a sample can be made again anywhere."""
-
-from __future__ import annotations
+"""Noise fields. A plan holds the seed of each, so that a sample can be made again anywhere."""
 
 from collections.abc import Sequence
 from math import pi, sqrt
@@ -10,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.operations.ragged import column, mix_channels, on_device
-from utils.options.fields import LevelRange, Prob, RangeSchedule, Weights
+from degradations.operations.ragged import Ragged, column, mix_channels, on_device
+from degradations.plan import Drawn
+from utils.options.fields import RangeSchedule, Weights
 from utils.seeding import draw_seed, random_bits, torch_generator
 
 
 def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> Tensor:
-    """Standard normal fields (B, P, H, W), each from its own seed, of which image i uses the first `planes[i]` planes.
+    """Draw standard normal fields (B, P, H, W), each from its own seed; image i uses the first `planes[i]` planes.
 
     On the CPU each has its own generator. On a device all are one expression: Box and Muller's, two values from the
     random bits of each pair of columns.
@@ -29,7 +27,7 @@ def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -
 
 
 def normal_fields_batched(images: Ragged, seeds: Sequence[int], planes: int) -> Tensor:
-    """`normal_fields` for all images at once."""
+    """Do as `normal_fields` for all images at once."""
     height, width = images.data.shape[-2:]
     bits = random_bits(on_device(list(seeds), images.data.device), (planes, height, (width + 1) // 2))
     radius = (bits >> 32).bitwise_and_(_LOW_BITS).float().add_(0.5).mul_(2**-32).log_().mul_(-2).sqrt_()
@@ -41,7 +39,7 @@ _LOW_BITS = 2**32 - 1
 
 
 def poisson_counts(images: Ragged, peaks: Tensor, seeds: Sequence[int], planes: Sequence[int], most: float) -> Tensor:
-    """Poisson counts (B, P, H, W) for rates image · peak, each from its own seed. Exactly 0 where 0.
+    """Draw Poisson counts (B, P, H, W) for rates image · peak, each from its own seed. Exactly 0 where 0.
 
     Images (B, P, H, W) have 8-bit levels divided by 255; of image i the first `planes[i]` planes are counted. `peaks`
     (B, 1, 1, 1) are at most `most`.
@@ -54,7 +52,7 @@ def poisson_counts(images: Ragged, peaks: Tensor, seeds: Sequence[int], planes: 
 
 
 def poisson_counts_batched(images: Ragged, peaks: Tensor, seeds: Sequence[int], most: float) -> Tensor:
-    """`poisson_counts` for all images at once, by inverting the distribution functions, exact to 2^-32.
+    """Do as `poisson_counts` for all images at once, by inverting the distribution functions, exact to 2^-32.
 
     An image has at most 256 rates. The distribution functions of all stand one after another in one table, row i with
     the numbers from i to i + 1, so that a single search finds the counts of all pixels.
@@ -73,12 +71,12 @@ def poisson_counts_batched(images: Ragged, peaks: Tensor, seeds: Sequence[int], 
     levels = (images.data * 255).round_().long().clamp_(0, 255)  # padding may hold anything
     rows = levels.add_(starts[::256].view(batch, 1, 1, 1))
     drawn = random_bits(on_device(list(seeds), device), images.data.shape[1:]).bitwise_and_(_LOW_BITS)
-    found = torch.searchsorted(table.flatten(), drawn.add_(rows << 32), right=True)
-    return found.sub_(rows * length).add_(first.long().take(rows)).to(images.data.dtype)
+    places = torch.searchsorted(table.flatten(), drawn.add_(rows << 32), right=True)
+    return places.sub_(rows * length).add_(first.long().take(rows)).to(images.data.dtype)
 
 
 def one_plane(fields: Tensor, gray: Sequence[bool]) -> Tensor:
-    """Fields (B, P, H, W) with the first plane of those that are gray in all their planes."""
+    """Copy the first plane of fields (B, P, H, W) that are gray to all their planes."""
     if fields.shape[1] == 1 or not any(gray):
         return fields
     return torch.where(column(gray, fields.device, torch.bool), fields[:, :1], fields)
@@ -92,7 +90,7 @@ Levels = Literal["whole", "continuous"]
 
 
 def check_noise(kinds: Weights, level_range: RangeSchedule, levels: Levels = "whole") -> None:
-    """Raises ValueError for a kind of noise that does not exist, and for levels that would be cut to whole ones."""
+    """Raise ValueError for a kind of noise that does not exist, and for levels that would be cut to whole ones."""
     if unknown := set(kinds) - set(KINDS):
         raise ValueError(f"kinds: found {sorted(unknown)}, expected {', '.join(KINDS)}")
     if levels == "whole" and any(level % 1 for _, ends in level_range.points for level in ends):
@@ -102,7 +100,7 @@ def check_noise(kinds: Weights, level_range: RangeSchedule, levels: Levels = "wh
 def draw_noise(
     rng: np.random.Generator, level_range: tuple[float, float], kinds: Weights, levels: Levels = "whole"
 ) -> Drawn:
-    """Kind, seed and strength of a noise field: a level in 8-bit units, or a covariance (see GaussianNoise)."""
+    """Draw kind, seed and strength of a noise field: a level in 8-bit units, or a covariance (see `gaussian_noise`)."""
     low, high = level_range
     level = int(rng.integers(int(low), int(high) + 1)) if levels == "whole" else float(rng.uniform(low, high))
     kind = str(rng.choice(list(kinds), p=list(kinds.values())))
@@ -113,7 +111,7 @@ def draw_noise(
 
 
 def drawn_noise(images: Ragged, drawn: Sequence[Drawn]) -> Tensor:
-    """The noise (B, C or 1, H, W) that was drawn for each image, in [0, 1] units."""
+    """Return the noise (B, C or 1, H, W) that was drawn for each image, in [0, 1] units."""
     channels, device = images.data.shape[1], images.data.device
     gray = [d["kind"] == "gray" for d in drawn]
     fields = normal_fields(images, [d["seed"] for d in drawn], [1 if g else channels for g in gray])
@@ -124,58 +122,15 @@ def drawn_noise(images: Ragged, drawn: Sequence[Drawn]) -> Tensor:
 
 
 def mixing(drawn: Drawn) -> np.ndarray:
-    """The matrix (3, 3) that makes the noise that was drawn of independent standard normal channels."""
+    """Return the matrix (3, 3) that makes the drawn noise of independent standard normal channels."""
     if drawn["kind"] != "correlated":
         return np.eye(3) * (drawn["level"] / 255)
     values, vectors = np.linalg.eigh(np.asarray(drawn["covariance"]))
     return vectors * np.sqrt(np.clip(values, 0, None))
 
 
-@STEPS.register("gaussian_noise")
-class GaussianNoise(Step):
-    """Additive Gaussian noise: independent per channel, one gray plane for all, or correlated (BSRGAN, Sec. 3.3).
-
-    Args:
-        level_range: the standard deviation in 8-bit units, drawn as a whole number or, with `levels`, continuously.
-        kinds: probabilities of `color`, `gray` and `correlated`.
-        clean_prob: how often the level is 0 instead.
-        clip: whether to cut the result to [0, 1].
-
-    Quirk: correlated noise does not use the drawn level; its covariance is |L² MᵀDM| with L the top of the range,
-    D random in [0, 1] and M a random orthogonal matrix, as released.
-    """
-
-    def __init__(
-        self,
-        level_range: LevelRange = RangeSchedule.fixed(2, 25),  # noqa: B008 - never written to
-        kinds: Weights = KINDS,
-        levels: Levels = "whole",
-        clean_prob: Prob = 0.0,
-        clip: bool = True,
-    ) -> None:
-        check_noise(kinds, level_range, levels)
-        self.level_range, self.kinds, self.clean_prob, self.clip = level_range, kinds, clean_prob, clip
-        self.levels: Levels = levels
-
-    def sample(self, rng: np.random.Generator, state: State) -> Drawn:
-        drawn = draw_noise(rng, self.level_range.at(state.iteration), self.kinds, self.levels)
-        if self.clean_prob and rng.random() < self.clean_prob:
-            return {"kind": "gray", "seed": drawn["seed"], "level": 0}
-        return drawn
-
-    def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        noisy = images.data + drawn_noise(images, drawn)
-        return Ragged(noisy.clamp_(0, 1) if self.clip else noisy, images.sizes)
-
-    def sigma(self, drawn: Drawn) -> float:
-        """Of correlated noise, the root mean square over the channels."""
-        if drawn["kind"] != "correlated":
-            return drawn["level"] / 255
-        return float(np.sqrt(np.trace(drawn["covariance"]) / 3))
-
-
 def random_covariance(rng: np.random.Generator, level: float) -> np.ndarray:
-    """A random 3×3 channel covariance of the given strength."""
+    """Draw a 3×3 channel covariance of the given strength."""
     # QR of a random matrix spans the same columns as KAIR's scipy.linalg.orth; the sign does not matter to MᵀDM.
     eigenvalues = rng.random(3)
     matrix = np.linalg.svd(rng.random((3, 3)))[0]

@@ -1,22 +1,23 @@
 """Multiplicative noise."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 
 from degradations import STEPS, Drawn, Ragged, State, Step
-from degradations.steps.noise import KINDS, check_noise, draw_noise, drawn_noise
+from degradations.operations.noise import KINDS, check_noise, draw_noise, drawn_noise
 from utils.options.fields import LevelRange, RangeSchedule, Weights
 
 
 @STEPS.register("speckle_noise")
 class SpeckleNoise(Step):
-    """Gaussian noise multiplied by the image (KAIR's bsrgan_plus; after the speckle of coherent imaging).
+    """Add Gaussian noise multiplied by the image (KAIR's bsrgan_plus; after the speckle of coherent imaging).
 
-    Kinds, levels and the correlated kind's oddity are those of `gaussian_noise`: the standard deviation at white is
-    the drawn level in 8-bit units. Clipped before and after.
+    Clipped before and after. The correlated kind has the oddity of `gaussian_noise`.
+
+    Args:
+        level_range: the standard deviation at white in 8-bit units, a whole number.
+        kinds: probabilities of `color`, `gray` and `correlated`.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Noise of photon counts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,9 +8,8 @@ import torch
 from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
+from degradations.operations import noise
 from degradations.operations.ragged import column
-from degradations.steps import noise
-from degradations.steps.rounding import round_to_8_bits
 from utils.images.colour import gray
 from utils.options.fields import NonNegativeRange, Prob, Range, RangeSchedule
 from utils.seeding import draw_seed
@@ -20,7 +17,7 @@ from utils.seeding import draw_seed
 
 @STEPS.register("poisson_noise")
 class PoissonNoise(Step):
-    """Noise as of counted photons: of each channel on its own, or of the luma and added to all channels.
+    """Add noise as of counted photons: of each channel on its own, or of the luma and added to all channels.
 
     The image is rounded to 8 bits, multiplied by a peak (the photons at white), and counted; counts / peak - image is
     the noise. It is multiplied by a strength, added and clipped.
@@ -54,17 +51,17 @@ class PoissonNoise(Step):
         return {**drawn, "peak": 10**logarithm} if self.peak == "drawn" else drawn
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        rounded = round_to_8_bits(images)
-        base, luma = (rounded, gray) if self.base == "rounded" else (images, _torchvision_gray)
+        rounded = images.round()
+        base, to_luma = (rounded, gray) if self.base == "rounded" else (images, _torchvision_gray)
         grays, counted, device = [d["gray"] for d in drawn], rounded, images.data.device
         if any(grays):
-            lumas = round_to_8_bits(Ragged(luma(base.data), base.sizes))
+            lumas = base.map(to_luma).round()
             mixed = torch.where(column(grays, device, torch.bool), lumas.data, rounded.data)
             counted = lumas if all(grays) else Ragged(mixed, base.sizes)
         drawn_peaks = self.peak == "drawn"
         peaks = column([d["peak"] for d in drawn], device) if drawn_peaks else _levels_peaks(counted)
         most = max(d["peak"] for d in drawn) if drawn_peaks else 256
-        planes = [1 if gray else counted.data.shape[1] for gray in grays]
+        planes = [1 if is_gray else counted.data.shape[1] for is_gray in grays]
         counts = noise.poisson_counts(counted, peaks, [d["seed"] for d in drawn], planes, most)
         strengths = column([d["strength"] for d in drawn], device)
         residual = noise.one_plane((counts / peaks).sub_(counted.data).mul_(strengths), grays)
@@ -72,7 +69,7 @@ class PoissonNoise(Step):
 
 
 def _torchvision_gray(images: Tensor) -> Tensor:
-    """The luma (B, 1, H, W) of torchvision's `rgb_to_grayscale`, whose red weight has four digits."""
+    """Return the luma (B, 1, H, W) of torchvision's `rgb_to_grayscale`, whose red weight has four digits."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)
@@ -80,7 +77,7 @@ def _torchvision_gray(images: Tensor) -> Tensor:
 
 
 def _levels_peaks(images: Ragged) -> Tensor:
-    """(B, 1, 1, 1): the least power of two that is not below the number of different 8-bit values in an image."""
+    """Return the least powers of two (B, 1, 1, 1) not below the numbers of different 8-bit values in the images."""
     # Counted by marking, since unique and bincount make the host wait for the device.
     levels = (images.data * 255).round_().long().clamp_(0, 255)
     if len(set(images.sizes)) > 1:
