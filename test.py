@@ -48,9 +48,9 @@ from models.restoring.restorer import (
     checkpoint_names,
     interpolate,
     load_generator,
-    weight_files,
 )
 from models.training.experiment import check_experiment, network_options
+from models.weights.files import weight_files
 from utils.logging import Console
 from utils.options import files as option_files
 from utils.options.arguments import typed

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.ahead import ahead
-from data.loading import grouped, loader_options
+from data.ahead import ahead, grouped, loader_options
 from data.sampler import StepSampler
-from data.training import Mix, Samples, TrainingSet, degrade
+from data.training import Mix, TrainingSet, degrade
 from degradations import Batch
 from models.stages.stage import Memo, Phase
 from models.training.building import build_stage, distribute, hand_over, load_optimizers, make_ready, rehearse
@@ -161,7 +160,7 @@ class Trainer:
 
     # --- batches ---------------------------------------------------------------------------------------------------
 
-    def batches(self, total: int) -> Generator[list[Samples]]:
+    def batches(self, total: int) -> Generator[list[Batch]]:
         """The micro-batches of this rank, one list per step, from the step after the current one."""
         data = self.experiment.data
         dataset = TrainingSet(
@@ -185,13 +184,13 @@ class Trainer:
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 
-    def train_step(self, micros: Sequence[Samples]) -> dict[str, Tensor]:
+    def train_step(self, micros: Sequence[Batch]) -> dict[str, Tensor]:
         """One iteration: degrade, then each phase that is due, then the moving average. Returns values to log."""
         self.watcher.note_mishaps(micros)
         self.experiment.performance.begin_step()
         set_rate([phase.optimizer for phase in self.stage.phases()], self.settings.rate_factor(self.iteration))
         self.iteration += 1
-        batches = [degrade(samples, self.mix.degradations, self.device) for samples in micros]
+        batches = [degrade(batch, self.mix.degradations, self.device) for batch in micros]
         memos: list[Memo] = [{} for _ in batches]
         values: dict[str, Tensor] = {}
         for phase in self.stage.phases():

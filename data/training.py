@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,30 +51,27 @@ class DataOptions:
     pair_pool: Count = 0
 
 
-@dataclass
-class Samples:
-    """A micro-batch as a loader worker hands it over.
+@dataclass(frozen=True)
+class Sample:
+    """One sample before it is degraded; lists are by view.
 
-    `gt` and `lq` (B, 3, H, W) are uint8, or float32 in [0, 1] from deeper images; `lq` stands only for paired data.
-    `degraded` is filled where the degradation ran in the worker. `groups` gives each sample's source, `mishaps`
-    the files that could not be used, with reasons.
+    Attributes:
+        gts: ground truths (3, H, W), uint8, or float32 in [0, 1] from deeper images.
+        lqs: their low-quality partners, where they are given.
+        source: the number of its source, which names its degradation.
+        mishaps: (image, reason) of what could not be used in its place.
     """
 
-    gt: Tensor
+    gts: list[Tensor]
+    lqs: list[Tensor | None]
     plans: list[Plan]
     paths: list[str]
-    groups: list[int]
-    lq: Tensor | None = None
-    degraded: Degraded | None = None
+    source: int = 0
     mishaps: list[tuple[str, str]] = field(default_factory=list)
-    views: int = 1
 
-    def pin_memory(self) -> Samples:
-        """Called by the loader so that copies to the device need not wait."""
-        self.gt = self.gt.pin_memory()
-        if self.lq is not None:
-            self.lq = self.lq.pin_memory()
-        return self
+
+class Unusable(Exception):  # noqa: N818 - another image is drawn instead
+    """An image cannot be used. Its arguments are the image's name and the reason."""
 
 
 def degradation_of(entry: SourceEntry, default: Degradation, scale: int, where: str) -> Degradation:
@@ -118,19 +115,7 @@ class Mix:
         return [len(entry.source) for entry in self.entries]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One training sample: images (3, H, W), low-quality ones where they are given, plans and paths, each by view."""
-
-    gts: list[Tensor]
-    lqs: list[Tensor | None]
-    plans: list[Plan]
-    paths: list[str]
-    group: int
-    mishaps: list[tuple[str, str]]
-
-
-class TrainingSet(Dataset[Samples]):
+class TrainingSet(Dataset[Batch]):
     """Training samples by number; asked for a list of numbers, it gives a micro-batch.
 
     A sample depends on (run seed, stage, number) alone: not on workers, ranks, batch mates or what came before.
@@ -151,70 +136,79 @@ class TrainingSet(Dataset[Samples]):
         self.mix, self.options, self.seed, self.stage = mix, options, seed, stage
         self.batch_size, self.in_worker, self.views, self.positive = batch_size, in_worker, views, positive
 
-    def __getitems__(self, numbers: Sequence[int]) -> Samples:
-        return self.collate([self.sample(number) for number in numbers])
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        batch = collate([self.sample(number) for number in numbers])
+        return degrade(batch, self.mix.degradations, torch.device("cpu")) if self.in_worker else batch
 
-    def __getitem__(self, number: int) -> Samples:
+    def __getitem__(self, number: int) -> Batch:
         return self.__getitems__([number])
 
     def __len__(self) -> int:
         return 2**62  # endless
 
     def sample(self, number: int) -> Sample:
-        """One sample: cropped and turned images, its plans, path, source number, and what could not be read."""
+        """Return the sample of a number. Raises OptionError when too many images in a row cannot be used."""
         mishaps: list[tuple[str, str]] = []
-        iteration = number // self.batch_size
         for attempt in range(MAX_ATTEMPTS):
-            rng = sample_stream(self.seed, self.stage, number, attempt)
-            group, index = self._choose(number, attempt, rng)
-            entry, degradation = self.mix.entries[group], self.mix.degradations[group]
-            indices = [index] * self.views
-            if self.positive == "other_image_same_degradation":
-                count = len(entry.source)
-                indices[1:] = [(index + int(rng.integers(1, max(count, 2)))) % count for _ in indices[1:]]
-            read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
             try:
-                for index in indices:
-                    if index not in read:
-                        read[index] = self._read(entry.source, index, degradation, rng)
-            except UnreadableImageError as error:
-                mishaps.append((entry.source.name(index), str(error)))
-                continue
-            shared = {**degradation.draw_shared(step_stream(self.seed, self.stage, iteration)), "training_crop": True}
-            size = (self.options.crop_size, self.options.crop_size)
-            plans = degradation.sample(rng, size, iteration, shared).views(self.views)
-            if self.positive == "same_image_other_degradation":
-                plans[1:] = [degradation.sample(rng, size, iteration, shared) for _ in plans[1:]]
-            plans = [view.with_crop(rng, self.options.gt_size) for view in plans]
-            gts, lqs = [_to_tensor(read[i][0]) for i in indices], [read[i][1] for i in indices]
-            given = [None if lq is None else _to_tensor(lq) for lq in lqs]
-            return Sample(gts, given, plans, [entry.source.name(i) for i in indices], group, mishaps)
+                return replace(self._attempt(number, attempt), mishaps=mishaps)
+            except Unusable as mishap:
+                mishaps.append(mishap.args)
         raise OptionError(
             f"data.train: {MAX_ATTEMPTS} images in a row could not be used, the last one: {mishaps[-1][1]}"
         )
 
-    def _choose(self, number: int, attempt: int, rng: np.random.Generator) -> tuple[int, int]:
-        counts = self.mix.counts
-        group, index = index_of(number, self.seed, self.stage, counts, [entry.weight for entry in self.mix.entries])
-        # A replacement comes from the same source, so that unreadable files do not change the shares.
-        return group, index if attempt == 0 else int(rng.integers(counts[group]))
+    def _attempt(self, number: int, attempt: int) -> Sample:
+        """Choose the images, read them, cut them out and draw their plans. Raises Unusable for an image."""
+        rng = sample_stream(self.seed, self.stage, number, attempt)
+        source, indices = self._choose(number, attempt, rng)
+        images = {index: self._read(source, index) for index in dict.fromkeys(indices)}
+        scale = self.mix.degradations[source].scale
+        crops = {index: self._crop(*pair, scale, rng) for index, pair in images.items()}
+        return Sample(
+            gts=[_to_tensor(crops[index][0]) for index in indices],
+            lqs=[None if (lq := crops[index][1]) is None else _to_tensor(lq) for index in indices],
+            plans=self._draw(source, number, rng),
+            paths=[self.mix.entries[source].source.name(index) for index in indices],
+            source=source,
+        )
 
-    def _read(
-        self, source: Source, index: int, degradation: Degradation, rng: np.random.Generator
+    def _choose(self, number: int, attempt: int, rng: np.random.Generator) -> tuple[int, list[int]]:
+        """Return the number of a source, and the index of an image there for each view."""
+        counts = self.mix.counts
+        source, index = index_of(number, self.seed, self.stage, counts, [entry.weight for entry in self.mix.entries])
+        count = counts[source]
+        if attempt > 0:  # a replacement comes from the same source, so that unreadable files do not change the shares
+            index = int(rng.integers(count))
+        others = [index] * (self.views - 1)
+        if self.positive == "other_image_same_degradation":
+            others = [(index + int(rng.integers(1, max(count, 2)))) % count for _ in others]
+        return source, [index, *others]
+
+    def _read(self, source: int, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return an image, at least as large as the crop, and its low-quality partner where there is one."""
+        images, degradation, crop = (
+            self.mix.entries[source].source,
+            self.mix.degradations[source],
+            self.options.crop_size,
+        )
+        try:
+            gt = images.read(index)
+            lq = images.read_lq(index) if degradation.starts_from_lq else None
+        except UnreadableImageError as error:
+            raise Unusable(images.name(index), str(error)) from error
+        if min(gt.shape[:2]) >= crop:
+            return gt, lq
+        if self.options.small_images == "skip":
+            name, size = images.name(index), f"{gt.shape[1]}x{gt.shape[0]}"
+            raise Unusable(name, f"{name}: {size} is smaller than the crop of {crop}")
+        return (reflect_to(gt, crop), None) if lq is None else reflect_pair(gt, lq, crop, degradation.scale)
+
+    def _crop(
+        self, gt: np.ndarray, lq: np.ndarray | None, scale: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        gt = source.read(index)
-        scale, crop = degradation.scale, self.options.crop_size
-        lq = source.read_lq(index) if degradation.starts_from_lq else None
-        if min(gt.shape[:2]) < crop:
-            if self.options.small_images == "skip":
-                raise UnreadableImageError(
-                    f"{source.name(index)}: {gt.shape[1]}x{gt.shape[0]} is smaller than the crop of {crop}"
-                )
-            if lq is None:
-                gt = reflect_to(gt, crop)
-            else:
-                gt, lq = reflect_pair(gt, lq, crop, scale)
-        step = 1 if lq is None else scale  # a pair is cut on the low-quality grid
+        """Cut out a random square, of a pair on the low-quality grid, and turn it at random."""
+        crop, step = self.options.crop_size, 1 if lq is None else scale
         top, left = (step * int(rng.integers((side - crop) // step + 1)) for side in gt.shape[:2])
         gt = gt[top : top + crop, left : left + crop]
         if lq is not None:
@@ -222,34 +216,42 @@ class TrainingSet(Dataset[Samples]):
         turn = draw_augment(rng, self.options.augment)
         return augment(gt, *turn), None if lq is None else augment(lq, *turn)
 
-    def collate(self, samples: Sequence[Sample]) -> Samples:
-        """Stacks samples; views of one sample follow one another."""
-        gts = [gt for sample in samples for gt in sample.gts]
-        lqs = [lq for sample in samples for lq in sample.lqs]
-        result = Samples(
-            gt=_stack(gts),
-            plans=[plan for sample in samples for plan in sample.plans],
-            paths=[path for sample in samples for path in sample.paths],
-            groups=[sample.group for sample in samples for _ in sample.gts],
-            lq=None if all(lq is None for lq in lqs) else _stack([_or_empty(lq, gts, self.mix) for lq in lqs]),
-            mishaps=[item for sample in samples for item in sample.mishaps],
-            views=self.views,
-        )
-        if self.in_worker:
-            result.degraded = _degrade_groups(result, self.mix.degradations, torch.device("cpu"))
-            result.gt = result.gt[:0]  # no longer needed, not worth sending
-        return result
-
-
-def _or_empty(lq: Tensor | None, gts: Sequence[Tensor], mix: Mix) -> Tensor:
-    scale = mix.degradations[0].scale
-    return lq if lq is not None else gts[0].new_zeros(3, gts[0].shape[1] // scale, gts[0].shape[2] // scale)
+    def _draw(self, source: int, number: int, rng: np.random.Generator) -> list[Plan]:
+        """Draw a plan for each view, with its final crop."""
+        degradation, iteration = self.mix.degradations[source], number // self.batch_size
+        shared = {**degradation.draw_shared(step_stream(self.seed, self.stage, iteration)), "training_crop": True}
+        size = (self.options.crop_size, self.options.crop_size)
+        plans = degradation.sample(rng, size, iteration, shared).views(self.views)
+        if self.positive == "same_image_other_degradation":
+            plans[1:] = [degradation.sample(rng, size, iteration, shared) for _ in plans[1:]]
+        return [plan.with_crop(rng, self.options.gt_size) for plan in plans]
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
     """(3, H, W): uint8 stays, since a quarter of the bytes travels from worker to device; uint16 becomes float32."""
     array = np.ascontiguousarray(image.transpose(2, 0, 1))
     return torch.from_numpy(array) if array.dtype == np.uint8 else torch.from_numpy(array.astype(np.float32) / 65535)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Return samples as a batch that is still to be degraded; views of one sample follow one another."""
+    gts = [gt for sample in samples for gt in sample.gts]
+    lqs = [lq for sample in samples for lq in sample.lqs]
+    given = next((lq for lq in lqs if lq is not None), None)
+    return Batch(
+        lq=torch.empty(0, 3, 0, 0) if given is None else _stack([_or_zeros(lq, given) for lq in lqs]),
+        targets={},
+        plans=[plan for sample in samples for plan in sample.plans],
+        paths=[path for sample in samples for path in sample.paths],
+        views=len(samples[0].gts),
+        gt=_stack(gts),
+        sources=[sample.source for sample in samples for _ in sample.gts],
+        mishaps=[mishap for sample in samples for mishap in sample.mishaps],
+    )
+
+
+def _or_zeros(image: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if image is None else image
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
@@ -259,45 +261,35 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
 
 
 def as_float(image: Tensor) -> Tensor:
-    """float32 in [0, 1] from uint8 or float."""
+    """Return float32 in [0, 1] from uint8 or float."""
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
-def degrade(samples: Samples, degradations: Sequence[Degradation], device: torch.device) -> Batch:
-    """Applies the plans of a micro-batch on a device and cuts the final crops."""
-    if samples.degraded is None:
-        degraded = _degrade_groups(samples, degradations, device)
-    else:
-        degraded = samples.degraded
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    return Batch(
-        lq=move(degraded.lq),
-        targets={name: move(target) for name, target in degraded.targets.items()},
-        kernel=None if degraded.kernel is None else move(degraded.kernel),
-        sigma=None if degraded.sigma is None else move(degraded.sigma),
-        plans=samples.plans,
-        paths=samples.paths,
-        views=samples.views,
-    )
-
-
 @torch.no_grad()
-def _degrade_groups(samples: Samples, degradations: Sequence[Degradation], device: torch.device) -> Degraded:
-    gt = as_float(samples.gt.to(device, non_blocking=True))
-    lq = None if samples.lq is None else as_float(samples.lq.to(device, non_blocking=True))
+def degrade(batch: Batch, degradations: Sequence[Degradation], device: torch.device) -> Batch:
+    """Move a batch to a device; apply its plans there and cut the final crops, unless that is done.
+
+    Args:
+        degradations: by the number of an image's source.
+    """
+    batch = batch.to(device)
+    if batch.gt is None:
+        return batch
+    gt, lq = as_float(batch.gt), as_float(batch.lq)
     parts: list[tuple[list[int], Degraded]] = []
-    for group in sorted(set(samples.groups)):
-        chosen = [i for i, g in enumerate(samples.groups) if g == group]
-        plans = [samples.plans[i] for i in chosen]
-        given = lq[chosen] if lq is not None and degradations[group].starts_from_lq else None
-        whole = gt if len(chosen) == len(gt) else gt[chosen]
-        parts.append((chosen, paired_crop(degradations[group].apply(whole, plans, given), plans)))
-    if len(parts) == 1:
-        return parts[0][1]
-    order = torch.as_tensor([i for chosen, _ in parts for i in chosen], device=device).argsort()
+    for source in sorted(set(batch.sources)):
+        chosen = [i for i, of_image in enumerate(batch.sources) if of_image == source]
+        plans, degradation = [batch.plans[i] for i in chosen], degradations[source]
+        given = lq[chosen] if degradation.starts_from_lq else None
+        degraded = degradation.apply(gt if len(chosen) == len(gt) else gt[chosen], plans, given)
+        parts.append((chosen, paired_crop(degraded, plans)))
+    made = parts[0][1] if len(parts) == 1 else _joined(parts)
+    return replace(batch, lq=made.lq, targets=made.targets, kernel=made.kernel, sigma=made.sigma, gt=None)
+
+
+def _joined(parts: Sequence[tuple[list[int], Degraded]]) -> Degraded:
+    """Return what the degradations made, (positions, images) of each, in the order of positions."""
+    order = torch.as_tensor([i for chosen, _ in parts for i in chosen], device=parts[0][1].lq.device).argsort()
     names = [n for n in parts[0][1].targets if all(n in part.targets for _, part in parts)]
     return Degraded(
         torch.cat([part.lq for _, part in parts])[order],
@@ -399,8 +391,9 @@ class ValidationSet:
             plan = self.degradation.sample(rng, (gt.shape[0], gt.shape[1]), END_OF_SCHEDULES, shared)
         except ValueError as error:
             raise OptionError(f"{self.name}, {path}: {error}") from error
-        samples = Samples(_to_tensor(gt)[None], [plan], [path], [0], None if lq is None else _to_tensor(lq)[None])
-        return ValidationItem(self.item_name(number), degrade(samples, [self.degradation], torch.device("cpu")))
+        sample = Sample([_to_tensor(gt)], [None if lq is None else _to_tensor(lq)], [plan], [path])
+        batch = degrade(collate([sample]), [self.degradation], torch.device("cpu"))
+        return ValidationItem(self.item_name(number), batch)
 
 
 def _window(

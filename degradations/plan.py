@@ -7,7 +7,7 @@ plans, so a plan can be printed, compared, stored as JSON and replayed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -196,8 +196,18 @@ class Degraded:
 
 @dataclass
 class Batch:
-    """What a stage learns from: degraded images with where they came from. `views` copies of each sample follow
-    one another on the batch axis (1 except for contrastive learning)."""
+    """What goes from loader to loss: low-quality images, what they are compared with, and where they came from.
+
+    Attributes:
+        lq: (B, 3, h, w); before the batch is degraded, those that came with paired data, or none (0, 3, 0, 0).
+        targets: ground truths (B, 3, h·scale, w·scale) by name, as in `Degraded`.
+        kernel, sigma: (B, k, k) and (B,), where the degradation tells them.
+        plans, paths: of each image.
+        views: copies of each sample, which follow one another on the batch axis; 1 except for contrastive learning.
+        gt: what is still to be degraded (B, 3, H, W), uint8, or float32 in [0, 1] from deeper images; then None.
+        sources: the number of each image's source, which names its degradation.
+        mishaps: (image, reason) of what could not be used, so that another image was drawn.
+    """
 
     lq: Tensor
     targets: dict[str, Tensor]
@@ -206,6 +216,24 @@ class Batch:
     plans: list[Plan] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     views: int = 1
+    gt: Tensor | None = None
+    sources: list[int] = field(default_factory=list)
+    mishaps: list[tuple[str, str]] = field(default_factory=list)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor changed."""
+        optional = {name: getattr(self, name) for name in ("kernel", "sigma", "gt")}
+        changed = {name: change(tensor) for name, tensor in optional.items() if tensor is not None}
+        targets = {name: change(target) for name, target in self.targets.items()}
+        return replace(self, lq=change(self.lq), targets=targets, **changed)
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy the batch to a device, without waiting where its memory is pinned."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Pin the batch's memory; the loader calls it."""
+        return self.map(Tensor.pin_memory)
 
     def view(self, number: int) -> Batch:
         """Return one view of each sample."""

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.training import Samples, degrade
-from degradations import Batch, Degraded, Plan
+from degradations import Batch, Plan
 from models.stages.stage import Stage, StageSettings
 from models.training.experiment import Logger
 from models.training.performance import Performance
@@ -41,16 +40,10 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     return trainer
 
 
-def samples_of(lq: Tensor, views: int = 1, **targets: Tensor) -> Samples:
+def batch_of(lq: Tensor, views: int = 1, **targets: Tensor) -> Batch:
     """A micro-batch that is degraded already, with the views of a sample one after another; targets by name."""
     plans = [Plan((lq.shape[2], lq.shape[3]), 1)] * len(lq)
-    paths, groups = ["none"] * len(lq), [0] * len(lq)
-    return Samples(gt=lq[:0], plans=plans, paths=paths, groups=groups, degraded=Degraded(lq, targets), views=views)
-
-
-def batch_of(samples: Samples) -> Batch:
-    """The batch that the trainer would hand to a stage."""
-    return degrade(samples, (), torch.device("cpu"))
+    return Batch(lq, targets, plans=plans, paths=["none"] * len(lq), views=views)
 
 
 def log_of(values: dict[str, Any]) -> dict[str, float]:

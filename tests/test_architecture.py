@@ -19,50 +19,26 @@ ENTRY_POINTS = ("train", "test", "degradations.preview")  # besides every `__mai
 LONGEST_FUNCTION = 70
 
 # Folder → folders it may import besides itself and those below them. A file goes with the longest name that fits it;
-# `models` is models/network.py and the package's own names.
+# `models` is the package's own names. Models build on networks, then come stages, then what uses both.
+NETWORKS = {"utils", "models.network", "models.networks"}
+DEGRADING = {"utils", "degradations", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     "utils": set(),
     "degradations": {"utils"},
     "data": {"utils", "degradations"},
-    "data.prepare": {"utils", "degradations", "data", "data.prepare.section"},
-    "data.prepare.section": {"utils", "degradations", "data", "data.prepare"},  # what an option file says of it
+    "data.prepare": DEGRADING,
     "losses": {"utils"},
-    "models.networks": {"utils", "models.network"},
     "models.network": {"utils"},
-    "models.stages": {
-        "utils",
-        "losses",
-        "degradations",
-        "models.network",
-        "models.networks",
-    },  # of degradations the Batch
+    "models.networks": {"utils", "models.network"},
+    "models.weights": NETWORKS,
+    "models.embedding": NETWORKS | DEGRADING,
+    "models.stages": NETWORKS | {"losses", "degradations"},  # of degradations the Batch
     "models": {"models.network", "models.stages"},
-    "models.weights": {"utils", "models.network", "models.networks"},
-    "models.training": {
-        "utils",
-        "degradations",
-        "data",
-        "data.prepare.section",
-        "losses",
-        "models.network",
-        "models.networks",
-        "models.stages",
-        "models.weights",
-        "models.embedding",
-        "models.restoring",
-    },
-    "models.restoring": {"utils", "degradations", "data", "models.network", "models.networks", "models.weights"},
-    "models.benchmarking": {
-        "utils",
-        "degradations",
-        "data",
-        "models.network",
-        "models.networks",
-        "models.weights",
-        "models.restoring",
-        "models.training",
-    },
-    "models.embedding": {"utils", "degradations", "data", "models.network", "models.networks"},
+    "models.training": NETWORKS
+    | DEGRADING
+    | {"data.prepare", "losses", "models.stages", "models.weights", "models.embedding"},
+    "models.restoring": NETWORKS | DEGRADING | {"models.weights"},
+    "models.benchmarking": NETWORKS | DEGRADING | {"models.weights", "models.restoring", "models.training"},
 }
 FORK = "torch.random.fork_rng"
 
@@ -207,6 +183,23 @@ def test_importing_models_is_light() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [], "models loads more than it needs"
+
+
+NOT_FOR_TRAINING = (
+    *("data.prepare", "degradations.kernelgan", "models.embedding", "models.restoring", "models.publishing"),
+    *("matplotlib", "scipy", "torchvision", "triton", "tensorboard"),
+)
+
+
+def test_training_loads_only_what_it_needs() -> None:
+    """Of preparation and kernel estimation nothing but the settings that an option file may have."""
+    code = "import sys, train; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    settings = {"data.prepare", "data.prepare.section", "degradations.kernelgan", "degradations.kernelgan.settings"}
+    loaded = set(done.stdout.split()) - settings
+    assert not [name for name in loaded if name.startswith(NOT_FOR_TRAINING)]
 
 
 # --- what is forbidden ----------------------------------------------------------------------------------------------

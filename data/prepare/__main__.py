@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 
 from data.prepare.check import check
 from data.prepare.convert import convert
-from data.prepare.hr import CleanHr, make_hr
+from data.prepare.hr import make_hr
 from data.prepare.kernels import collect_kernels
 from data.prepare.lmdb import write_database
 from data.prepare.multiscale import Multiscale
-from data.prepare.noise import NoisePatches, collect_noise
+from data.prepare.noise import collect_noise
+from data.prepare.section import CleanHr, NoisePatches
 from data.prepare.tiles import Tiles
 from data.prepare.work import cores
-from degradations.kernelgan.estimate import KernelGAN
+from degradations.kernelgan.settings import KernelGAN
 from utils.logging import Console
 from utils.options import files as option_files
 from utils.options.arguments import whole

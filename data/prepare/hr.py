@@ -9,24 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from data.prepare.convert import convert
+from data.prepare.section import CleanHr
 from data.prepare.work import refuse_inside
 from utils.images.files import from_tensor, to_tensor
 from utils.images.resize import imresize
 from utils.logging import Console
-from utils.options.fields import OptionError, PositiveInt
+from utils.options.fields import OptionError
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class CleanHr:
-    """Sources become smaller by `factor` with MATLAB's bicubic filter (Ji et al., CVPRW 2020, "clean-up").
-
-    The released code then cuts the fraction off instead of rounding: `released`.
-    """
-
-    factor: PositiveInt = 2
-    released: bool = False
 
 
 @dataclass(frozen=True)

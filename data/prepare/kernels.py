@@ -15,7 +15,8 @@ import numpy as np
 import scipy.io
 
 from data.prepare.work import named_images, refuse_inside, stamp
-from degradations.kernelgan.estimate import SHAVED, SIZE_G, KernelGAN, estimate_kernels
+from degradations.kernelgan.estimate import SHAVED, SIZE_G, estimate_kernels
+from degradations.kernelgan.settings import KernelGAN
 from degradations.kernelgan.shape import flaws, outlying
 from utils.images.files import ImageError, read_image, write_image
 from utils.images.sheet import judged

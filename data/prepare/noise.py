@@ -10,20 +10,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 
 from data.prepare.lmdb import RECORD as DATABASE_RECORD
 from data.prepare.lmdb import write_database
+from data.prepare.section import NoisePatches
 from data.prepare.work import Failure, Record, named_images, parallel, refuse_inside, stamp
 from data.sources.lmdb import META
 from degradations.steps.real_noise import PLAN, SHEET, STATISTICS
 from utils.images.files import ImageError, read_image, read_image_alpha, write_image
 from utils.images.sheet import judged
 from utils.logging import Console, table
-from utils.options.fields import NonNegative, OptionError, Pair, PositiveInt, Prob
+from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 from utils.storage.lock import RunLock
 
@@ -35,78 +36,6 @@ Patches = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class NoisePatches:
-    """Which tiles are collected, by the 8-bit luma L (ITU-R BT.601, rounded) of each.
-
-    `variance` (Ji et al., CVPRW 2020, Sec. 3.2): the variance of L is below `max_variance`. `quantile`: the share
-    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels; without tiles that
-    are constant or have a pixel with a channel at 0 or at its highest value. Either way the mean of L is in
-    `mean_range`, above its low end; 0 to 255 and 15 to 240 by default.
-
-    Tiles have `size` pixels a side (256; 64 for `quantile`) and begin every `stride` pixels (`size`). The released
-    code loses those that end at the right or lower border: `released`.
-    """
-
-    rule: Literal["variance", "quantile"] = "variance"
-    size: PositiveInt | None = None
-    stride: PositiveInt | None = None
-    max_variance: NonNegative = 20.0
-    flattest: Prob = 0.05
-    mean_range: Pair | None = None
-    released: bool = False
-
-    @property
-    def side(self) -> int:
-        """Pixels of a tile."""
-        return self.size or (256 if self.rule == "variance" else 64)
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """What the mean is above, and what it is not above."""
-        return self.mean_range or ((0, 255) if self.rule == "variance" else (15, 240))
-
-    def tiles(self, image: np.ndarray) -> list[Tile]:
-        """All tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
-        levels = image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
-        gray = luma(levels)
-        measured, clipped = gray, np.zeros(gray.shape, bool)
-        if self.rule == "quantile":
-            measured = gray - cv2.GaussianBlur(gray.astype(np.float64), (0, 0), _SIGMA)
-            clipped = ((image == 0) | (image == np.iinfo(image.dtype).max)).reshape(*gray.shape, -1).any(axis=2)
-        found = []
-        for top in self._starts(gray.shape[0]):
-            for left in self._starts(gray.shape[1]):
-                window = np.s_[top : top + self.side, left : left + self.side]
-                variance, mean = float(np.var(measured[window])), float(np.mean(gray[window]))
-                constant = self.rule == "quantile" and gray[window].min() == gray[window].max()
-                found.append(Tile(top, left, variance, mean, self._flaw(variance, mean, constant, clipped[window])))
-        return found
-
-    def _starts(self, length: int) -> range:
-        return range(0, length - self.side + (not self.released), self.stride or self.side)
-
-    def _flaw(self, variance: float, mean: float, constant: bool, clipped: np.ndarray) -> str:
-        low, high = self.means
-        if self.rule == "variance" and not variance < self.max_variance:
-            return "variance"
-        if not low < mean <= high:
-            return "mean"
-        return "constant" if constant else "saturated" if clipped.any() else ""
-
-    def chosen(self, found: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
-        """The tiles of each image, those left out by their rank with the flaw `variance`, too."""
-        if self.rule == "variance":
-            return dict(found)
-        variances = sorted(tile.variance for tiles in found.values() for tile in tiles if not tile.flaw)
-        count = min(len(variances), round(self.flattest * sum(map(len, found.values()))))
-        limit = variances[count - 1] if count else -1.0
-        return {
-            name: [t if t.flaw or t.variance <= limit else replace(t, flaw="variance") for t in tiles]
-            for name, tiles in found.items()
-        }
-
-
-@dataclass(frozen=True)
 class Tile:
     """A window of an image by its upper left corner; `flaw` is why it is left out, or empty."""
 
@@ -115,6 +44,50 @@ class Tile:
     variance: float
     mean: float
     flaw: str = ""
+
+
+def tiles_of(settings: NoisePatches, image: np.ndarray) -> list[Tile]:
+    """All tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
+    levels = image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
+    gray = luma(levels)
+    measured, clipped = gray, np.zeros(gray.shape, bool)
+    if settings.rule == "quantile":
+        measured = gray - cv2.GaussianBlur(gray.astype(np.float64), (0, 0), _SIGMA)
+        clipped = ((image == 0) | (image == np.iinfo(image.dtype).max)).reshape(*gray.shape, -1).any(axis=2)
+    found = []
+    for top in _starts(settings, gray.shape[0]):
+        for left in _starts(settings, gray.shape[1]):
+            window = np.s_[top : top + settings.side, left : left + settings.side]
+            variance, mean = float(np.var(measured[window])), float(np.mean(gray[window]))
+            constant = settings.rule == "quantile" and gray[window].min() == gray[window].max()
+            found.append(Tile(top, left, variance, mean, _flaw(settings, variance, mean, constant, clipped[window])))
+    return found
+
+
+def _starts(settings: NoisePatches, length: int) -> range:
+    return range(0, length - settings.side + (not settings.released), settings.stride or settings.side)
+
+
+def _flaw(settings: NoisePatches, variance: float, mean: float, constant: bool, clipped: np.ndarray) -> str:
+    low, high = settings.means
+    if settings.rule == "variance" and not variance < settings.max_variance:
+        return "variance"
+    if not low < mean <= high:
+        return "mean"
+    return "constant" if constant else "saturated" if clipped.any() else ""
+
+
+def chosen_tiles(settings: NoisePatches, found: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
+    """The tiles of each image, those left out by their rank with the flaw `variance`, too."""
+    if settings.rule == "variance":
+        return dict(found)
+    variances = sorted(tile.variance for tiles in found.values() for tile in tiles if not tile.flaw)
+    count = min(len(variances), round(settings.flattest * sum(map(len, found.values()))))
+    limit = variances[count - 1] if count else -1.0
+    return {
+        name: [t if t.flaw or t.variance <= limit else replace(t, flaw="variance") for t in tiles]
+        for name, tiles in found.items()
+    }
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -143,7 +116,7 @@ def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, cons
     folder = out / _ASIDE if out.suffix == ".lmdb" else out
     with RunLock(out):
         found, failed = _measured(job, names, out, workers, console)
-        tiles = job.chosen(found)
+        tiles = chosen_tiles(job, found)
         _report(job, tiles, names, console)
         patches: Patches = {}
         for name, of_one in tiles.items():
@@ -181,7 +154,7 @@ def _measured(
 def _measure(job: NoisePatches, item: tuple[str, Path]) -> tuple[list[int], list[Tile]] | Failure:
     before = stamp(item[1])
     try:
-        return before, job.tiles(_stored(item[1]))
+        return before, tiles_of(job, _stored(item[1]))
     except ImageError as error:
         return Failure(item[1], str(error))
 

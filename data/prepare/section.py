@@ -1,31 +1,53 @@
-"""The `prepare:` section: kernels, noise and ground truths of real photographs, made once before training."""
+"""The `prepare:` section of an option file. What it asks for is loaded only when it is done (`data.prepare.steps`)."""
 
-from __future__ import annotations
+from dataclasses import dataclass
+from typing import Literal
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from degradations.kernelgan.settings import KernelGAN
+from utils.options.fields import NonNegative, Pair, PositiveInt, Prob
 
-from data.overlap import overlap
-from data.prepare import hr as hr_step
-from data.prepare import kernels as kernel_pool
-from data.prepare import noise as noise_step
-from data.prepare.hr import CleanHr, check_folders, make_hr
-from data.prepare.kernels import collect_kernels
-from data.prepare.noise import NoisePatches, collect_noise
-from data.prepare.work import cores, named_images, refuse_inside, stamp
-from data.source import Source
-from data.sources.folder import Folder
-from degradations.kernelgan.estimate import KernelGAN
-from utils.logging import Console
-from utils.options.fields import OptionError, PositiveInt
-from utils.processes import distributed
-from utils.processes.distributed import Processes
-from utils.storage.files import replace_text
+
+@dataclass(frozen=True)
+class NoisePatches:
+    """Which tiles are collected, by the 8-bit luma L (ITU-R BT.601, rounded) of each.
+
+    `variance` (Ji et al., CVPRW 2020, Sec. 3.2): the variance of L is below `max_variance`. `quantile`: the share
+    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels; without tiles that
+    are constant or have a pixel with a channel at 0 or at its highest value. Either way the mean of L is in
+    `mean_range`, above its low end; 0 to 255 and 15 to 240 by default.
+
+    Tiles have `size` pixels a side (256; 64 for `quantile`) and begin every `stride` pixels (`size`). The released
+    code loses those that end at the right or lower border: `released`.
+    """
+
+    rule: Literal["variance", "quantile"] = "variance"
+    size: PositiveInt | None = None
+    stride: PositiveInt | None = None
+    max_variance: NonNegative = 20.0
+    flattest: Prob = 0.05
+    mean_range: Pair | None = None
+    released: bool = False
+
+    @property
+    def side(self) -> int:
+        """Pixels of a tile."""
+        return self.size or (256 if self.rule == "variance" else 64)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """What the mean is above, and what it is not above."""
+        return self.mean_range or ((0, 255) if self.rule == "variance" else (15, 240))
+
+
+@dataclass(frozen=True)
+class CleanHr:
+    """Sources become smaller by `factor` with MATLAB's bicubic filter (Ji et al., CVPRW 2020, "clean-up").
+
+    The released code then cuts the fraction off instead of rounding: `released`.
+    """
+
+    factor: PositiveInt = 2
+    released: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,102 +65,3 @@ class Prepare:
     noise: NoisePatches | None = None
     hr: CleanHr | None = None
     batch: PositiveInt = 16
-
-
-def prepare(
-    settings: Prepare,
-    scale: int,
-    processes: Processes,
-    console: Console,
-    validation: Mapping[str, Source] | None = None,
-) -> None:
-    """Takes the steps that are not taken yet, or whose images, options or version have changed. All ranks call it.
-
-    Warns of validation images among the sources. Images that cannot be used are named and left out.
-
-    Raises OptionError as the steps do, if the scales differ, or if something else lies where the results go.
-    """
-    source, out = Path(settings.source).expanduser(), Path(settings.out).expanduser()
-    target = None if settings.target is None else Path(settings.target).expanduser()
-    with distributed.together():
-        if settings.kernels is not None and settings.kernels.scale != scale:
-            raise OptionError(
-                f"prepare.kernels.scale: found {settings.kernels.scale}, expected the run's scale, {scale}"
-            )
-        folders = {"source": source, **({} if target is None else {"target": target})}
-        for name, folder in folders.items():
-            try:
-                named_images(folder)
-                refuse_inside(out, folder)
-            except OptionError as error:
-                raise OptionError(f"prepare.{name}: {error}") from error
-        check_folders(source, target, out / "hr")  # said before kernels are estimated for hours
-        if processes.is_main and validation:
-            for text in overlap({n: Folder(str(folder)) for n, folder in folders.items()}, validation, "prepare."):
-                console.warn(text)
-    if (kernels := settings.kernels) is not None:
-        step = _Step("kernels", out, {"version": kernel_pool.VERSION, **asdict(kernels)}, [source])
-        step.take(
-            lambda folder: collect_kernels(kernels, source, folder, processes, console, settings.batch),
-            processes,
-            console,
-        )
-    if (noise := settings.noise) is not None:
-        step = _Step("noise", out, {"version": noise_step.VERSION, **asdict(noise)}, [source])
-        step.take(lambda folder: collect_noise(noise, source, folder, cores(), console), processes, console)
-    if (hr := settings.hr) is not None:
-        step = _Step("hr", out, {"version": hr_step.VERSION, "scale": scale, **asdict(hr)}, [*folders.values()])
-        step.take(lambda folder: make_hr(hr, scale, source, target, folder, cores(), console), processes, console)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step, what it depends on, and the images that it reads; noted beside its results."""
-
-    name: str
-    out: Path
-    options: Mapping[str, Any]
-    sources: Sequence[Path]
-
-    def take(self, run: Callable[[Path], object], processes: Processes, console: Console) -> None:
-        """Calls `run` with the folder for the results, unless they are there; older ones are removed before.
-
-        Raises OptionError if what lies there is not of a `prepare:` section.
-        """
-        folder, note = self.out / self.name, self.out / f"{self.name}.json"
-        with distributed.together():
-            key = {"options": self.options, "images": [[str(source), _digest(source)] for source in self.sources]}
-            begun, finished = (json.dumps({**key, "finished": is_so}, indent=1) for is_so in (False, True))
-            noted = note.read_text(encoding="utf-8") if note.exists() else None
-            done = noted == finished and folder.is_dir()
-        if done:
-            console.info(f"prepare.{self.name}: {folder} is up to date")
-            return
-        shared = self.name == "kernels"  # among the ranks; it knows by itself which kernels it can keep
-        with distributed.together():
-            if processes.is_main:
-                if noted is None and folder.exists():
-                    raise OptionError(f"prepare.out: {folder} is there, but {note} is not; choose another folder")
-                if noted not in (None, begun, finished):
-                    console.info(f"prepare.{self.name}: images or options have changed; {folder} is made anew")
-                    if shared:  # what was estimated is kept; a pool of another scale would be a second one
-                        for pool in folder.glob("kernels_x*"):
-                            pool.unlink()
-                    else:
-                        shutil.rmtree(folder, ignore_errors=True)
-                self.out.mkdir(parents=True, exist_ok=True)
-                replace_text(note, begun)
-        if shared:
-            run(folder)
-        with distributed.together():
-            if processes.is_main:
-                if not shared:
-                    run(folder)
-                replace_text(note, finished)
-
-
-def _digest(folder: Path) -> str:
-    """Tells one list of files, with sizes and times of change, from another. Raises OptionError for an empty one."""
-    return hashlib.sha256(
-        repr([(str(path), stamp(path)) for path in named_images(folder).values()]).encode()
-    ).hexdigest()

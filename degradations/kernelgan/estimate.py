@@ -12,7 +12,6 @@ same function and gradients as layer by layer, at a fraction of the cost.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 
 from degradations.kernelgan.crops import centre_probabilities, corners
 from degradations.kernelgan.losses import Spectra, bicubic_kernel, bicubic_loss, downscaled, kernel_losses
+from degradations.kernelgan.settings import KernelGAN
 from degradations.kernelgan.shape import moved_to_centre, twice_applied, zeroised
-from utils.options.fields import Count, NonNegative, PositiveInt
 from utils.seeding import draw_seed, generator, torch_generator
 
 SIZE_G, SIZE_D, SIZE_K = 64, 26, 13
@@ -30,29 +29,6 @@ SIZE_G, SIZE_D, SIZE_K = 64, 26, 13
 
 SHAVED = 10
 """Pixels cut off each side of an image whose border was itself made by a blur (`real_image: false`)."""
-
-
-@dataclass(frozen=True)
-class KernelGAN:
-    """How kernels are estimated.
-
-    scale: of the kernels; x4 is derived from x2 by applying it twice. iterations: steps of both networks, by default
-    600, or 3000 of the released code, whose rates and weights are made for that. real_image: use images up to their
-    border. noise_scale: standard deviation of the noise on the discriminator's inputs, in 8-bit levels. released: the
-    released code with its faults, for comparison. seed: with an image's content, fixes everything random.
-    """
-
-    scale: Literal[2, 4] = 4
-    iterations: PositiveInt | None = None
-    real_image: bool = True
-    noise_scale: NonNegative = 1.0
-    released: bool = False
-    seed: Count = 0
-
-    @property
-    def steps(self) -> int:
-        """How many iterations."""
-        return self.iterations or (3000 if self.released else 600)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from models.embedding.report import (
 )
 from models.network import NETWORKS
 from models.networks.blocks import EncoderNetwork
-from models.restoring.restorer import Generator, load_generator, weight_files
+from models.restoring.restorer import Generator, load_generator
+from models.weights.files import weight_files
 from utils.logging import Console
 from utils.options import files as option_files
 from utils.options.arguments import whole

@@ -20,6 +20,7 @@ from models.restoring.back_projection import BackProjection
 from models.restoring.nonblind import Assumption, extended
 from models.restoring.tiling import TileMode, restored_bands
 from models.restoring.transparency import filled_from_within, put_back_hidden
+from models.weights.files import OUR_FILES
 from models.weights.load import Prefer, guess_network, load_weights, read_weights
 from utils.images.files import from_tensor, to_uint8, to_uint16
 from utils.options.fields import OptionError
@@ -28,8 +29,6 @@ from utils.storage import checkpoint
 WHOLE_PIXELS = 512 * 512
 """Low-quality images with more pixels are restored in tiles unless `tile` says otherwise."""
 AUTO_TILE = 384
-
-OUR_FILES: dict[Prefer, str] = {"ema": "network_g_ema.safetensors", "raw": "network_g.safetensors"}
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -118,20 +117,6 @@ def at_scale(generator: Generator, scale: int) -> Generator:
     network = NETWORKS.build(options)
     network.load_state_dict(generator.network.state_dict())
     return Generator(network.eval().requires_grad_(False), generator.path, options)
-
-
-def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[Path]:
-    """The weight files that a path means: itself, or averaged and raw weights in a checkpoint folder of ours."""
-    if not path.is_dir():
-        return [path]
-    wanted: tuple[Prefer, ...] = ("ema", "raw") if weights_of == "both" else (weights_of,)
-    files = [path / OUR_FILES[prefer] for prefer in wanted]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise OptionError(
-            f"{path}: this folder has no {' and no '.join(missing)}; expected a weight file, or a checkpoint folder "
-            "such as runs/NAME/checkpoints/psnr_00001200"
-        )
-    return files
 
 
 def checkpoint_names(paths: list[Path]) -> list[str]:

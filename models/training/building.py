@@ -11,12 +11,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.prepare.section import prepare
 from data.source import SourceEntry
 from models.networks.batch_norm import GlobalBatchNorm2d
-from models.restoring.restorer import weight_files
 from models.stages.stage import Handover, Stage
 from models.training.experiment import Experiment, build_generator, check_experiment
+from models.weights.files import weight_files
 from models.weights.load import load_weights
 from utils.logging import Console
 from utils.options.fields import OptionError
@@ -31,6 +30,8 @@ def make_ready(experiment: Experiment, tree: dict[str, Any], processes: Processe
     """Takes the steps of `prepare:`, and checks the options once more, now that the pools which they name are there."""
     if experiment.prepare is None:
         return
+    from data.prepare.steps import prepare  # loads as long as PyTorch's half, and few runs want it
+
     with distributed.together():
         held_out = {
             name: cast(SourceEntry, spec.build(scale=experiment.scale)).source

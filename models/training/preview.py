@@ -30,7 +30,7 @@ from torch import Tensor
 from data.pairs import Files, named_files, plan_of, read_plans, write_pairs
 from data.sampler import numbers_of_step
 from data.source import SourceEntry
-from data.training import Mix, Samples, TrainingSet, ValidationSet, as_float, degrade
+from data.training import Mix, Sample, TrainingSet, ValidationSet, as_float, collate, degrade
 from degradations import Batch, Degradation, Plan
 from losses import LossTerm
 from models.training.experiment import Experiment, load_experiment
@@ -63,8 +63,7 @@ class Shown:
     @classmethod
     def make(cls, title: str, path: str, gt: Tensor, lq: Tensor | None, plan: Plan, degradation: Degradation) -> Shown:
         """Degrades one sample as training does."""
-        samples = Samples(gt[None], [plan], [path], [0], None if lq is None else lq[None])
-        batch = degrade(samples, [degradation], torch.device("cpu"))
+        batch = degrade(collate([Sample([gt], [lq], [plan], [path])]), [degradation], torch.device("cpu"))
         return cls(title, as_float(gt), None if lq is None else as_float(lq), batch, degradation)
 
     @property
@@ -108,7 +107,7 @@ def training_samples(
         views = zip(sample.gts, sample.lqs, sample.plans, sample.paths, strict=True)
         for view, (gt, lq, plan, path) in enumerate(views):
             title = f"sample {number} of {stage}{f', view {view}' if len(sample.gts) > 1 else ''}: {_tail(path)}"
-            yield Shown.make(title, path, gt, lq, plan, mix.degradations[sample.group])
+            yield Shown.make(title, path, gt, lq, plan, mix.degradations[sample.source])
 
 
 def image_samples(experiment: Experiment, stage: str, files: Files, count: int, whole: bool = False) -> Iterator[Shown]:

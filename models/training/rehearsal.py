@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from data.training import Samples
+from degradations import Batch
 from models.stages.stage import Stage, StageSettings
 from models.training.experiment import Experiment
 from utils.logging import Console, memory_mb, table
@@ -37,8 +36,8 @@ class Run(Protocol):
     settings: StageSettings
 
     def enter(self, name: str, resume: None) -> None: ...
-    def batches(self, total: int) -> Generator[list[Samples]]: ...
-    def train_step(self, micros: Sequence[Samples]) -> dict[str, Tensor]: ...
+    def batches(self, total: int) -> Generator[list[Batch]]: ...
+    def train_step(self, micros: Sequence[Batch]) -> dict[str, Tensor]: ...
     def validate(self) -> None: ...
     def save(self, final: bool) -> None: ...
 
@@ -75,7 +74,7 @@ def dry_run(run: Run) -> None:
     run.console.info("dry run: everything was built and run once; nothing is left behind")
 
 
-def timed_step(run: Run, batches: Generator[list[Samples]]) -> tuple[float, float]:
+def timed_step(run: Run, batches: Generator[list[Batch]]) -> tuple[float, float]:
     """Seconds of the next iteration until the device is done, and those of them that it waited for data."""
     start = time.perf_counter()
     micros = next(batches)
@@ -91,6 +90,8 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
     Achieved operations per second count convolutions and matrix products, as PyTorch's own counter does, and stand
     beside what the device reaches in one large matrix product of the stage's precision.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which takes a second
+
     for earlier in takewhile(lambda other: other != name, run.experiment.stages):  # for what is handed over
         run.enter(earlier, None)
         run.save(final=True)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data.overlap import overlap
-from data.training import Mix, Samples, ValidationSet
+from data.training import Mix, ValidationSet
 from degradations import Batch
-from models.embedding.report import validation_report
 from models.networks.blocks import EncoderNetwork
 from models.training.experiment import Logger
 from models.training.health import HealthWatch
@@ -99,6 +98,8 @@ class Watcher:
     def _report_embedding(
         self, stage: str, iteration: int, network: nn.Module, valid: ValidationSet, draws: int
     ) -> None:
+        from models.embedding.report import validation_report  # plots, which few runs want
+
         if not isinstance(network, EncoderNetwork):
             text = f"{type(network).__name__} has no encoder; choose network_g dasr or cdsr, or remove this option"
             raise OptionError(f"data.validation.{valid.name}.embedding: {text}")
@@ -138,9 +139,9 @@ class Watcher:
             text = f"{self.nonfinite_in_a_row} updates in a row had no finite gradient"
             raise Diverged(f"{text} (lower the learning rate or set stages.{stage}.clip_grad_norm)")
 
-    def note_mishaps(self, micros: Sequence[Samples]) -> None:
+    def note_mishaps(self, micros: Sequence[Batch]) -> None:
         """Remembers files that could not be used until all ranks share them."""
-        new = dict(item for samples in micros for item in samples.mishaps if item[0] not in self.mishaps)
+        new = dict(item for batch in micros for item in batch.mishaps if item[0] not in self.mishaps)
         self.new_mishaps.update(new)
 
     def share_mishaps(self, limit: int) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from data.source import Source, SourceEntry
-from data.training import Mix, Samples, TrainingSet, degrade
-from degradations import Batch, Degraded
+from data.training import Mix, TrainingSet, degrade
+from degradations import Batch
 from models.stages.stage import Memo, Stage
 from models.training.building import build_stage
 from models.training.experiment import Experiment, check_experiment
@@ -58,11 +58,10 @@ def rows(recipe: str, calls: int, device: torch.device) -> list[Row]:
         tree = option_files.load(ROOT / "options" / f"{recipe}.yml", overrides)
         for name in tree["stages"]:
             experiment = check_experiment(alone(tree, name, Path(folder)), recipe)
-            samples = cached(experiment, name, device)
+            batch = cached(experiment, name, device)
             trainer = entered(experiment, name, device)
             ours, plain = trainer.train_step, PlainStep(experiment, name, device)
-            batch = degrade(samples, (), device)
-            versions = {"ours": (lambda _, ours=ours, samples=samples: allowing(True, ours, [samples]), 1)}
+            versions = {"ours": (lambda _, ours=ours, batch=batch: allowing(True, ours, [batch]), 1)}
             once = (lambda _, plain=plain, batch=batch: allowing(False, plain, batch), 1)
             found += against(f"{recipe} {name}", "steps", once, versions, calls, device)
     return found
@@ -83,16 +82,14 @@ def alone(tree: Mapping[str, object], name: str, folder: Path) -> dict[str, obje
     return {**changed, "stages": {name: stage}}
 
 
-def cached(experiment: Experiment, name: str, device: torch.device) -> Samples:
+def cached(experiment: Experiment, name: str, device: torch.device) -> Batch:
     """A degraded batch on the device."""
     degradation = experiment.degradation.component(scale=experiment.scale)
     mix = Mix((SourceEntry(Synthetic(8, experiment.data.crop_size)),), ("synthetic",), (degradation,))
     stage, size = build_stage(experiment, name, alone_on(device)), experiment.batch_size(name)
     how = {"stage": name, "batch_size": size, "views": stage.views, "positive": stage.positive}
-    samples = TrainingSet(mix, experiment.data, seed=0, in_worker=True, **how).__getitems__(range(size))
-    batch = degrade(samples, (), device)
-    samples.degraded = Degraded(batch.lq, batch.targets, batch.kernel, batch.sigma)
-    return samples
+    batch = TrainingSet(mix, experiment.data, seed=0, in_worker=True, **how).__getitems__(range(size))
+    return degrade(batch, (), device)
 
 
 def entered(experiment: Experiment, name: str, device: torch.device) -> Trainer:

@@ -20,7 +20,7 @@ from losses import Loss, LossTerm
 from models.network import NETWORKS
 from models.stages.gan import GanStage
 from models.stages.stage import STAGES, Handover, Memo, Phase, Stage, StageSettings, Turn
-from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
+from tests.stage_runs import batch_of, log_of, trainer_of
 from train import Trainer
 from utils.optim import MultiStep
 from utils.options.components import OptionsError
@@ -78,13 +78,13 @@ def samples(stage: Stage | None = None) -> Any:  # noqa: ANN401
     """Two samples, with as many views as the stage wants."""
     random, views = torch_generator(3), 1 if stage is None else stage.views
     lq = torch.rand(2 * views, 3, 16, 16, generator=random)
-    return samples_of(lq, views, plain=torch.rand(2 * views, 3, 16 * SCALE, 16 * SCALE, generator=random))
+    return batch_of(lq, views, plain=torch.rand(2 * views, 3, 16 * SCALE, 16 * SCALE, generator=random))
 
 
 def halves(whole: Any) -> list[Any]:  # noqa: ANN401
-    batch = batch_of(whole)
+    batch = whole
     parts = zip(batch.lq.chunk(2), batch.targets["plain"].chunk(2), strict=True)
-    return [samples_of(lq, batch.views, plain=plain) for lq, plain in parts]
+    return [batch_of(lq, batch.views, plain=plain) for lq, plain in parts]
 
 
 def weights(stage: Stage) -> dict[str, list[Tensor]]:
@@ -102,7 +102,7 @@ def has_no_gradient(network: nn.Module) -> bool:
 
 
 def run_phase(trainer: Trainer, phase: Phase, memo: Memo | None = None) -> dict[str, float]:
-    batch = batch_of(samples(trainer.stage))
+    batch = samples(trainer.stage)
     return log_of(trainer.run_phase(phase, [batch], [{} if memo is None else memo]))
 
 
@@ -215,7 +215,7 @@ def test_losses_are_float32_under_autocast(name: str) -> None:
                 layer.register_forward_hook(lambda *call: features.append(call[2]))
     for phase in stage.phases():
         with torch.autocast("cpu", torch.bfloat16):
-            values = phase.loss(batch_of(samples(stage)), memo, stage.networks, 1)
+            values = phase.loss(samples(stage), memo, stage.networks, 1)
         assert {value.dtype for value in values.values()} == {torch.float32}
         assert all(value.shape == () and value.isfinite() for value in values.values())
     assert {output.dtype for output in features} == {torch.bfloat16}, "the networks themselves ran in half precision"
@@ -307,7 +307,7 @@ def test_losses_see_the_output_of_the_moving_average_as_a_constant(name: str) ->
     )
     run_phase(trainer_of(build(name)), phase_of(stage, "g"))
     [sr_ema] = seen
-    assert torch.equal(sr_ema, stage.infer(ema, batch_of(samples(stage)).view(0))) and not sr_ema.requires_grad
+    assert torch.equal(sr_ema, stage.infer(ema, samples(stage).view(0))) and not sr_ema.requires_grad
     assert has_no_gradient(ema)
 
 
@@ -318,7 +318,7 @@ def loss_gradients(stage: Stage, phase: str, memo: Memo | None = None) -> None:
     """Backward through a phase with nothing frozen: what is left out then is left out by the stage itself."""
     for network in stage.networks.values():
         network.requires_grad_(True).zero_grad()
-    values = phase_of(stage, phase).loss(batch_of(samples()), {} if memo is None else memo, stage.networks, 1)
+    values = phase_of(stage, phase).loss(samples(), {} if memo is None else memo, stage.networks, 1)
     torch.stack([value for name, value in values.items() if not name.startswith("_")]).sum().backward()
 
 
@@ -357,14 +357,14 @@ def test_adversarial_losses_are_float32_under_autocast(kind: str) -> None:
     stage = gan(losses={"gan": {"type": "gan", "kind": kind, **options}})
     with torch.autocast("cpu", torch.bfloat16):
         for phase in stage.phases():
-            values = phase.loss(batch_of(samples()), {}, stage.networks, 1)
+            values = phase.loss(samples(), {}, stage.networks, 1)
             assert {value.dtype for value in values.values()} == {torch.float32}
 
 
 def test_the_discriminator_sees_the_target_that_the_gan_loss_names() -> None:
     losses = {"pixel": {"type": "l1"}, "gan": {"type": "gan", "target": "usm"}}
     stage = gan(losses=losses)
-    plain = batch_of(samples())
+    plain = samples()
     batch = Batch(plain.lq, {**plain.targets, "usm": torch.zeros_like(plain.targets["plain"])})
     seen: list[Tensor] = []
     stage.networks["network_d"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -425,9 +425,7 @@ def test_the_penalty_is_logged_apart_and_drawn_from_the_step() -> None:
     found = []
     for step in (1, 1, 2):
         stage = gan(losses=losses)
-        found.append(
-            float(phase_of(stage, "d").loss(batch_of(samples()), {}, stage.networks, step)["d_penalty"].detach())
-        )
+        found.append(float(phase_of(stage, "d").loss(samples(), {}, stage.networks, step)["d_penalty"].detach()))
     assert found[0] == found[1] != found[2]
 
 

@@ -17,7 +17,7 @@ from models.stages import contrastive
 from models.stages.contrastive import ContrastiveStage
 from models.weights.load import load_weights
 from tests.golden.test_networks import arrays, assert_close, manifest, published_state
-from tests.stage_runs import log_of, samples_of, trainer_of
+from tests.stage_runs import batch_of, log_of, trainer_of
 from utils.optim import Optim
 
 STANDSTILL = Optim(lr=1e-30)
@@ -73,7 +73,7 @@ def test_two_iterations_of_moco(seen: list[Tensor]) -> None:
     trainer = trainer_of(stage)
     for i in range(2):
         lq = views(values[f"xq{i}"], values[f"xk{i}"])[:, :, None, None]
-        log = log_of(trainer.train_step([samples_of(lq, 2)]))
+        log = log_of(trainer.train_step([batch_of(lq, 2)]))
         assert_close(seen[i], values[f"logits{i}"].numpy())
         assert log["contrastive"] == pytest.approx(float(values[f"loss{i}"]), rel=1e-5)
         [gradient] = [p.grad for p in network.encoder.parameters()]
@@ -115,7 +115,7 @@ def test_a_joint_step(name: str, first: str, seen: list[Tensor]) -> None:
     images: list[Tensor] = []
     network.register_forward_hook(lambda _, __, output: images.append(output[0].detach()))
     lq, gt = torch.from_numpy(values["lr_in"]).flatten(0, 1) / 255, torch.from_numpy(values["hr"]) / 255
-    log = log_of(trainer_of(stage).train_step([samples_of(lq, 2, plain=views(gt, gt))]))
+    log = log_of(trainer_of(stage).train_step([batch_of(lq, 2, plain=views(gt, gt))]))
 
     [sr] = images
     assert_close(255 * sr, values["sr"])

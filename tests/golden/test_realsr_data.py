@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from data.prepare.hr import Trimmed
-from data.prepare.noise import NoisePatches, luma
+from data.prepare.noise import luma, tiles_of
+from data.prepare.section import NoisePatches
 from tests.helpers import GOLDEN
 from utils.images.resize import imresize
 
@@ -24,7 +25,7 @@ def test_luma_is_pillows() -> None:
 
 @pytest.mark.parametrize(("name", "low"), [("df2k", 0), ("dped", 50)])
 def test_flat_tiles(name: str, low: float) -> None:
-    tiles = replace(RELEASED, mean_range=(low, 255)).tiles(NOISE["im_u8"])
+    tiles = tiles_of(replace(RELEASED, mean_range=(low, 255)), NOISE["im_u8"])
     found = [[tile.top, tile.left, tile.variance, tile.mean] for tile in tiles]
     np.testing.assert_allclose(found, NOISE["table_i_j_var_mean_f64"], atol=1e-9)
     accepted = [[tile.top, tile.left] for tile in tiles if not tile.flaw]
@@ -34,9 +35,9 @@ def test_flat_tiles(name: str, low: float) -> None:
 def test_the_last_tiles_are_not_lost() -> None:
     size = RELEASED.side
     image = NOISE["im_u8"][: 4 * size, : 5 * size]
-    assert len(RELEASED.tiles(image)) == 3 * 4
-    assert len(replace(RELEASED, released=False).tiles(image)) == 4 * 5
-    assert RELEASED.tiles(image[:size, :size]) == []
+    assert len(tiles_of(RELEASED, image)) == 3 * 4
+    assert len(tiles_of(replace(RELEASED, released=False), image)) == 4 * 5
+    assert tiles_of(RELEASED, image[:size, :size]) == []
 
 
 @pytest.mark.parametrize("name", ["rand", "smooth"])

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.training import Samples
 from degradations import Batch
 from losses import LOSSES
 from models.network import NETWORKS
@@ -27,7 +26,7 @@ from models.stages.stage import Memo, Nets, StageSettings, Turn
 from models.weights.key_styles import canonical_names
 from tests.golden.test_losses import BASICSR, VGG_CHANNELS, _rule_filled
 from tests.golden.training_inputs import fill, sharpened, synthetic_batch
-from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
+from tests.stage_runs import batch_of, log_of, trainer_of
 from train import Trainer
 from utils.optim import Cosine, MultiStep, Optim, Schedule
 
@@ -74,7 +73,7 @@ def basicsr_vgg(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _rule_filled(tmp_path_factory, lambda index, part: f"{names[index]}.{part}")
 
 
-def train(trainer: Trainer, inputs: Sequence[Samples]) -> list[dict[str, float]]:
+def train(trainer: Trainer, inputs: Sequence[Batch]) -> list[dict[str, float]]:
     """One iteration per micro-batch. Returns what was logged, with the rate."""
     logs = []
     for samples in inputs:
@@ -112,8 +111,8 @@ def esrgan_generator(grow: int) -> Any:  # noqa: ANN401
     return network
 
 
-def kair_inputs() -> list[Samples]:
-    return [samples_of(torch.from_numpy(KAIR_ARRAYS["L"]), plain=torch.from_numpy(KAIR_ARRAYS["H"]))] * 4
+def kair_inputs() -> list[Batch]:
+    return [batch_of(torch.from_numpy(KAIR_ARRAYS["L"]), plain=torch.from_numpy(KAIR_ARRAYS["H"]))] * 4
 
 
 def assert_kair_weights(trainer: Trainer, tag: str, which: str = "GED") -> None:
@@ -204,13 +203,13 @@ def realesrgan_generator(entry: dict[str, Any]) -> Any:  # noqa: ANN401
     return network
 
 
-def realesrgan_inputs() -> list[Samples]:
+def realesrgan_inputs() -> list[Batch]:
     """Three iterations by the stored rule."""
     inputs = []
     for step in (1, 2, 3):
         lq = np.random.RandomState(500 + step).rand(2, 3, 16, 12).astype(np.float32)
         gt = synthetic_batch(2, 64, 48, step + 2)
-        inputs.append(samples_of(torch.from_numpy(lq), plain=gt, usm=sharpened(gt)))
+        inputs.append(batch_of(torch.from_numpy(lq), plain=gt, usm=sharpened(gt)))
     return inputs
 
 
@@ -223,7 +222,7 @@ def check_realesrgan(trainer: Trainer, entry: dict[str, Any], stored: dict[str, 
     inputs = realesrgan_inputs()
     networks = trainer.stage.networks
     with torch.no_grad():
-        samples = batch_of(inputs[0])
+        samples = inputs[0]
         assert_near(networks["network_g"](samples.lq), stored["out1"], 1e-5)
     logs = train(trainer, inputs[:1])
     compared = 0
@@ -304,7 +303,7 @@ def test_gan_stage_trains_as_realsr(kind: str, perceptual: bool, torchvision_vgg
     stage = GanStage(esrgan_generator(entry["G"]["gc"]), discriminator, losses(terms), SLOW_ADAM, SLOW_ADAM)
     fill(stage.networks["network_d"])
     trainer = trainer_of(stage, StageSettings(iterations=3))
-    samples = samples_of(torch.from_numpy(stored["lq"]), plain=torch.from_numpy(stored["gt"]))
+    samples = batch_of(torch.from_numpy(stored["lq"]), plain=torch.from_numpy(stored["gt"]))
     ours = {"l_g_pix": "pixel", "l_g_fea": "perceptual", "l_g_gan": "gan", "D_real": "_d_real", "D_fake": "_d_fake"}
     for found, expected in zip(train(trainer, [samples] * 3), logs, strict=True):
         for theirs in expected.keys() & ours.keys():

@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data.loading import loader_options
+from data.ahead import loader_options
 from data.sampler import StepSampler
-from data.training import Mix, Samples, TrainingSet, degrade
+from data.training import Mix, TrainingSet, degrade
+from degradations import Batch
 from models.training.experiment import check_experiment
 from tests.helpers import ROOT
 from tests.run.tiny import environment, free_port, option_tree, pictures, write_options
@@ -53,9 +54,9 @@ def training_set(tree: Mapping[str, Any], in_worker: bool = True) -> TrainingSet
     return TrainingSet(mix, experiment.data, seed=SEED, stage="psnr", batch_size=BATCH, in_worker=in_worker, views=1)
 
 
-def fingerprints(dataset: TrainingSet, samples: Samples, numbers: Sequence[int]) -> Hashes:
+def fingerprints(dataset: TrainingSet, batch: Batch, numbers: Sequence[int]) -> Hashes:
     """By sample number: the bits of the low-quality image and of every target, the plan, and the path."""
-    batch = degrade(samples, dataset.mix.degradations, CPU)
+    batch = degrade(batch, dataset.mix.degradations, CPU)
     found = {}
     for i, number in enumerate(numbers):
         digest = hashlib.sha256(batch.lq[i].contiguous().numpy().tobytes())

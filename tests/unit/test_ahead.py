@@ -12,19 +12,20 @@ import pytest
 import torch
 
 from data.ahead import ahead
-from data.training import Samples, degrade
-from degradations import DEGRADATIONS
+from data.training import Sample, collate, degrade
+from degradations import DEGRADATIONS, Batch
 
 CPU = torch.device("cpu")
 
 
-def steps(count: int, degradation: object, closed: list[bool]) -> Generator[list[Samples]]:
+def steps(count: int, degradation: object, closed: list[bool]) -> Generator[list[Batch]]:
     """Steps of two micro-batches of one image each."""
     try:
         for i in range(count):
             rng = np.random.default_rng(i)
-            gts = [torch.from_numpy(rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)) for _ in range(2)]
-            yield [Samples(gt, [degradation.sample(rng, (32, 32))], [str(i)], [0]) for gt in gts]  # type: ignore[attr-defined]
+            gts = [torch.from_numpy(rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)) for _ in range(2)]
+            plans = [degradation.sample(rng, (32, 32)) for _ in gts]  # type: ignore[attr-defined]
+            yield [collate([Sample([gt], [None], [plan], [str(i)])]) for gt, plan in zip(gts, plans, strict=True)]
     finally:
         closed.append(True)
 
@@ -37,7 +38,7 @@ def test_the_same_batches_come_in_the_same_order() -> None:
     assert len(early) == len(plain) == 5 and closed == [True, True]
     for micros, batches in zip(early, plain, strict=True):
         for samples, batch in zip(micros, batches, strict=True):
-            assert samples.degraded is not None and samples.paths == batch.paths
+            assert samples.gt is None and samples.paths == batch.paths
             made = degrade(samples, [degradation], CPU)
             assert torch.equal(made.lq, batch.lq) and torch.equal(made.targets["plain"], batch.targets["plain"])
 
@@ -55,7 +56,7 @@ def test_leaving_early_closes_the_loader_and_the_thread() -> None:
 def test_what_goes_wrong_ahead_is_raised_in_the_loop() -> None:
     degradation = DEGRADATIONS.build({"type": "gaussian"}, scale=2)
 
-    def failing() -> Generator[list[Samples]]:
+    def failing() -> Generator[list[Batch]]:
         yield from steps(2, degradation, [])
         raise InterruptedError("the disk is gone")
 

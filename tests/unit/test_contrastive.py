@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.training import Samples
+from degradations import Batch
 from models.network import NETWORKS
 from models.stages.contrastive import ContrastiveStage, KeyEncoder
 from models.stages.stage import STAGES, Handover, StageSettings
 from models.training.building import distribute, hand_over
 from tests.contract.test_stages import CASES, SCALE, build, halves, samples
 from tests.run.lives import apart, live
-from tests.stage_runs import log_of, samples_of, trainer_of
+from tests.stage_runs import batch_of, log_of, trainer_of
 from train import Trainer
 from utils.options.components import OptionsError
 from utils.options.fields import OptionError
@@ -103,7 +103,7 @@ def test_key_statistics(statistics: str) -> None:
     lq = samples(stage)
     steps(trainer_of(stage), 1)
     first = stage.keys.encoder.get_submodule("E.0")
-    own = 0.1 * first(255 * lq.degraded.lq[1::2]).mean((0, 2, 3))
+    own = 0.1 * first(255 * lq.lq[1::2]).mean((0, 2, 3))
     assert stage.keys.encoder.training == (statistics == "own")
     torch.testing.assert_close(key, own if statistics == "own" else 0.5 * query)
 
@@ -115,7 +115,7 @@ def test_a_batch_with_nan_does_not_stay_in_the_queue() -> None:
     steps(trainer, 1)
     before = copied(stage.encoder.E[0].state_dict())  # type: ignore[index]
     bad = samples(stage)
-    bad.degraded.lq[1] = torch.nan
+    bad.lq[1] = torch.nan
     trainer.watcher.nonfinite = lambda *_, **__: False  # type: ignore[method-assign]
     trainer.train_step([bad])
     assert not changed(stage.encoder.E[0], before)  # type: ignore[index]
@@ -248,11 +248,11 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def share(rank: int, ranks: int) -> Samples:
+def share(rank: int, ranks: int) -> Batch:
     """One rank's of four samples whose second half is brighter, so that statistics differ between ranks."""
     lq = torch.rand(8, 3, 16, 16, generator=torch_generator(1), dtype=torch.float64)
     lq *= torch.linspace(0.3, 1, 8)[:, None, None, None]
-    return samples_of(lq.chunk(ranks)[rank], 2, plain=F.interpolate(lq, scale_factor=SCALE).chunk(ranks)[rank])
+    return batch_of(lq.chunk(ranks)[rank], 2, plain=F.interpolate(lq, scale_factor=SCALE).chunk(ranks)[rank])
 
 
 def observed(run: str, processes: Processes) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from data import DATASETS
 from data.sampler import StepSampler
-from data.training import DataOptions, Mix, Samples, TrainingSet, degrade
-from degradations import DEGRADATIONS
+from data.training import DataOptions, Mix, TrainingSet, degrade
+from degradations import DEGRADATIONS, Batch
 from utils.images.files import write_image
 from utils.options.fields import OptionError
 
@@ -84,7 +84,7 @@ def test_shares_are_exact(tmp_path: Path) -> None:
     sources = write_sources(tmp_path)
     sources["pairs"]["weight"], sources["photos"]["weight"] = 0.25, 0.75
     data = training_set(sources, default="bicubic")
-    drawn = Counter(data.sample(number).group for number in range(1000))
+    drawn = Counter(data.sample(number).source for number in range(1000))
     assert drawn == {0: 250, 1: 750}
     images = Counter(data.sample(number).paths[0] for number in range(1000))
     assert len(images) == 12 and max(images.values()) == 125
@@ -96,12 +96,12 @@ def test_a_loader_with_workers_gives_the_same(tmp_path: Path) -> None:
     for step, samples in enumerate(loader):
         here = data.__getitems__(range(8 * step, 8 * step + 8))
         assert samples.paths == here.paths and samples.plans == here.plans
-        assert samples.degraded is not None and here.degraded is not None
-        assert torch.equal(samples.degraded.lq, here.degraded.lq)
+        assert samples.gt is None and here.gt is None
+        assert torch.equal(samples.lq, here.lq)
 
 
-def same(samples: Samples) -> Samples:
-    return samples
+def same(batch: Batch) -> Batch:
+    return batch
 
 
 def test_small_pairs_stay_aligned_when_mirrored(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_unreadable_file_is_replaced_from_its_own_source(tmp_path: Path) -> N
     groups, mishaps = Counter(), 0
     for number in range(120):
         sample = data.sample(number)
-        group, failed = sample.group, sample.mishaps
+        group, failed = sample.source, sample.mishaps
         groups[group] += 1
         mishaps += len(failed)
         assert all(("/gt/" in path) == (group == 0) for path, _ in failed)
@@ -183,7 +183,7 @@ def test_kernels_of_different_sizes_stand_in_the_middle_of_the_largest(tmp_path:
     data = training_set({"small": source(7), "large": source(15)}, source(7)["degradation"])
     samples = data.__getitems__(range(8))
     kernel = degrade(samples, data.mix.degradations, torch.device("cpu")).kernel
-    assert kernel is not None and kernel.shape == (8, 15, 15) and set(samples.groups) == {0, 1}
-    small = torch.tensor(samples.groups) == 0
+    assert kernel is not None and kernel.shape == (8, 15, 15) and set(samples.sources) == {0, 1}
+    small = torch.tensor(samples.sources) == 0
     assert torch.allclose(kernel[small, 4:-4, 4:-4].sum((1, 2)), torch.ones(int(small.sum())))
     assert bool((kernel[~small].sum((1, 2)) > kernel[~small, 4:-4, 4:-4].sum((1, 2))).any())

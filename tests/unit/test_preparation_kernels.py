@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from data.prepare import kernels as kernel_pool
-from data.prepare import section as preparing
+from data.prepare import steps as preparing
 from data.prepare.__main__ import main
-from data.prepare.section import CleanHr, NoisePatches, Prepare, prepare
+from data.prepare.section import CleanHr, NoisePatches, Prepare
+from data.prepare.steps import prepare
 from data.sources.folder import Folder
 from degradations import DEGRADATIONS
 from degradations.kernelgan.estimate import Estimate, KernelGAN

@@ -11,7 +11,8 @@ import pytest
 
 from data.prepare import noise
 from data.prepare.__main__ import main
-from data.prepare.noise import NoisePatches, Tile
+from data.prepare.noise import Tile, chosen_tiles, tiles_of
+from data.prepare.section import NoisePatches
 from degradations.steps.real_noise import NoisePool
 from utils.images.files import image_files, read_image, read_image_alpha, write_image
 
@@ -28,15 +29,15 @@ def beside(*tiles: np.ndarray) -> np.ndarray:
 
 def test_the_papers_rule() -> None:
     image = beside(flat(0, 100, 2), flat(1, 100, 12), flat(2, 30, 2), flat(3, 200, 2))
-    found = NoisePatches(size=16, mean_range=(50, 150)).tiles(image)
+    found = tiles_of(NoisePatches(size=16, mean_range=(50, 150)), image)
     assert [tile.flaw for tile in found] == ["", "variance", "mean", "mean"]
     assert [(tile.top, tile.left) for tile in found] == [(0, 0), (0, 16), (0, 32), (0, 48)]
-    assert len(NoisePatches(size=16, stride=8).tiles(image)) == 7
-    assert [tile.flaw for tile in NoisePatches(size=16, max_variance=300).tiles(image)] == [""] * 4
+    assert len(tiles_of(NoisePatches(size=16, stride=8), image)) == 7
+    assert [tile.flaw for tile in tiles_of(NoisePatches(size=16, max_variance=300), image)] == [""] * 4
     # 16 bits are judged as 8, gray as colours; the limit itself is excluded.
-    deep = NoisePatches(size=16, mean_range=(50, 150)).tiles(image[..., 0].astype(np.uint16) * 257)
+    deep = tiles_of(NoisePatches(size=16, mean_range=(50, 150)), image[..., 0].astype(np.uint16) * 257)
     assert [tile.flaw for tile in deep] == ["", "variance", "mean", "mean"]
-    assert NoisePatches(size=16, max_variance=0).tiles(np.full((16, 16), 9, np.uint8))[0].flaw == "variance"
+    assert tiles_of(NoisePatches(size=16, max_variance=0), np.full((16, 16), 9, np.uint8))[0].flaw == "variance"
 
 
 def test_the_quantile_rule_sees_through_gradients_and_refuses_what_is_clipped() -> None:
@@ -46,17 +47,17 @@ def test_the_quantile_rule_sees_through_gradients_and_refuses_what_is_clipped() 
     clipped = flat(1, 100, 1, (32, 32, 3))
     clipped[5, 6, 2] = 255
     constant, dark = np.full((32, 32, 3), 90, np.uint8), flat(2, 8, 1, (32, 32, 3))
-    found = {"a": rule.tiles(ramp), "b": rule.tiles(clipped) + rule.tiles(constant) + rule.tiles(dark)}
+    found = {"a": tiles_of(rule, ramp), "b": tiles_of(rule, clipped) + tiles_of(rule, constant) + tiles_of(rule, dark)}
     assert [[t.flaw for t in tiles] for tiles in found.values()] == [[""], ["saturated", "constant", "mean"]]
-    assert found["a"][0].variance < 40 < NoisePatches(size=32).tiles(ramp)[0].variance
+    assert found["a"][0].variance < 40 < tiles_of(NoisePatches(size=32), ramp)[0].variance
 
 
 def test_the_flattest_share_is_of_the_whole_data_set() -> None:
     found = {"a": [Tile(0, i, i, 100.0) for i in range(6)], "b": [Tile(0, i, i + 0.5, 100.0, "mean") for i in range(4)]}
-    chosen = NoisePatches("quantile", flattest=0.3).chosen(found)
+    chosen = chosen_tiles(NoisePatches("quantile", flattest=0.3), found)
     assert [t.flaw for t in chosen["a"]] == ["", "", "", "variance", "variance", "variance"]  # 3 of 10
     assert [t.flaw for t in chosen["b"]] == ["mean"] * 4
-    assert all(t.flaw for tiles in NoisePatches("quantile", flattest=0).chosen(found).values() for t in tiles)
+    assert all(t.flaw for tiles in chosen_tiles(NoisePatches("quantile", flattest=0), found).values() for t in tiles)
 
 
 @pytest.fixture

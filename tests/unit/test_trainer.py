@@ -13,7 +13,7 @@ import train
 from losses import LOSSES, LossTerm
 from models.stages.psnr import PsnrStage
 from models.training.performance import Performance
-from tests.stage_runs import ELSEWHERE, samples_of, trainer_of
+from tests.stage_runs import ELSEWHERE, batch_of, trainer_of
 from train import Diverged
 from utils.logging import Console
 from utils.storage.checkpoint import Checkpoints
@@ -24,7 +24,7 @@ def test_half_precision_diverges_in_words_too() -> None:
     stage = PsnrStage(nn.Conv2d(3, 3, 1), {"l1": LossTerm(LOSSES.check("l1").component())})
     trainer = trainer_of(stage)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    bad = samples_of(torch.full((1, 3, 4, 4), torch.nan), plain=torch.rand(1, 3, 4, 4))
+    bad = batch_of(torch.full((1, 3, 4, 4), torch.nan), plain=torch.rand(1, 3, 4, 4))
     counts = []
     with pytest.raises(Diverged, match="10 updates in a row"):
         for _ in range(20):

@@ -1,0 +1,26 @@
+"""Which files hold the weights that a path means."""
+
+from pathlib import Path
+from typing import Literal
+
+from models.weights.load import Prefer
+from utils.options.fields import OptionError
+
+OUR_FILES: dict[Prefer, str] = {"ema": "network_g_ema.safetensors", "raw": "network_g.safetensors"}
+
+
+def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[Path]:
+    """Return the weight files that a path means: itself, or those in a checkpoint folder of ours.
+
+    Raises OptionError for a folder without them.
+    """
+    if not path.is_dir():
+        return [path]
+    wanted: tuple[Prefer, ...] = ("ema", "raw") if weights_of == "both" else (weights_of,)
+    files = [path / OUR_FILES[prefer] for prefer in wanted]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise OptionError(
+            f"{path}: this folder has no {' and no '.join(missing)}; expected a weight file, or a checkpoint folder "
+            "such as runs/NAME/checkpoints/psnr_00001200"
+        )
+    return files
