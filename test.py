@@ -37,18 +37,16 @@ from models.benchmarking.grid import baseline_restorers, grid_cells, run_grid, w
 from models.benchmarking.results import write_results
 from models.restoring.back_projection import BackProjection
 from models.restoring.files import restoration_targets, restore_files
-from models.restoring.nonblind import Assumption, NoiseLevel
-from models.restoring.restorer import (
-    AUTO_TILE,
-    WHOLE_PIXELS,
-    Generator,
-    Restorer,
+from models.restoring.generator import (
+    LoadedGenerator,
     at_scale,
     bicubic_generator,
     checkpoint_names,
     interpolate,
     load_generator,
 )
+from models.restoring.nonblind import Assumption, NoiseLevel
+from models.restoring.restorer import AUTO_TILE, WHOLE_PIXELS, Restorer
 from models.training.experiment import check_experiment, network_options
 from models.weights.files import weight_files
 from utils.logging import Console
@@ -222,7 +220,7 @@ def _computing_arguments(add: Callable[..., object]) -> None:
 
 def load_generators(
     args: argparse.Namespace, tree: dict[str, Any] | None, more: Mapping[str, str] | None = None
-) -> dict[str, Generator]:
+) -> dict[str, LoadedGenerator]:
     """The generators of --weights, and of `more` weight files by name, by their names in tables."""
     files: list[tuple[str | None, Path]] = []
     for name, text in [*map(_split_name, args.weights), *(more or {}).items()]:
@@ -252,7 +250,7 @@ def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[s
 
 
 def restorer(
-    generator: Generator,
+    generator: LoadedGenerator,
     assume: Assumption | None,
     args: argparse.Namespace,
     device: torch.device,
@@ -277,7 +275,7 @@ def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: 
     """Measures every checkpoint on every set, or on every cell of a grid, and writes the results."""
     plan, assumed = plan_benchmark(args, tree, str(processes.device)), assumption(args)
 
-    def make(generator: Generator, assume: Assumption | None) -> Restorer:
+    def make(generator: LoadedGenerator, assume: Assumption | None) -> Restorer:
         nonblind = bool(generator.network.conditions)
         assume = (assumed or assume) if nonblind else None
         return restorer(generator, assume, args, processes.device, plan.options)
@@ -311,7 +309,7 @@ class Plan:
 
     name: str
     sets: list[BenchmarkSet]
-    generators: dict[str, Generator]
+    generators: dict[str, LoadedGenerator]
     measure: Measure
     options: BenchmarkOptions | None = None
 
@@ -361,7 +359,7 @@ def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def command_line_tree(args: argparse.Namespace, generators: Mapping[str, Generator]) -> dict[str, Any]:
+def command_line_tree(args: argparse.Namespace, generators: Mapping[str, LoadedGenerator]) -> dict[str, Any]:
     """What --data, --real and their companions say, as the option tree of a benchmark."""
     scales = {generator.network.scale for generator in generators.values()}
     scale = args.scale or (scales.pop() if len(scales) == 1 else None)

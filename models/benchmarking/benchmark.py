@@ -15,8 +15,9 @@ from data.training import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Batch, Degradation, Plan
 from models.network import NETWORKS, Network
 from models.restoring.back_projection import BackProjection
+from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption
-from models.restoring.restorer import Generator, Restorer
+from models.restoring.restorer import Restorer
 from models.training.experiment import Experiment
 from utils.images.files import image_files, image_names, to_tensor, write_image
 from utils.images.sheet import strip
@@ -52,7 +53,7 @@ class Baseline:
     network: Spec[Network]
     choose: dict[str, list[float]] = field(default_factory=dict)
 
-    def generators(self, scale: int) -> dict[str, Generator]:
+    def generators(self, scale: int) -> dict[str, LoadedGenerator]:
         """The networks to try, by what tells them apart."""
         if len(self.choose) > 1:
             raise OptionError(f"{self.network.where}: choose names {', '.join(self.choose)}, expected one option")
@@ -61,7 +62,7 @@ class Baseline:
         for chosen in choices:
             values = {"type": self.network.name, **self.network.values, **chosen}
             network = NETWORKS.build(values, where=self.network.where, scale=scale).eval()
-            found[", ".join(f"{k} {v:g}" for k, v in chosen.items())] = Generator(network, None, values)
+            found[", ".join(f"{k} {v:g}" for k, v in chosen.items())] = LoadedGenerator(network, None, values)
         return found
 
 

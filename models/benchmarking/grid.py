@@ -19,8 +19,9 @@ from models.benchmarking.benchmark import (
     check_benchmark,
     run_set,
 )
+from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption
-from models.restoring.restorer import Generator, Restorer
+from models.restoring.restorer import Restorer
 from utils.logging import Console, table
 from utils.metrics.evaluate import mean_scores
 from utils.options import files as option_files
@@ -30,7 +31,7 @@ from utils.storage.files import replace_text
 
 Cells = dict[tuple[str, str], list[BenchmarkOptions]]
 """The benchmarks that each (row, column) is the mean of; the column is empty in a grid without columns."""
-Build = Callable[[Generator, Assumption | None], Restorer]
+Build = Callable[[LoadedGenerator, Assumption | None], Restorer]
 """A restorer of a generator, with what it is told where the images do not say."""
 
 
@@ -94,7 +95,7 @@ def baseline_restorers(options: BenchmarkOptions, build: Build) -> dict[str, dic
 def run_grid(
     cells: Cells,
     grid: Grid,
-    generators: Mapping[str, Generator],
+    generators: Mapping[str, LoadedGenerator],
     build: Build,
     measure: Measure,
     processes: Processes,

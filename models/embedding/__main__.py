@@ -36,7 +36,7 @@ from models.embedding.report import (
 )
 from models.network import NETWORKS
 from models.networks.blocks import EncoderNetwork
-from models.restoring.restorer import Generator, load_generator
+from models.restoring.generator import LoadedGenerator, load_generator
 from models.weights.files import weight_files
 from utils.logging import Console
 from utils.options import files as option_files
@@ -66,7 +66,7 @@ def grid_plans(scale: int, side: int) -> tuple[Degradation, list[Plan]]:
     return DEGRADATIONS.build("gaussian", scale=scale), plans
 
 
-def untrained(trained: Generator, lq: Sequence[Tensor], seed: int) -> nn.Module:
+def untrained(trained: LoadedGenerator, lq: Sequence[Tensor], seed: int) -> nn.Module:
     """The encoder of the same network with fresh weights, its batch norms with the statistics of these samples: theirs
     would be those of no images, which makes a line that is easier to beat."""
     with torch.random.fork_rng(devices=[]):

@@ -1,18 +1,102 @@
-"""Restores image files: where results go, and reading, restoring and writing at the same time."""
+"""Restore image files: an array as it was read, files read, restored and written at the same time, their places."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from models.restoring.restorer import Restorer, restore_array
-from utils.images.files import ALPHA_SUFFIXES, DEEP_SUFFIXES, image_files, is_image_name, read_image_alpha, write_image
+from models.restoring.restorer import Restorer, unit_range
+from models.restoring.transparency import filled_from_within, put_back_hidden
+from utils.images.files import (
+    ALPHA_SUFFIXES,
+    DEEP_SUFFIXES,
+    from_tensor,
+    image_files,
+    is_image_name,
+    read_image_alpha,
+    to_uint8,
+    to_uint16,
+    write_image,
+)
 from utils.logging import Console
 from utils.options.fields import OptionError
 from utils.processes.threads import one_ahead
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def restore_array(
+    restorer: Restorer,
+    image: np.ndarray,
+    alpha: np.ndarray | None = None,
+    gray: bool = False,
+    alpha_by: Literal["resize", "network"] = "resize",
+    outscale: float | None = None,
+) -> np.ndarray:
+    """Restores an image as it was read, in its own depth and form.
+
+    Args:
+        image: (h, w, 3), uint8 or uint16.
+        alpha: (h, w) of the same dtype; resized, or restored by the network as a gray image.
+        gray: whether the three channels are one; the result is luma then.
+        outscale: factor by which the result is larger than the image (sides rounded down, at least 1 pixel) where it
+            is not to be the network's. Resized before rounding to integers, by a bicubic that averages when it
+            shrinks: Real-ESRGAN's Lanczos filter on rounded values does not, and fine texture turns into stripes.
+
+    Colours that transparent pixels hide stay out of those that are seen: the network gets an image that is filled from
+    within, and what is wholly transparent in the result has its own colours again.
+
+    Only the image and the result are held as a whole, as integers, where `outscale` is the network's own scale.
+
+    Returns:
+        (H, W) gray, (H, W, 3) or (H, W, 4) with alpha (also of a gray image: OpenCV writes no gray with alpha), in the
+        dtype of `image`.
+    """
+    factor = restorer.scale if outscale is None else outscale
+    size = tuple(max(1, int(side * factor + 1e-6)) for side in image.shape[:2])
+    own_size = size == tuple(side * restorer.scale for side in image.shape[:2])
+
+    def restored(pixels: Tensor) -> Iterable[Tensor]:
+        bands = restorer.bands(pixels)
+        return bands if own_size else [_resized(torch.cat(list(bands), -2), size)]
+
+    result = np.empty((*size, (1 if gray else 3) if alpha is None else 4), image.dtype)
+    filled = image if alpha is None else filled_from_within(image, alpha)
+    _fill(result[..., :3], restored(torch.from_numpy(filled).permute(2, 0, 1)[None]), luma=gray)
+    if alpha is not None:
+        by_network, opacity = alpha_by == "network", torch.from_numpy(alpha)
+        bands = (
+            restored(opacity.expand(1, 3, -1, -1)) if by_network else [_resized(unit_range(opacity[None, None]), size)]
+        )
+        _fill(result[..., 3:], bands, luma=by_network)
+        put_back_hidden(result, image, filled, alpha)
+    return result[..., 0] if result.shape[2] == 1 else result
+
+
+def _fill(out: np.ndarray, bands: Iterable[Tensor], luma: bool) -> None:
+    """Writes bands (1, C, n, w), from top to bottom, into (h, w, D) of uint8 or uint16."""
+    quantise, row = to_uint16 if out.dtype == np.uint16 else to_uint8, 0
+    for band in bands:
+        values = quantise(from_tensor(band[0]))
+        out[row : row + len(values)] = _luma(values)[..., None] if luma else values
+        row += len(values)
+
+
+def _resized(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image.clamp(0, 1), size=size, mode="bicubic", antialias=True)
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    return np.rint(rgb @ np.array([0.299, 0.587, 0.114])).astype(rgb.dtype)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def restore_files(

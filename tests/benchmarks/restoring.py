@@ -11,7 +11,8 @@ import torch
 
 from models.network import NETWORKS
 from models.restoring.files import restore_files
-from models.restoring.restorer import Generator, Restorer
+from models.restoring.generator import LoadedGenerator
+from models.restoring.restorer import Restorer
 from tests.benchmarks.measuring import Row, against
 from tests.golden.training_inputs import synthetic_batch
 from utils.images.files import write_image
@@ -30,9 +31,9 @@ def rows(calls: int, device: torch.device) -> list[Row]:
     image = (synthetic_batch(1, height, width, 0)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     megapixels = COUNT * height * width / 1e6
 
-    def generator() -> Generator:
+    def generator() -> LoadedGenerator:
         torch.manual_seed(0)
-        return Generator(NETWORKS.build(options).eval().requires_grad_(False), None, options)
+        return LoadedGenerator(NETWORKS.build(options).eval().requires_grad_(False), None, options)
 
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from models.network import NETWORKS
-from models.restoring.restorer import Generator, Restorer, restore_array
+from models.restoring.files import restore_array
+from models.restoring.generator import LoadedGenerator
+from models.restoring.restorer import Restorer
 from tests.golden.test_networks import arrays, manifest, published_state
 
 CASES, ARRAYS = manifest("realesrgan/realesrganer.json"), arrays("realesrgan/realesrganer.npz")
@@ -26,7 +28,7 @@ def restorer(name: str, **changes: Any) -> Restorer:  # noqa: ANN401
     network = NETWORKS.build(options).eval()
     network.load_state_dict(published_state({key: list(v.shape) for key, v in network.state_dict().items()}))
     tiles = {"tile": case.get("tile", 0), "overlap": case.get("tile_pad", 10), "tile_mode": "context"}
-    return Restorer(Generator(network, None, options), **{**tiles, "pre_pad": case["pre_pad"], **changes})
+    return Restorer(LoadedGenerator(network, None, options), **{**tiles, "pre_pad": case["pre_pad"], **changes})
 
 
 def enhanced(apply: Restorer, name: str, **options: Any) -> np.ndarray:  # noqa: ANN401

@@ -15,8 +15,10 @@ import scipy.io
 from degradations.kernels.families import isotropic_gaussian, shift_to_upper_left
 from models.benchmarking.benchmark import Grid, check_benchmark
 from models.benchmarking.grid import grid_cells
+from models.restoring.files import restore_array
+from models.restoring.generator import at_scale, load_generator
 from models.restoring.nonblind import Assumption
-from models.restoring.restorer import Restorer, at_scale, load_generator, restore_array
+from models.restoring.restorer import Restorer
 from tests.helpers import ROOT, SHARED
 from tests.run.test_test_py import picture, run, save_ours
 from tests.run.tiny import environment

@@ -8,7 +8,8 @@ import torch
 from models.benchmarking.benchmark import check_benchmark
 from models.network import NETWORKS
 from models.restoring.back_projection import BackProjection
-from models.restoring.restorer import Generator, Restorer, bicubic_generator
+from models.restoring.generator import LoadedGenerator, bicubic_generator
+from models.restoring.restorer import Restorer
 from tests.helpers import ROOT
 from tests.unit.test_restore import RRDBNET, generator_of
 from utils.images.resize import imresize
@@ -45,7 +46,7 @@ def test_tiles() -> None:
 def test_networks_that_are_told_a_kernel_refuse_it() -> None:
     network = {"type": "closed_form", "scale": 2}
     with pytest.raises(OptionError, match="--back-projection: it assumes bicubic's kernel"):
-        Restorer(Generator(NETWORKS.build(network), None, network), back_projection=BackProjection())
+        Restorer(LoadedGenerator(NETWORKS.build(network), None, network), back_projection=BackProjection())
 
 
 @pytest.mark.parametrize("name", ["realsr_df2k", "realsr_dped"])

@@ -20,7 +20,7 @@ from models.embedding.__main__ import KERNELS, LEVELS, grid_plans, main
 from models.embedding.probes import explained, probe_accuracy, projection, retrieval
 from models.embedding.report import Samples, kernel_shape, numbers, spectra
 from models.network import NETWORKS
-from models.restoring.restorer import load_generator
+from models.restoring.generator import load_generator
 from models.training.experiment import Logger
 from models.training.watch import Watcher
 from utils.images.files import read_image, write_image

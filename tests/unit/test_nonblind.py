@@ -15,8 +15,10 @@ from torch import Tensor
 
 from models.benchmarking.benchmark import RealImages
 from models.network import NETWORKS
+from models.restoring.files import restore_array
+from models.restoring.generator import LoadedGenerator, at_scale
 from models.restoring.nonblind import Assumption, extended, wrap_extension
-from models.restoring.restorer import Generator, Restorer, at_scale, restore_array
+from models.restoring.restorer import Restorer
 from utils.images.files import write_image
 from utils.options.fields import OptionError
 
@@ -25,9 +27,9 @@ CLOSED_FORM = {"type": "closed_form", "scale": 2, "alpha": 1e-3}
 BLIND = {"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1}
 
 
-def generator_of(options: dict[str, Any]) -> Generator:
+def generator_of(options: dict[str, Any]) -> LoadedGenerator:
     torch.manual_seed(0)
-    return Generator(NETWORKS.build(options).eval().requires_grad_(False), None, options)
+    return LoadedGenerator(NETWORKS.build(options).eval().requires_grad_(False), None, options)
 
 
 def kernels(path: Path, count: int = 3) -> Path:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from models.restoring.files import restore_files
-from models.restoring.restorer import Generator, Restorer, bicubic_generator, interpolate, restore_array
+from models.restoring.files import restore_array, restore_files
+from models.restoring.generator import LoadedGenerator, bicubic_generator, interpolate
+from models.restoring.restorer import Restorer
 from utils.images.files import read_image_alpha, write_image
 from utils.logging import Console
 from utils.options.fields import OptionError
@@ -22,9 +23,9 @@ UNSHUFFLING = {**RRDBNET, "scale": 2, "upsampling": "unshuffle"}
 SRVGG = {"type": "srvgg", "scale": 2, "num_feat": 8, "num_conv": 2}
 
 
-def generator_of(options: dict[str, Any], seed: int = 0) -> Generator:
+def generator_of(options: dict[str, Any], seed: int = 0) -> LoadedGenerator:
     torch.manual_seed(seed)
-    return Generator(NETWORKS.build(options).eval().requires_grad_(False), None, options)
+    return LoadedGenerator(NETWORKS.build(options).eval().requires_grad_(False), None, options)
 
 
 def noise(height: int, width: int, dtype: type = np.uint8, high: int | None = None) -> np.ndarray:
@@ -213,4 +214,4 @@ def test_values_that_are_not_finite_are_no_image() -> None:
     network = NETWORKS.build({"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1})
     torch.nn.init.constant_(next(network.parameters()), float("inf"))
     with pytest.raises(ValueError, match="not finite in fp32; try --precision"):
-        Restorer(Generator(network.eval(), None, {}))(torch.rand(1, 3, 4, 4))
+        Restorer(LoadedGenerator(network.eval(), None, {}))(torch.rand(1, 3, 4, 4))

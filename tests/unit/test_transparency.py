@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from models.restoring.restorer import Restorer, bicubic_generator, restore_array
+from models.restoring.files import restore_array
+from models.restoring.generator import bicubic_generator
+from models.restoring.restorer import Restorer
 from models.restoring.transparency import REACH, filled_from_within
 
 

@@ -1,0 +1,116 @@
+"""The generator that a weight file holds: found, built, filled, mixed with another, and named in tables."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models.network import NETWORKS, Network
+from models.weights.files import OUR_FILES
+from models.weights.load import Prefer, guess_network, load_weights, read_weights
+from utils.options.fields import OptionError
+from utils.storage import checkpoint
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator with its weights, where they come from, and the options it was built with."""
+
+    network: Network
+    path: Path | None
+    options: dict[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """Channels of its input: 1 or 3."""
+        return int(self.options.get("num_in_ch", self.options.get("out_nc", 3)))
+
+
+def load_generator(path: Path, prefer: Prefer = "ema", otherwise: Mapping[str, Any] | None = None) -> LoadedGenerator:
+    """Builds and fills the generator that a weight file belongs to.
+
+    Args:
+        path: a weight file of ours, which says what network it is, or a published one, whose keys and shapes tell.
+        prefer: which weights to take from a published file that holds averaged and raw ones.
+        otherwise: network options for a file that does not tell.
+
+    Raises:
+        OptionError: naming the file, if it cannot be read, does not tell its network, or holds no generator.
+    """
+    state = read_weights(path, prefer)
+    options = checkpoint.read_weights(path)[1].get("network") if path.suffix == ".safetensors" else None
+    try:
+        if options is None:
+            options = _guess(state, otherwise)
+        network = NETWORKS.build(options)
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from error
+    if network.role != "generator":
+        raise OptionError(f"{path}: holds a discriminator ({options['type']}), expected a generator")
+    load_weights(network, state)
+    return LoadedGenerator(network.eval().requires_grad_(False), path, dict(options))
+
+
+def _guess(state: Mapping[str, Tensor], otherwise: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return guess_network(state)
+    except OptionError as error:
+        if otherwise is None:
+            raise OptionError(f"{error} (--opt FILE)") from error
+        return dict(otherwise)
+
+
+def interpolate(generator: LoadedGenerator, path: Path, strength: float, prefer: Prefer = "ema") -> LoadedGenerator:
+    """Mixes the weights of two files of one network (deep network interpolation, Wang et al., CVPR 2019).
+
+    Each weight is strength·(the generator's) + (1 - strength)·(the file's): 1 leaves the generator as it is.
+
+    Raises:
+        OptionError: if the file cannot be read, or its names or shapes are not those of the generator.
+    """
+    other = deepcopy(generator.network)
+    load_weights(other, path, prefer=prefer)
+    pairs = zip(generator.network.state_dict().items(), other.state_dict().values(), strict=True)
+    other.load_state_dict({k: a * strength + b * (1 - strength) if a.is_floating_point() else a for (k, a), b in pairs})
+    return LoadedGenerator(other, generator.path, generator.options)
+
+
+def bicubic_generator(scale: int) -> LoadedGenerator:
+    """The baseline without weights."""
+    options = {"type": "bicubic", "scale": scale}
+    return LoadedGenerator(NETWORKS.build(options), None, options)
+
+
+def at_scale(generator: LoadedGenerator, scale: int) -> LoadedGenerator:
+    """The generator with this nominal scale. Raises OptionError if it has another one and takes no other."""
+    if scale == generator.network.scale:
+        return generator
+    if "scale" not in generator.network.conditions:
+        found = generator.network.scale
+        raise OptionError(f"--scale {scale}: this network has scale {found} and no other; see --outscale")
+    options = {**generator.options, "scale": scale}
+    network = NETWORKS.build(options)
+    network.load_state_dict(generator.network.state_dict())
+    return LoadedGenerator(network.eval().requires_grad_(False), generator.path, options)
+
+
+def checkpoint_names(paths: list[Path]) -> list[str]:
+    """A short name for each weight file, unique: `psnr_00001200/ema` for ours, the file's name for others."""
+    parts = []
+    for path in paths:
+        own = {file: prefer for prefer, file in OUR_FILES.items()}.get(path.name)
+        folders = list(path.absolute().parent.parts[1:])
+        parts.append([*folders[:-1], f"{folders[-1]}/{own}"] if own and folders else [*folders, path.stem])
+    depths = [1] * len(paths)
+    while True:
+        names = ["/".join(of_one[-depth:]) for of_one, depth in zip(parts, depths, strict=True)]
+        longer = [d + (names.count(n) > 1 and d < len(p)) for n, d, p in zip(names, depths, parts, strict=True)]
+        if longer == depths:
+            break
+        depths = longer
+    if len(set(names)) < len(names):
+        raise OptionError(f"--weights: the same file is given twice: {', '.join(map(str, paths))}")
+    return names
