@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data.prepare", "losses", "models.stages", "models.weights", "models.embedding"},
     "models.restoring": NETWORKS | DEGRADING | {"models.weights"},
     "models.benchmarking": NETWORKS | DEGRADING | {"models.weights", "models.restoring", "models.training"},
+    "models.ablating": DEGRADING | {"models.training", "models.benchmarking"},
 }
 FORK = "torch.random.fork_rng"
 

@@ -100,6 +100,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=initial, desc=desc, dynamic_ncols=True, unit="it") if terminal else None
         self._every = 1.0 if terminal else every_seconds
         self._waited, self._shown_at, self._shown_done = 0.0, time.monotonic(), initial
+        self._began = (self._shown_at, initial)
         self._values: dict[str, object] = {}
         self._all_waited, self._mark = 0.0, (time.monotonic(), initial, 0.0)
 
@@ -144,13 +145,16 @@ class Progress:
         self.speed = (self.done - self._shown_done) / elapsed
         self.wait_share = min(1.0, self._waited / elapsed)
         self._waited, self._shown_at, self._shown_done = 0.0, now, self.done
-        shown = [f"data wait {self.wait_share:.0%}"]
+        shown = [f"data wait {self.wait_share:.0%}"] if self._all_waited else []
         shown += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._values.items()]
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(shown))
         elif self._visible:
-            rate = f"{self.speed:.2f} it/s" if self.speed >= 1 else f"{1 / max(self.speed, 1e-9):.2f} s/it"
-            left = tqdm.format_interval((self.total - self.done) / max(self.speed, 1e-9))
+            slow = f"{1 / self.speed:.2f} s/it" if self.speed > 0 else "0 it/s"
+            rate = f"{self.speed:.2f} it/s" if self.speed >= 1 else slow
+            # By the mean since the start: what is slow now and then, such as a validation, belongs to the whole.
+            mean = (self.done - self._began[1]) / max(now - self._began[0], 1e-9)
+            left = tqdm.format_interval((self.total - self.done) / mean) if mean > 0 else "?"
             share = f"{self.done}/{self.total} ({self.done / max(1, self.total):.0%})"
             _print(", ".join([f"{self.desc}: {share}".removeprefix(": "), rate, f"{left} left", *shown]), sys.stdout)
 

@@ -162,7 +162,7 @@ def _fitted(image: np.ndarray, height: int) -> np.ndarray:
 
 def drawn_picture(samples: Sequence[Steps]) -> np.ndarray:
     """One row for each step: how often it stands at which position (from 1), and the distribution of each value."""
-    positions, values = _collect(samples)
+    positions, values = collect_drawn(samples)
     total, longest = len(samples), max(len(steps) for steps in samples)
     shares = [len(places) / total for places in positions.values()]
     rows = [[bars(f"share of {total} samples", list(positions), shares)]]
@@ -181,7 +181,7 @@ def drawn_picture(samples: Sequence[Steps]) -> np.ndarray:
 
 def drawn_table(samples: Sequence[Steps]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows: the share of samples that hold a value, and its quantiles."""
-    rows, (positions, values) = [], _collect(samples)
+    rows, (positions, values) = [], collect_drawn(samples)
     total, blank = len(samples), [""] * 5
     for name, places in positions.items():
         rows.append([name, "", f"{len(places) / total:.3f}", *blank])
@@ -212,7 +212,7 @@ def _is_word(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, (str, bool))
 
 
-def _collect(samples: Sequence[Steps]) -> tuple[dict[str, list[int]], dict[str, dict[str, tuple[int, list[Any]]]]]:
+def collect_drawn(samples: Sequence[Steps]) -> tuple[dict[str, list[int]], dict[str, dict[str, tuple[int, list[Any]]]]]:
     """Of each step its positions, and by key how many samples have it and all values; a list gives each element."""
     positions: dict[str, list[int]] = {}
     values: dict[str, dict[str, tuple[int, list[Any]]]] = {}

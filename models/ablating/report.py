@@ -1,0 +1,123 @@
+"""What there is to tell of an experiment, apart from how it is written down: scores, differences, curves, draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.ablating.statistics import Difference, compare, holm, in_words
+from models.benchmarking.benchmark import BenchmarkSet
+from utils.seeding import generator
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number on one set. `values` by row: (seeds, images); `seeds` tells which."""
+
+    set_name: str
+    number: str
+    images: list[str]
+    seeds: dict[str, list[int]]
+    values: dict[str, np.ndarray]
+    higher_is_better: bool = True
+
+    @property
+    def is_in_db(self) -> bool:
+        """Whether this is a PSNR."""
+        return self.number.startswith("PSNR")
+
+    def text(self, value: float, sign: bool = False) -> str:
+        """A value with as many digits as are read."""
+        return f"{value:{'+' if sign else ''}.{2 if self.is_in_db else 4}f}"
+
+    def difference_by_image(self, row: str, baseline: str) -> np.ndarray:
+        """Row minus baseline for each image, the mean over the seeds that both have."""
+        variant, base = self._paired(row, baseline)
+        return (variant - base).mean(axis=0)
+
+    def compared(self, baseline: str, over_seeds: bool = True) -> dict[str, Difference]:
+        """Every other row against the baseline, with Holm's correction over them."""
+        found = {}
+        for row in (row for row in self.values if row != baseline and baseline in self.values):
+            variant, base = self._paired(row, baseline)
+            if len(variant):
+                rng = generator("bootstrap", self.set_name, self.number)
+                found[row] = compare(variant, base, rng, self.higher_is_better, over_seeds)
+        corrected = holm([difference.p for difference in found.values()])
+        return {row: dataclasses.replace(d, p_holm=p) for (row, d), p in zip(found.items(), corrected, strict=True)}
+
+    def _paired(self, row: str, baseline: str) -> tuple[np.ndarray, np.ndarray]:
+        common = [seed for seed in self.seeds[row] if seed in self.seeds[baseline]]
+        variant, base = (
+            self.values[name][[self.seeds[name].index(seed) for seed in common]] for name in (row, baseline)
+        )
+        return variant, base
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number at validations, by row: iterations over all stages, and values (seeds, iterations)."""
+
+    iterations: dict[str, list[int]]
+    values: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows (variants, or checkpoints), compared with one of them, the baseline.
+
+    `judge_by` is the number of the verdicts, `smallest` the smallest difference in it worth knowing. `changes`: by row
+    what it has otherwise, as (option, the baseline's, its own). `pictures`: by row and set the folder of its restored
+    images. `drawn`: by row the steps of many plans, as `utils.images.plot` takes them. `states`: words about rows that
+    are not whole. With `over_seeds` False differences are told for these trainings alone.
+    """
+
+    name: str
+    baseline: str
+    rows: list[str]
+    scores: list[Scores]
+    sets: list[BenchmarkSet]
+    protocol: str
+    judge_by: str
+    smallest: float = 0.1
+    over_seeds: bool = True
+    changes: Mapping[str, Sequence[tuple[str, str, str]]] = field(default_factory=dict)
+    pictures: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    drawn: Mapping[str, Sequence[Sequence[tuple[str, Mapping[str, Any]]]]] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+    def judged(self) -> list[Scores]:
+        """The scores by which is judged: one number on every set that has it."""
+        return [scores for scores in self.scores if scores.number == self.judge_by]
+
+    def effect(self, scores: Scores, difference: Difference) -> float:
+        """The difference worth knowing: as said for the judged number, else half of what is uncertain now."""
+        if scores.number == self.judge_by:
+            return self.smallest
+        return float(f"{max(difference.high - difference.low, 1e-6) / 4:.1g}")
+
+    def words(self, scores: Scores, difference: Difference) -> str:
+        """What may be said of a difference."""
+        effect = self.effect(scores, difference)
+        return in_words(difference, effect, scores.number, scores.higher_is_better)
+
+    def verdicts(self) -> list[str]:
+        """A sentence for each set and row."""
+        return [
+            f"{scores.set_name}, {scores.number}: {row} against {self.baseline}: {self.words(scores, difference)}"
+            for scores in self.judged()
+            for row, difference in scores.compared(self.baseline, self.over_seeds).items()
+        ]
+
+
+def deviation(values: np.ndarray) -> float:
+    """How far the means of seeds lie apart: their standard deviation, NaN for one."""
+    means = values.mean(axis=1)
+    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
