@@ -20,7 +20,10 @@ class SRVGGNetCompact(Network):
     """SRVGGNetCompact: `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale).
 
     Args:
-        scale: any factor; the released option is called `upscale`.
+        scale: any factor.
+        upscale: factor of the pixel shuffle, the scale by default. Where it differs, the result is resized to the
+            scale by a bicubic that does not average: realesr-animevideov3-x2 and -x3 of realesrgan-ncnn are the x4
+            network so.
         num_feat: channels. num_conv: convolutions between the first and the last: 16 in animevideov3, 32 in
             general-x4v3.
         act_type: activation; `prelu` has a slope per channel, `leakyrelu` the slope 0.1.
@@ -37,6 +40,7 @@ class SRVGGNetCompact(Network):
         num_feat: PositiveInt = 64,
         num_conv: Count = 16,
         act_type: Literal["relu", "prelu", "leakyrelu"] = "prelu",
+        upscale: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         if num_in_ch not in (1, num_out_ch):
@@ -44,16 +48,20 @@ class SRVGGNetCompact(Network):
                 f"found num_in_ch {num_in_ch} and num_out_ch {num_out_ch}, expected equal numbers (or one input "
                 "channel): the upsampled input is added to the output"
             )
-        self.scale = scale
+        self.scale, self.upscale = scale, upscale or scale
         layers: list[nn.Module] = [nn.Conv2d(num_in_ch, num_feat, 3, padding=1), _activation(act_type, num_feat)]
         for _ in range(num_conv):
             layers += [nn.Conv2d(num_feat, num_feat, 3, padding=1), _activation(act_type, num_feat)]
-        layers.append(nn.Conv2d(num_feat, num_out_ch * scale**2, 3, padding=1))
+        layers.append(nn.Conv2d(num_feat, num_out_ch * self.upscale**2, 3, padding=1))
         self.body = nn.Sequential(*layers)
 
     def forward(self, lq: Tensor) -> Tensor:
-        residual = F.pixel_shuffle(self.body(lq), self.scale)
-        return residual + F.interpolate(lq, scale_factor=self.scale, mode="nearest")
+        residual = F.pixel_shuffle(self.body(lq), self.upscale)
+        sr = residual + F.interpolate(lq, scale_factor=self.upscale, mode="nearest")
+        if self.upscale == self.scale:
+            return sr
+        size = (lq.shape[-2] * self.scale, lq.shape[-1] * self.scale)
+        return F.interpolate(sr, size=size, mode="bicubic", align_corners=False)
 
 
 def _activation(kind: str, channels: int) -> nn.Module:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from models.network import NETWORKS, Network
 from models.weights.files import OUR_FILES
-from models.weights.load import Prefer, guess_network, load_weights, read_weights
+from models.weights.guess import UnknownNetwork, guess_network
+from models.weights.layouts import Prefer
+from models.weights.load import load_weights, read_weights, stated_network
 from utils.options.fields import OptionError
-from utils.storage import checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def load_generator(path: Path, prefer: Prefer = "ema", otherwise: Mapping[str, A
         OptionError: naming the file, if it cannot be read, does not tell its network, or holds no generator.
     """
     state = read_weights(path, prefer)
-    options = checkpoint.read_weights(path)[1].get("network") if path.suffix == ".safetensors" else None
+    options = stated_network(path)
     try:
         if options is None:
             options = _guess(state, otherwise)
@@ -57,7 +58,7 @@ def load_generator(path: Path, prefer: Prefer = "ema", otherwise: Mapping[str, A
 def _guess(state: Mapping[str, Tensor], otherwise: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return guess_network(state)
-    except OptionError as error:
+    except UnknownNetwork as error:
         if otherwise is None:
             raise OptionError(f"{error} (--opt FILE)") from error
         return dict(otherwise)

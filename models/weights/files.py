@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Literal
 
-from models.weights.load import Prefer
+from models.weights.layouts import Prefer
+from models.weights.zoo import PREFIX, zoo_file
 from utils.options.fields import OptionError
 
 OUR_FILES: dict[Prefer, str] = {"ema": "network_g_ema.safetensors", "raw": "network_g.safetensors"}
 
 
 def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[Path]:
-    """Return the weight files that a path means: itself, or those in a checkpoint folder of ours.
+    """Return the weight files that a path means: itself, those of a checkpoint folder of ours, or of `zoo:NAME`.
 
-    Raises OptionError for a folder without them.
+    Raises OptionError if the folder or the zoo has none.
     """
+    if str(path).startswith(PREFIX):
+        return [zoo_file(str(path))]
     if not path.is_dir():
         return [path]
     wanted: tuple[Prefer, ...] = ("ema", "raw") if weights_of == "both" else (weights_of,)

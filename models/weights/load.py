@@ -6,26 +6,26 @@ published file belongs to.
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.weights.key_styles import State, canonical, canonical_names, guess_network, is_contrastive
+from models.weights.guess import guess_network
+from models.weights.key_styles import State, canonical_names, is_contrastive
+from models.weights.kinds import file_kind
+from models.weights.layouts import Prefer, flat_tensors, unwrap
+from models.weights.ncnn import read_ncnn
 from utils.options.fields import OptionError
 
-Prefer = Literal["ema", "raw"]
-_ENTRIES: dict[Prefer, tuple[str, ...]] = {
-    "ema": ("params_ema", "params", "state_dict"),
-    "raw": ("params", "state_dict", "params_ema"),
-}
 # What unpickling a damaged file may raise, besides torch's own errors.
 _READ_ERRORS = (
     *(pickle.UnpicklingError, RuntimeError, OSError, EOFError),
@@ -84,8 +84,10 @@ def load_weights(
     Raises:
         OptionError: if the file cannot be read or, with `strict`, differs from the network, which stays untouched.
     """
-    found = read_weights(source, prefer)
     wanted = network.state_dict()
+    found = _tensors(source)
+    if not wanted.keys() <= found.keys():  # words of wrapping may also be names of a network's own parts
+        found = unwrap(found, prefer, getattr(network, "role", "generator"))
     names = _names_towards(found, wanted)
     mismatched = {
         new: (tuple(found[old].shape), tuple(wanted[new].shape))
@@ -110,36 +112,59 @@ def load_weights(
 
 
 def read_weights(source: str | Path | Mapping[str, Any], prefer: Prefer = "ema") -> State:
-    """The flat state dict of a file, on the CPU, under the names written there.
+    """The flat state dict of the generator in a file, on the CPU, under the names written there.
 
-    Nested dicts (`params_ema`, `params`, `state_dict`) are opened, a `module.` in front of every name is dropped.
+    What other programs wrap it in is taken off, see `models.weights.layouts`.
 
     Raises:
         OptionError: if there is no such file, it is damaged, holds anything but plain data, or holds no weights.
     """
+    return unwrap(_tensors(source), prefer)
+
+
+def stated_network(path: Path) -> dict[str, Any] | None:
+    """The network options that a file states itself, ours or ncnn's; None where keys and shapes must tell.
+
+    Raises OptionError if the file is damaged, or a graph of a network that is not known here.
+    """
+    kind = file_kind(path)
+    if kind == "ncnn graph":
+        return read_ncnn(path).options
+    if kind != "safetensors":
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            said = json.loads((file.metadata() or {}).get("network", "null"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise OptionError(f"{path}: is no whole safetensors file ({error}); download or save it again") from error
+    return said if isinstance(said, dict) else None  # other programs may say other things there
+
+
+def _tensors(source: str | Path | Mapping[str, Any]) -> State:
     held = source if isinstance(source, Mapping) else _read_file(Path(source))
-    for entry in _ENTRIES[prefer]:
-        if isinstance(held, Mapping) and isinstance(held.get(entry), Mapping):
-            held = held[entry]
-            break
-    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
+    tensors = flat_tensors(held)
+    if not tensors:
         found = f"entries {', '.join(map(str, list(held)[:_SHOWN]))}" if isinstance(held, Mapping) else type(held)
         raise OptionError(
             f"{_name_of(source)}: holds no network weights; found {found}, expected tensors by name, or a dict of "
-            "them under params_ema, params or state_dict"
+            "them under params_ema, params, state_dict or the like"
         )
-    prefixed = all(str(key).startswith("module.") for key in held)
-    return {str(key).removeprefix("module.") if prefixed else str(key): value for key, value in held.items()}
+    return tensors
 
 
 def _read_file(path: Path) -> object:
     if not path.is_file():
         found = "is a folder, expected one file of weights" if path.is_dir() else "no such file"
         raise OptionError(f"{path}: {found}")
+    kind = file_kind(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        match kind:
+            case "safetensors":
+                return load_file(path, device="cpu")
+            case "ncnn graph":
+                return read_ncnn(path).state
+            case "pickle":
+                return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise OptionError(f"{path}: is no whole safetensors file ({error}); download or save it again") from error
     except _READ_ERRORS as error:
@@ -152,6 +177,7 @@ def _read_file(path: Path) -> object:
             ) from error
         cause = "no pickle of plain data" if "weights_only" in text else text.splitlines()[0][:200]
         raise OptionError(f"{path}: is damaged or no PyTorch file ({cause}); download or save it again") from error
+    raise OptionError(f"{path}: holds no weights that can be read; it is {kind}")
 
 
 def _names_towards(found: State, wanted: State) -> dict[str, str]:
@@ -192,6 +218,3 @@ def _shapes(report: LoadReport) -> list[str]:
 
 def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
-
-
-__all__ = ["LoadReport", "canonical", "guess_network", "load_weights", "read_weights"]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from models.network import NETWORKS
 from models.networks import cdsr, dasr
 from models.restoring.restorer import ensemble
-from models.weights.load import guess_network, load_weights
+from models.weights.guess import guess_network
+from models.weights.load import load_weights
 from tests.golden.test_networks import arrays, assert_close, manifest, published_state, shapes_on_meta
 
 CONTRASTIVE = ("E.encoder_k.", "E.queue")

@@ -17,7 +17,7 @@ from degradations.steps.real_noise import RealNoise
 from losses.perceptual import PerceptualLoss
 from models.restoring.back_projection import BackProjection
 from models.restoring.restorer import ensemble
-from models.weights.load import guess_network
+from models.weights.guess import guess_network
 from tests.golden.test_losses import _rule_filled
 from tests.golden.test_networks import arrays, assert_close, filled, kair_rrdbnet, manifest, published_state
 from utils.images.files import write_image

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.usrnet import DataTerm, data_step, psf_on_canvas
-from models.weights.load import guess_network
+from models.weights.guess import guess_network
 from tests.golden.test_networks import arrays, assert_close, filled, manifest, published_state, shapes_on_meta
 
 ENTRIES, VALUES = manifest("kair/usrnet.json"), arrays("kair/usrnet.npz")

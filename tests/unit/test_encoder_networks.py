@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.network import NETWORKS
 from models.networks.blocks import EncoderNetwork
-from models.weights.load import guess_network, load_weights
+from models.weights.guess import guess_network
+from models.weights.load import load_weights
 
 SMALL: dict[str, dict[str, Any]] = {
     "dasr": {"num_feat": 8, "num_group": 2, "num_block": 3, "encoder_feat": 4},

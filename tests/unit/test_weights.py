@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.network import NETWORKS
+from models.weights.guess import guess_network
 from models.weights.key_styles import canonical
-from models.weights.load import guess_network, load_weights, read_weights
+from models.weights.load import load_weights, read_weights
 from tests.helpers import GOLDEN
 from utils.options.fields import OptionError
 
