@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data.prepare": DEGRADING,
     "losses": {"utils"},
     "models.network": {"utils"},
-    "models.networks": {"utils", "models.network"},
+    "models.networks": {"utils", "models.network", "models.weights"},  # of weights what other libraries' networks read
     "models.weights": NETWORKS,
     "models.embedding": NETWORKS | DEGRADING,
     "models.stages": NETWORKS | {"losses", "degradations"},  # of degradations the Batch

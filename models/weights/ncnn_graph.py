@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.networks.rrdbnet import STEP_FACTORS, UNSHUFFLE_FACTOR
 from utils.options.fields import OptionError
 
 Value = float | list[float]
@@ -72,7 +71,7 @@ class _Graph:
 def _rrdbnet(options: Mapping[str, Any]) -> list[Layer]:
     graph, feat, grow = _Graph(), options["num_feat"], options["num_grow_ch"]
     unshuffled = options["upsampling"] == "unshuffle" and options["scale"] != 4
-    factor = UNSHUFFLE_FACTOR[options["scale"]] if unshuffled else 1
+    factor = 4 // options["scale"] if unshuffled else 1
     x = graph.add("Reorg", "unshuffle", [INPUT], {0: factor}) if factor > 1 else INPUT
     first = x = graph.convolution("conv_first", x, (options["num_in_ch"] * factor**2, feat))
     for block in range(options["num_block"]):
@@ -87,7 +86,8 @@ def _rrdbnet(options: Mapping[str, Any]) -> list[Layer]:
             x = graph.damped_sum(f"{part}.sum", graph.convolution(f"{part}.conv5", wide, (feat + 4 * grow, feat)), x)
         x = graph.damped_sum(f"body.{block}.sum", x, into)
     x = graph.add("BinaryOp", "sum", [first, graph.convolution("conv_body", x, (feat, feat))], {})
-    for number, step in enumerate(STEP_FACTORS[4 if unshuffled else options["scale"]], start=1):
+    steps = [3] if options["scale"] == 3 else [2] * round(math.log2(options["scale"] * factor))
+    for number, step in enumerate(steps, start=1):
         x = graph.convolution(f"conv_up{number}", graph.resize(f"up{number}", x, step), (feat, feat), leak=0.2)
     x = graph.convolution("conv_hr", x, (feat, feat), leak=0.2)
     graph.convolution("conv_last", x, (feat, options["num_out_ch"]))
@@ -126,7 +126,7 @@ def guess_options(layers: Sequence[Layer], where: str) -> dict[str, Any]:
     if of_kind["Concat"]:
         factor = max((int(layer.number(0)) for layer in of_kind["Reorg"]), default=1)
         scale = round(math.prod(layer.number(1) for layer in resizes)) // factor
-        known = UNSHUFFLE_FACTOR if factor > 1 else STEP_FACTORS
+        known = (1, 2) if factor > 1 else (1, 2, 3, 4, 8)
         return {
             "type": "rrdbnet",
             "scale": scale if scale in known else 4,
