@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"utils"},
     "models.network": {"utils"},
     "models.networks": {"utils", "models.network", "models.weights"},  # of weights what other libraries' networks read
-    "models.weights": NETWORKS,
+    "models.weights": {"utils"},
     "models.embedding": NETWORKS | DEGRADING,
     "models.stages": NETWORKS | {"losses", "degradations"},  # of degradations the Batch
     "models": {"models.network", "models.stages"},
@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | DEGRADING
     | {"data.prepare", "losses", "models.stages", "models.weights", "models.embedding"},
     "models.restoring": NETWORKS | DEGRADING | {"models.weights"},
+    "models.publishing": NETWORKS | DEGRADING | {"models.weights", "models.restoring"},
     "models.benchmarking": NETWORKS | DEGRADING | {"models.weights", "models.restoring", "models.training"},
     "models.ablating": DEGRADING | {"models.training", "models.benchmarking"},
 }
