@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.network import NETWORKS
-from models.restoring.restorer import load_generator
+from models.restoring.generator import load_generator
 from models.weights.guess import guess_network
 from models.weights.layouts import unwrap
 from models.weights.load import load_weights, read_weights
