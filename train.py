@@ -188,7 +188,8 @@ class Trainer:
         """One iteration: degrade, then each phase that is due, then the moving average. Returns values to log."""
         self.watcher.note_mishaps(micros)
         self.experiment.performance.begin_step()
-        set_rate([phase.optimizer for phase in self.stage.phases()], self.settings.rate_factor(self.iteration))
+        for phase in self.stage.phases():
+            set_rate([phase.optimizer], self.settings.rate_factor(self.iteration, phase.schedule))
         self.iteration += 1
         batches = [degrade(batch, self.mix.degradations, self.device) for batch in micros]
         memos: list[Memo] = [{} for _ in batches]
@@ -238,7 +239,7 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.step(phase.optimizer)  # in fp16 the scaler itself skips what overflowed
             self.scaler.update()
-        elif phase.optimizer.param_groups[0]["fused"]:
+        elif phase.optimizer.param_groups[0].get("fused"):
             phase.optimizer.found_inf = agreement.flags[0].float()  # type: ignore[attr-defined]
             phase.optimizer.step()
         elif not agreement.read()[0]:

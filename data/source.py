@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from degradations import Degradation
 from utils.options.components import Registry, Spec
 from utils.options.fields import Positive, PositiveInt, TwoOrMore
+
+Augment = Literal["flips_and_turns", "flip", "turns", "none"]
 
 
 class UnreadableImageError(OSError):
@@ -50,15 +53,17 @@ class SourceEntry:
     """A source as it stands in an option file.
 
     `weight` is its share of the training samples (default: its share of the images); `degradation` replaces the
-    experiment's for this source. Of validation images, `crop` keeps only a central part, `multiple` cuts the sides to
-    multiples of this besides the scale's, and `repeats` degrades each that many times, which makes the mean over a
-    handful of images worth more. `embedding` also reports at each validation how well an encoder (of dasr, cdsr) tells
-    that many draws of the degradation apart, in crops of `crop` or else 48 low-quality pixels: see `models.embedding`.
+    experiment's for this source, `augment` that of `data`. Of validation images, `crop` keeps only a central part,
+    `multiple` cuts the sides to multiples of this besides the scale's, and `repeats` degrades each that many times,
+    which makes the mean over a handful of images worth more. `embedding` also reports at each validation how well an
+    encoder (of dasr, cdsr) tells that many draws of the degradation apart, in crops of `crop` or else 48 low-quality
+    pixels: see `models.embedding`.
     """
 
     source: Source
     weight: Positive | None = None
     degradation: Spec[Degradation] | None = None
+    augment: Augment | None = None
     crop: PositiveInt | None = None
     multiple: PositiveInt = 1
     repeats: PositiveInt = 1

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from data.sampler import index_of
-from data.source import Source, SourceEntry, UnreadableImageError
+from data.source import Augment, Source, SourceEntry, UnreadableImageError
 from degradations import Batch, Degradation, Degraded, Plan, paired_crop
 from utils.options.components import Spec
 from utils.options.fields import Count, OptionError, PositiveInt
@@ -33,9 +33,10 @@ END_OF_SCHEDULES = 2**62
 class DataOptions:
     """The `data` section of an option file.
 
-    `crop_size` is the ground truth given to the degradation, `gt_size` what is left of it after the final paired
-    crop (default: all). `small_images` says what happens to an image smaller than the crop: mirrored up to it, or
-    left out. More than `max_unreadable` files that cannot be read stop the run.
+    `crop_size` is the ground truth given to the degradation, `gt_size` what is left of it after the final paired crop
+    (default: all). `small_images` says what happens to an image smaller than the crop: mirrored up to it, or left out.
+    `augment` turns and mirrors images: one of all eight ways, left-right only, `turns` (upside down and transposed,
+    each half of the time: four ways), or none. More than `max_unreadable` files that cannot be read stop the run.
     """
 
     train: Mapping[str, Spec[Source]]
@@ -43,7 +44,7 @@ class DataOptions:
     batch_size: PositiveInt
     gt_size: PositiveInt | None = None
     workers: Count = 2
-    augment: Literal["flips_and_turns", "flip", "none"] = "flips_and_turns"
+    augment: Augment = "flips_and_turns"
     small_images: Literal["reflect", "skip"] = "reflect"
     max_unreadable: Count = 100
     validation: Mapping[str, Spec[Source]] = field(default_factory=dict)
@@ -164,7 +165,8 @@ class TrainingSet(Dataset[Batch]):
         source, indices = self._choose(number, attempt, rng)
         images = {index: self._read(source, index) for index in dict.fromkeys(indices)}
         scale = self.mix.degradations[source].scale
-        crops = {index: self._crop(*pair, scale, rng) for index, pair in images.items()}
+        kind = self.mix.entries[source].augment or self.options.augment
+        crops = {index: self._crop(*pair, scale, kind, rng) for index, pair in images.items()}
         return Sample(
             gts=[_to_tensor(crops[index][0]) for index in indices],
             lqs=[None if (lq := crops[index][1]) is None else _to_tensor(lq) for index in indices],
@@ -205,7 +207,7 @@ class TrainingSet(Dataset[Batch]):
         return (reflect_to(gt, crop), None) if lq is None else reflect_pair(gt, lq, crop, degradation.scale)
 
     def _crop(
-        self, gt: np.ndarray, lq: np.ndarray | None, scale: int, rng: np.random.Generator
+        self, gt: np.ndarray, lq: np.ndarray | None, scale: int, kind: Augment, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Cut out a random square, of a pair on the low-quality grid, and turn it at random."""
         crop, step = self.options.crop_size, 1 if lq is None else scale
@@ -213,7 +215,7 @@ class TrainingSet(Dataset[Batch]):
         gt = gt[top : top + crop, left : left + crop]
         if lq is not None:
             lq = lq[top // scale : (top + crop) // scale, left // scale : (left + crop) // scale]
-        turn = draw_augment(rng, self.options.augment)
+        turn = draw_augment(rng, kind)
         return augment(gt, *turn), None if lq is None else augment(lq, *turn)
 
     def _draw(self, source: int, number: int, rng: np.random.Generator) -> list[Plan]:
@@ -323,12 +325,14 @@ def reflect_pair(gt: np.ndarray, lq: np.ndarray, side: int, scale: int) -> tuple
     return reflect(gt, side), reflect(lq, side // scale)
 
 
-def draw_augment(rng: np.random.Generator, kind: str) -> tuple[bool, int]:
-    """(flip up-down, number of quarter turns): one of the 8 for `flips_and_turns`; `flip` is left-right only."""
+def draw_augment(rng: np.random.Generator, kind: Augment) -> tuple[bool, int]:
+    """(flip up-down, number of quarter turns), as `augment` takes them: see DataOptions."""
     if kind == "flips_and_turns":
         return bool(rng.integers(2)), int(rng.integers(4))
     if kind == "flip":
         return (True, 2) if rng.integers(2) else (False, 0)
+    if kind == "turns":  # neither, upside down, transposed, both: BasicSR's use_rot without use_hflip
+        return ((False, 0), (True, 0), (True, 1), (False, 3))[rng.integers(4)]
     return False, 0
 
 

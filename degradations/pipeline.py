@@ -61,6 +61,15 @@ class Order:
         return [*first, *middle, *last]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Steps that happen together or not at all: one draw decides with probability `prob`, and each step's own `prob`
+    counts besides."""
+
+    steps: tuple[str, ...]
+    prob: Prob
+
+
 def _reorder(names: list[str], wanted: Sequence[str]) -> None:
     """Put the wanted names, in their order, into the places that they hold together."""
     places = [i for i, name in enumerate(names) if name in wanted]
@@ -86,6 +95,7 @@ class Pipeline(Degradation):
         scales: those of which training draws one per optimizer step.
         draws: `batch` draws once per batch what the published code decides so: order, whether a step happens,
             resizes, the kind of noise.
+        groups: steps that happen together or not at all, by the group's name. A step may be in several.
     """
 
     def __init__(
@@ -97,7 +107,12 @@ class Pipeline(Degradation):
         conditions: tuple[Literal["kernel", "sigma"], ...] = (),
         scales: tuple[PositiveInt, ...] = (),
         draws: Literal["sample", "batch"] = "sample",
+        groups: Mapping[str, Group] = {},  # noqa: B006 - never written to
     ) -> None:
+        for name, group in groups.items():
+            if unknown := [step for step in group.steps if step not in steps]:
+                raise ValueError(f"groups.{name}.steps: found {unknown}, expected some of {', '.join(steps)}")
+        self.groups = dict(groups)
         self.steps, self.scale, self.gt_steps = dict(steps), scale, gt_steps
         self.conditions, self.scales, self.draws = conditions, scales, draws
         self.order = replace(order, first=(*gt_steps, *(name for name in order.first if name not in gt_steps)))
@@ -117,8 +132,10 @@ class Pipeline(Degradation):
             raise ValueError(f"a ground truth of {size[0]}x{size[1]} is not a multiple of the scale {scale}")
         seed = draw_seed(rng)
         state = State(size, size, scale, scale, iteration, shared)
-        drawn = []
+        drawn, left_out = [], self._left_out(shared.get("seed", seed))
         for name in self.order.draw(list(self.steps), shared.get("seed", seed)):
+            if name in left_out:
+                continue
             own = generator(seed, "step", name)
             state.decisions = generator(shared["seed"], "step", name) if "seed" in shared else None
             if (state.decisions or own).random() < self.steps[name].prob and (
@@ -133,6 +150,11 @@ class Pipeline(Degradation):
                 f"{scale}, expected {state.lq_size[0]}x{state.lq_size[1]}; add a step such as resize_to_lq"
             )
         return Plan(size, scale, tuple(drawn))
+
+    def _left_out(self, seed: int) -> set[str]:
+        """Return the steps of the groups that do not happen."""
+        missed = (g for name, g in self.groups.items() if generator(seed, "group", name).random() >= g.prob)
+        return {step for group in missed for step in group.steps}
 
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
         told = self._told(plans, gt.device)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,18 +18,38 @@ from utils.options.fields import Count, NonNegative, Positive, PositiveInt, Prob
 
 @dataclass(frozen=True)
 class Optim:
-    """An optimizer: Adam or AdamW with a base learning rate."""
+    """An optimizer with a base learning rate: Adam, AdamW, SGD, RMSprop.
 
-    type: Literal["adam", "adamw"] = "adam"
+    `betas` are those of Adam and AdamW; `momentum` and `nesterov` are of SGD, `momentum` and `alpha`, the decay of the
+    mean square, of RMSprop.
+    """
+
+    type: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: Positive = 1e-4
     betas: tuple[Prob, Prob] = (0.9, 0.99)
     weight_decay: NonNegative = 0.0
+    momentum: Prob = 0.0
+    nesterov: bool = False
+    alpha: Prob = 0.99
+
+    def __post_init__(self) -> None:
+        if self.momentum and self.type in ("adam", "adamw"):
+            raise ValueError(f"momentum: {self.type} has betas instead; expected 0")
+        if self.nesterov and not (self.type == "sgd" and self.momentum):
+            raise ValueError("nesterov: goes with `type: sgd` and a momentum above 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer of these parameters. Its `initial_lr` is what schedules multiply."""
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.type]
         groups = [{"params": [p for p in parameters if p.requires_grad], "initial_lr": self.lr}]
-        return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        match self.type:
+            case "sgd":
+                return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, fused=True, **common)
+            case "rmsprop":
+                return torch.optim.RMSprop(groups, alpha=self.alpha, momentum=self.momentum, **common)
+            case kind:
+                made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+                return made(groups, betas=self.betas, fused=True, **common)
 
 
 class Schedule:
@@ -65,15 +85,50 @@ class Constant(Schedule):
 @SCHEDULES.register("multistep")
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """Multiplied by `gamma` after each milestone; a repeated milestone counts each time."""
+    """Multiplied by `gamma` after each milestone; a repeated milestone counts each time.
+
+    After each of the `restarts` it is its weight of `restart_weights` instead, and only later milestones count
+    (BasicSR's MultiStepRestartLR).
+    """
 
     milestones: tuple[PositiveInt, ...]
     gamma: Positive = 0.5
     warmup: Count = 0
+    restarts: tuple[Count, ...] = ()
+    restart_weights: tuple[Positive, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.restart_weights) != len(self.restarts):
+            found = f"found {len(self.restart_weights)} restart_weights for {len(self.restarts)} restarts"
+            raise ValueError(f"{found}, expected as many")
 
     def factor(self, completed: int, iterations: int) -> float:
-        passed = sum(milestone <= completed for milestone in self.milestones)
-        return _warm(self.gamma**passed, completed, self.warmup)
+        start, weight = 0, 1.0
+        for restart, restart_weight in sorted(zip(self.restarts, self.restart_weights, strict=True)):
+            if restart <= completed:
+                start, weight = restart, restart_weight
+        passed = sum(start < milestone <= completed for milestone in self.milestones)
+        return _warm(weight * self.gamma**passed, completed, self.warmup)
+
+
+@SCHEDULES.register("wsd")
+@dataclass(frozen=True)
+class WarmupStableDecay(Schedule):
+    """The base rate after a warm-up, and in the last `decay` steps down to `floor` times it (Hu et al., MiniCPM, 2024).
+
+    `shape` of the way down with t from 0 to 1: 1 - t, 1 - sqrt(t) (Hägele et al., NeurIPS 2024), or a half cosine. The
+    step after the last would be at the floor.
+    """
+
+    decay: PositiveInt
+    floor: Prob = 0.0
+    shape: Literal["linear", "sqrt", "cosine"] = "sqrt"
+    warmup: Count = 0
+
+    def factor(self, completed: int, iterations: int) -> float:
+        t = min(1.0, max(0.0, 1 - (iterations - completed) / self.decay))
+        left = {"linear": 1 - t, "sqrt": 1 - math.sqrt(t), "cosine": 0.5 + 0.5 * math.cos(math.pi * t)}[self.shape]
+        return _warm(self.floor + (1 - self.floor) * left, completed, self.warmup)
 
 
 @SCHEDULES.register("cosine")

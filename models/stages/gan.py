@@ -13,7 +13,7 @@ from losses import LossTerm
 from losses.gan import GanLoss
 from models.network import Network
 from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, colour_drift, weighted
-from utils.optim import Init, Optim
+from utils.optim import Init, Optim, Schedule
 from utils.options.components import Spec
 
 
@@ -23,7 +23,7 @@ class GanStage(Stage):
 
     Exactly one of the losses must be of type `gan`; the discriminator sees the target that this entry names.
     `turn_g` and `turn_d` say in which iterations each phase is due (KAIR's D_update_ratio and D_init_iters are
-    `turn_g: {every, start}`).
+    `turn_g: {every, start}`). The discriminator's rate follows `schedule_d`, or else the stage's `schedule`.
     """
 
     supplies: ClassVar[frozenset[str]] = frozenset({"fake_logits", "real_logits", "sr_ema"})
@@ -38,6 +38,7 @@ class GanStage(Stage):
         init_d: Init = Init(),  # noqa: B008 - frozen
         turn_g: Turn = Turn(),  # noqa: B008 - frozen
         turn_d: Turn = Turn(),  # noqa: B008 - frozen
+        schedule_d: Schedule | None = None,
     ) -> None:
         if getattr(network_d.factory, "role", None) != "discriminator":
             raise ValueError(f"network_d: `{network_d.name}` is not a discriminator")
@@ -54,7 +55,7 @@ class GanStage(Stage):
         self.refuse_needs()
         self.optimizer_g = optim_g.build(network_g.parameters())
         self.optimizer_d = optim_d.build(discriminator.parameters())
-        self.turn_g, self.turn_d = turn_g, turn_d
+        self.turn_g, self.turn_d, self.schedule_d = turn_g, turn_d, schedule_d
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -70,7 +71,7 @@ class GanStage(Stage):
     def phases(self) -> list[Phase]:
         return [
             Phase("g", ("network_g",), self.optimizer_g, self._loss_g, self.turn_g),
-            Phase("d", ("network_d",), self.optimizer_d, self._loss_d, self.turn_d),
+            Phase("d", ("network_d",), self.optimizer_d, self._loss_d, self.turn_d, self.schedule_d),
         ]
 
     def _loss_g(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:

@@ -70,9 +70,9 @@ class StageSettings:
             wish = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
 
-    def rate_factor(self, completed: int) -> float:
-        """The learning-rate factor of the step after `completed` ones."""
-        return (self.schedule or default_schedule()).factor(completed, self.iterations)
+    def rate_factor(self, completed: int, own: Schedule | None = None) -> float:
+        """The learning-rate factor of the step after `completed` ones, by a phase's `own` schedule or the stage's."""
+        return (own or self.schedule or default_schedule()).factor(completed, self.iterations)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Phase:
     """One optimizer step within an iteration.
 
     `loss(batch, memo, nets, step)` gives named, weighted losses whose sum is minimised; names starting with `_` are
-    only logged.
+    only logged. `schedule` is that of its rate where it is not the stage's.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Phase:
     optimizer: Optimizer
     loss: Callable[[Batch, Memo, Nets, int], dict[str, Tensor]]
     turn: Turn = Turn()
+    schedule: Schedule | None = None
 
 
 class Stage:

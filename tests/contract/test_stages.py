@@ -472,3 +472,11 @@ def test_the_rate_follows_the_schedule_and_is_constant_without_one() -> None:
     settings = StageSettings(iterations=4, schedule=MultiStep((2,), gamma=0.1))
     assert [settings.rate_factor(n) for n in range(4)] == pytest.approx([1, 1, 0.1, 0.1])
     assert [StageSettings(iterations=4).rate_factor(n) for n in range(4)] == [1] * 4
+
+
+def test_a_discriminator_may_have_a_schedule_of_its_own() -> None:
+    stage = gan(schedule_d={"type": "multistep", "milestones": [2], "gamma": 0.1})
+    settings = StageSettings(iterations=4)
+    rates = {p.name: [settings.rate_factor(n, p.schedule) for n in range(4)] for p in stage.phases()}
+    assert rates["g"] == [1] * 4
+    assert rates["d"] == pytest.approx([1, 1, 0.1, 0.1])

@@ -355,6 +355,14 @@ def test_milestones_are_those_of_basicsr() -> None:
     np.testing.assert_allclose(our_rates(schedule, config["lr"], config["total"]), expected, rtol=1e-9)
 
 
+def test_restarts_are_those_of_basicsr() -> None:
+    config, expected = basicsr_rates("1")
+    options = {key: tuple(config["sch"][key]) for key in ("milestones", "restarts")}
+    weights = tuple(map(float, config["sch"]["restart_weights"]))
+    schedule = MultiStep(**options, gamma=config["sch"]["gamma"], restart_weights=weights)
+    np.testing.assert_allclose(our_rates(schedule, config["lr"], config["total"]), expected, rtol=1e-9)
+
+
 def test_milestones_of_realsr_and_kair_act_a_step_earlier() -> None:
     """Their schedulers step before the optimizer: what they call milestone m is m - 1 here."""
     stored = arrays("realsr/lr_schedule.npz")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from data import DATASETS
 from data.sampler import StepSampler
-from data.training import DataOptions, Mix, TrainingSet, degrade
+from data.training import DataOptions, Mix, TrainingSet, augment, degrade, draw_augment
 from degradations import DEGRADATIONS, Batch
 from utils.images.files import write_image
 from utils.options.fields import OptionError
@@ -187,3 +187,23 @@ def test_kernels_of_different_sizes_stand_in_the_middle_of_the_largest(tmp_path:
     small = torch.tensor(samples.sources) == 0
     assert torch.allclose(kernel[small, 4:-4, 4:-4].sum((1, 2)), torch.ones(int(small.sum())))
     assert bool((kernel[~small].sum((1, 2)) > kernel[~small, 4:-4, 4:-4].sum((1, 2))).any())
+
+
+def test_the_four_ways_of_turns_and_a_source_with_its_own() -> None:
+    image = np.arange(6).reshape(2, 3, 1)
+    rng = np.random.default_rng(0)
+    seen = {augment(image, *draw_augment(rng, "turns"))[..., 0].tobytes() for _ in range(60)}
+    plain = image[..., 0]
+    expected = (plain, plain[::-1], plain.T, plain[::-1].T)  # upside down first, then transposed
+    assert seen == {np.ascontiguousarray(way).tobytes() for way in expected}
+
+
+def test_a_source_may_be_turned_in_its_own_way(tmp_path: Path) -> None:
+    rows = np.repeat(np.arange(16, dtype=np.uint8), 16 * 3).reshape(16, 16, 3)
+    write_image(tmp_path / "faces" / "a.png", rows)
+    faces = {"type": "folder", "root": str(tmp_path / "faces"), "augment": "flip"}
+    data = training_set({"faces": faces}, augment="flips_and_turns")
+    truths = [data.sample(number).gts[0] for number in range(12)]
+    assert all(torch.equal(truth, torch.from_numpy(rows.transpose(2, 0, 1).copy())) for truth in truths)
+    free = training_set({"faces": {**faces, "augment": None}}, augment="flips_and_turns")
+    assert any(not torch.equal(free.sample(number).gts[0], truths[0]) for number in range(12))

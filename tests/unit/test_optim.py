@@ -10,7 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from utils.optim import SCHEDULES, Constant, Cosine, Ema, Init, MultiStep, Optim, Schedule, default_schedule, set_rate
+from utils.optim import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Ema,
+    Init,
+    MultiStep,
+    Optim,
+    Schedule,
+    WarmupStableDecay,
+    default_schedule,
+    set_rate,
+)
 from utils.options.components import OptionsError
 from utils.seeding import torch_generator
 
@@ -42,6 +54,20 @@ def test_the_order_of_milestones_does_not_matter_and_a_repeated_one_counts_twice
 
 def test_milestones_during_the_warm_up_multiply_with_it() -> None:
     assert factors(MultiStep((2,), warmup=4), 5) == pytest.approx([0.25, 0.5, 0.375, 0.5, 0.5])
+
+
+def test_restarts_need_as_many_weights() -> None:
+    with pytest.raises(OptionsError, match="found 1 restart_weights for 2 restarts"):
+        SCHEDULES.build({"type": "multistep", "milestones": [3], "restarts": [0, 4], "restart_weights": [1.0]})
+
+
+@pytest.mark.parametrize(("shape", "middle"), [("linear", 0.5), ("sqrt", 1 - math.sqrt(0.5)), ("cosine", 0.5)])
+def test_warmup_stable_decay(shape: Any, middle: float) -> None:
+    schedule = WarmupStableDecay(decay=4, floor=0.2, shape=shape, warmup=2)
+    found = factors(schedule, 10)
+    assert found[:7] == pytest.approx([0.5, 1, 1, 1, 1, 1, 1])
+    assert found[8] == pytest.approx(0.2 + 0.8 * middle), "half way down"
+    assert found[6:] == sorted(found[6:], reverse=True) and schedule.factor(10, 10) == pytest.approx(0.2)
 
 
 def test_cosine_goes_over_the_whole_stage_by_default() -> None:
@@ -96,6 +122,44 @@ def test_frozen_parameters_are_left_out() -> None:
     layer.bias.requires_grad_(False)
     (group,) = Optim().build(layer.parameters()).param_groups
     assert [p is layer.weight for p in group["params"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"type": "sgd", "momentum": 0.9, "nesterov": True}, torch.optim.SGD),
+        ({"type": "rmsprop", "alpha": 0.9, "momentum": 0.5}, torch.optim.RMSprop),
+    ],
+)
+def test_other_optimizers_do_the_same_after_a_save(options: dict[str, Any], kind: type[torch.optim.Optimizer]) -> None:
+    layers = [nn.Linear(2, 2) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    whole, first = (Optim(lr=0.1, weight_decay=0.01, **options).build(layer.parameters()) for layer in layers)
+    assert type(whole) is kind
+    for key, value in options.items():
+        assert key == "type" or whole.param_groups[0][key] == value
+
+    def step(layer: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        layer(torch.ones(1, 2)).square().sum().backward()
+        optimizer.step()
+
+    for _ in range(4):
+        step(layers[0], whole)
+    for _ in range(2):
+        step(layers[1], first)
+    second = Optim(lr=0.1, weight_decay=0.01, **options).build(layers[1].parameters())
+    second.load_state_dict(first.state_dict())
+    for _ in range(2):
+        step(layers[1], second)
+    torch.testing.assert_close(layers[0].weight, layers[1].weight)
+
+
+def test_options_that_an_optimizer_has_not() -> None:
+    with pytest.raises(ValueError, match="adam has betas instead"):
+        Optim(momentum=0.9)
+    with pytest.raises(ValueError, match="goes with `type: sgd` and a momentum"):
+        Optim("sgd", nesterov=True)
 
 
 def test_set_rate_multiplies_the_base_rate_not_the_last_one() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from degradations import DEGRADATIONS, STEPS, Drawn, Plan, Ragged, State, Step
+from degradations import DEGRADATIONS, STEPS, Degradation, Drawn, Plan, Ragged, State, Step
 from degradations.steps.mixed_blur import KINDS
 from degradations.systems.realesrgan import RealESRGAN
 from utils.options.fields import OptionError
@@ -178,3 +178,56 @@ def test_plan_is_small() -> None:
     """Kernel parameters, not kernels."""
     plan = build().sample(np.random.default_rng(0), (400, 400))
     assert len(plan.to_json()) < 2000 and Plan.from_json(plan.to_json()).to_json() == plan.to_json()
+
+
+# --- steps that happen together -------------------------------------------------------------------------------------
+
+
+def plans_of(degradation: Degradation, count: int = 300, **shared: Any) -> list[Plan]:  # noqa: ANN401
+    return [degradation.sample(np.random.default_rng(i), (256, 256), shared=shared) for i in range(count)]
+
+
+def test_a_whole_order_happens_with_its_probability_and_leaves_other_draws_alone() -> None:
+    always, half = plans_of(build()), plans_of(build(orders={"second": {"prob": 0.5}}))
+    whole = [any(name.startswith("second.") for name, _ in plan.steps) for plan in half]
+    assert 0.4 < sum(whole) / len(whole) < 0.6
+    for with_all, plan, second in zip(always, half, whole, strict=True):
+        kept = tuple(step for step in with_all.steps if second or not step[0].startswith("second."))
+        assert [name for name, _ in kept] == [name for name, _ in plan.steps]
+        assert [step for step in kept if step[0].startswith("first.")] == [s for s in plan.steps if "first." in s[0]]
+
+
+def test_a_batch_decides_together_whether_an_order_happens() -> None:
+    degradation = build(orders={"second": {"prob": 0.5}}, draws="batch")
+    for seed in range(8):
+        found = {any("second.resize" in s for s, _ in plan.steps) for plan in plans_of(degradation, 6, seed=seed)}
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"orders": {"second": {"blur": 0.5}}}, "orders.second.blur: found 0.5, expected a step"),
+        ({"orders": {"second": {"prob": 1.5}}}, "orders.second.prob: found 1.5: Input should be less"),
+        ({"groups": {"a": {"steps": ["blur"], "prob": 0.5}}}, r"groups.a.steps: found \['blur'\], expected some of"),
+    ],
+)
+def test_groups_that_are_not_there(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        build(**options)
+
+
+def test_resshift_has_one_order_half_of_the_time_and_stablesr_spares_one_in_a_hundred() -> None:
+    resshift = DEGRADATIONS.build("resshift", scale=4)
+    plans = plans_of(resshift)
+    assert 0.4 < sum("second.resize" in dict(plan.steps) for plan in plans) / 300 < 0.6
+    assert {dict(p.steps)["first.blur"]["size"] for p in plans} == set(range(3, 20, 2))
+    gt = torch.rand(1, 3, 64, 64)
+    assert torch.equal(resshift.apply(gt, [resshift.sample(np.random.default_rng(0), (64, 64))]).targets["plain"], gt)
+
+    plans = plans_of(DEGRADATIONS.build("stablesr", scale=4), 600)
+    spared = [plan for plan in plans if "first.resize" not in dict(plan.steps)]
+    assert 0 < len(spared) < 20
+    assert all([name for name, _ in plan.steps] == ["final.resize", "final.round"] for plan in spared)
+    qualities = [values["quality"] for plan in plans for name, values in plan.steps if name == "final.jpeg"]
+    assert min(qualities) == 60 and max(qualities) == 100

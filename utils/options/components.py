@@ -3,6 +3,7 @@
 - a class that a registry serves (its protocol, or its entry class) is a sub-tree built by that registry;
 - `Spec[Protocol]` is the same, checked now but built later by whoever holds it;
 - a frozen dataclass is a sub-tree of fields; `Mapping[str, X]` is an ordered mapping of sub-trees;
+- of a sub-tree or a leaf (`StepEntry | Prob`), mappings and names are the first, all else the second;
 - anything else is a leaf, checked by pydantic in strict mode.
 """
 
@@ -200,6 +201,9 @@ def check_value(
     if origin in (Union, types.UnionType) and any(_is_tree(a) for a in arguments):
         if value is None and type(None) in arguments:
             return None
+        leaves = [a for a in arguments if not _is_tree(a) and a is not type(None)]
+        if leaves and not isinstance(value, (Mapping, str)):
+            return _check_leaf(leaves[0], value, where, problems)
         annotation = next(a for a in arguments if _is_tree(a))
         origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Spec:
@@ -277,6 +281,8 @@ def _served_by(annotation: Any) -> Registry[Any] | None:  # noqa: ANN401
 
 
 def _has_type(annotation: Any) -> bool:  # noqa: ANN401
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_has_type(a) for a in get_args(annotation))
     return get_origin(annotation) is Spec or _served_by(annotation) is not None
 
 

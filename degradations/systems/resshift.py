@@ -1,0 +1,38 @@
+"""The degradation that ResShift is trained on (Yue et al., NeurIPS 2023): Real-ESRGAN's, half of the time of one order.
+
+Values of its released configuration realsr_swinunet_realesrgan256.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from degradations import DEGRADATIONS, Step, StepEntry
+from degradations.pipeline import Group
+from degradations.systems.realesrgan import FINAL, ORDERS, RealESRGAN
+from utils.options.fields import Prob
+from utils.options.files import merge
+
+CHANGES = {
+    "first": {"blur": {"size_range": [3, 19]}},
+    "second": {"prob": 0.5, "blur": {"size_range": [3, 13]}},
+}
+
+
+@DEGRADATIONS.register(
+    "resshift", presets={"orders": merge(ORDERS, CHANGES), "final": FINAL, "usm": {"type": "sharpen"}}
+)
+def resshift(
+    orders: Mapping[str, Mapping[str, StepEntry | Prob]],
+    final: Mapping[str, StepEntry],
+    usm: Step,
+    scale: int,
+    start: Literal["plain", "usm"] = "plain",
+    draws: Literal["sample", "batch"] = "sample",
+    groups: Mapping[str, Group] = {},  # noqa: B006 - never written to
+) -> RealESRGAN:
+    """Real-ESRGAN's degradation of unsharpened photographs, its second order with probability 0.5.
+
+    Ranges and probabilities are Real-ESRGAN's; kernels are of sizes from 3 to 19, and to 13 in the second order. What
+    the options mean says `realesrgan`.
+    """
+    return RealESRGAN(orders, final, usm, scale, start, draws, groups)
