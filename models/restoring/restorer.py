@@ -1,7 +1,5 @@
 """A generator applied to any image: by what it is told, whole or in tiles, once or over all flips and turns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -10,11 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from models.network import Network
 from models.networks.blocks import mirrored
 from models.restoring.back_projection import BackProjection
 from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption, extended
-from models.restoring.tiling import TileMode, restored_bands
+from models.restoring.tiling import Blended, Context, TileMode, Tiling, Whole, restored_bands
 from utils.options.fields import OptionError
 
 WHOLE_PIXELS = 512 * 512
@@ -25,9 +24,61 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# --- ways of being told -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """A network as a function of parts (n, C, h, w) of an image: padded to what it takes, told the same of each."""
+
+    network: Network
+    device: torch.device
+    scale: int
+    told: Mapping[str, Any]
+
+    def __call__(self, part: Tensor) -> Tensor:
+        each = {k: v.expand(len(part), *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in self.told.items()}
+        height, width = part.shape[-2:]
+        padded = mirrored(part, -height % self.network.size_multiple, -width % self.network.size_multiple)
+        sr = self.network(padded.to(self.device, memory_format=torch.channels_last), **each)
+        return sr[..., : height * self.scale, : width * self.scale]
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A network that is told no blur: it may compute in half precision, and see each part in all its turns."""
+
+    call: Call
+    dtype: torch.dtype
+    turned: bool
+
+    def __call__(self, part: Tensor) -> Tensor:
+        half = self.dtype is not torch.float32
+        with torch.autocast(self.call.device.type, self.dtype) if half else nullcontext():
+            return ensemble(self.call, part) if self.turned else self.call(part)
+
+
+@dataclass(frozen=True)
+class ToldKernel:
+    """A network that is told a kernel and takes images as periodic, in fp32. An image that comes with its kernel is, as
+    a whole (`periodic` is its size); all else is continued until it is."""
+
+    call: Call
+    periodic: tuple[int, ...] | None
+
+    def __call__(self, part: Tensor) -> Tensor:
+        if part.shape[-2:] == self.periodic:
+            return self.call(part)
+        height, width = (side * self.call.scale for side in part.shape[-2:])
+        return self.call(extended(part, self.call.scale, self.call.told["kernel"].shape[-1]))[..., :height, :width]
+
+
+# --- images of any size -----------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Restorer:
-    """Applies a generator to low-quality images of any size, with constant memory on the device where tiled.
+    """Apply a generator to low-quality images of any size, with constant memory on the device where tiled.
 
     Networks that are told a kernel take images as periodic. Images that come with their kernel are; tiles, padded
     images and those whose kernel is assumed are not, and go through `extended`. These networks compute in fp32 under
@@ -35,7 +86,7 @@ class Restorer:
 
     Attributes:
         tile: side of the tiles; 0: never tiled; None: tiled by `AUTO_TILE` above `WHOLE_PIXELS`.
-        overlap, tile_mode: as in `restored_bands`.
+        overlap, tile_mode: `blend` or `context`, see `Blended` and `Context` in tiling.
         pre_pad: mirrored pixels that the network sees beyond the bottom and the right of the image.
         self_ensemble: average over the eight flips and turns of the image (of each tile), at eight times the cost.
         assume: what a non-blind network is told where a call does not say.
@@ -80,22 +131,22 @@ class Restorer:
 
     @property
     def additions(self) -> list[str]:
-        """What is done to the network's results, in words that a table of numbers needs."""
+        """Say what is done to the network's results, for a table of numbers."""
         projection = [] if self.back_projection is None else [str(self.back_projection)]
         return ["the mean over the 8 flips and turns"] * self.self_ensemble + projection
 
     @property
     def scale(self) -> int:
-        """The factor by which results are larger, where a call does not say."""
+        """Return the factor by which results are larger, where a call does not say."""
         return self.generator.network.scale
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the network takes besides the image."""
+        """Name what the network takes besides the image."""
         return self.generator.network.conditions
 
     def told(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the network is told besides the image: what is `given`, the rest by `assume`. Raises OptionError."""
+        """Return what the network is told of an image: what is `given`, the rest by `assume`. Raises OptionError."""
         scale = given.get("scale", self.scale)
         assumed = {} if self.assume is None else self.assume.conditions(scale)
         known = {"scale": scale, **assumed, **given}
@@ -107,7 +158,7 @@ class Restorer:
         return {name: known[name] for name in self.conditions}
 
     def __call__(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Tensor:
-        """Restores (1, 3, h, w) in [0, 1]; returns (1, 3, h·scale, w·scale), float32 on the CPU, not clipped.
+        """Restore (1, 3, h, w) in [0, 1] to (1, 3, h·scale, w·scale), float32 on the CPU, not clipped.
 
         `conditions` may hold `kernel` (1, k, k), `sigma` (1,) and `scale`. A network for one channel is applied to
         each of the three. Raises OptionError for a missing condition.
@@ -115,41 +166,31 @@ class Restorer:
         return torch.cat(list(self.bands(lq, conditions)), -2)
 
     def bands(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Iterator[Tensor]:
-        """As a call, but gives the result in bands (1, 3, n, w·scale) from top to bottom, each as soon as it is done.
+        """Restore as a call does, but give the result in bands (1, 3, n, w·scale) from top to bottom, each when done.
 
         `lq` may also be uint8 or uint16, over the whole of its range; of a tiled image nothing larger is made then
         than a row of tiles. Raises ValueError where a result is not finite.
         """
-        given, single, tile = conditions or {}, self.generator.channels == 1, self._tile(lq)
-        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.told(given).items()}
-        kernel: Tensor | None = told.get("kernel")
-        scale: int = given.get("scale", self.scale)
-        network, dtype = self.generator.network, torch.float32 if kernel is not None else _DTYPES[self.precision]
+        way, tiling, single = self._way(lq, conditions or {}), self._tiling(lq), self.generator.channels == 1
 
-        def run(part: Tensor) -> Tensor:
-            each = {k: v.expand(len(part), *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in told.items()}
-            height, width = part.shape[-2:]
-            whole = mirrored(part, -height % network.size_multiple, -width % network.size_multiple)
-            sr = network(whole.to(self.device, memory_format=torch.channels_last), **each)
-            return sr[..., : height * scale, : width * scale]
-
+        @torch.inference_mode()
         def apply(part: Tensor) -> Tensor:
             part = unit_range(part)
-            half = nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
-            with torch.inference_mode():
-                with half:
-                    if kernel is None or ("kernel" in given and part.shape[-2:] == lq.shape[-2:]):
-                        sr = ensemble(run, part) if self.self_ensemble else run(part)
-                    else:
-                        sr = run(extended(part, scale, kernel.shape[-1]))
-                        sr = sr[..., : part.shape[-2] * scale, : part.shape[-1] * scale]
-                return sr if self.back_projection is None else self.back_projection(sr.float(), part.to(sr.device))
+            sr = way(part)
+            return sr if self.back_projection is None else self.back_projection(sr.float(), part.to(sr.device))
 
-        image = mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad)
-        multiple = 1 if tile is None else network.size_multiple  # an image that is not cut is padded as it is turned
-        how = (tile, self.overlap, multiple, self.tile_mode, self._batch(tile), self._on_gpu)
-        left, width = (side * scale for side in lq.shape[-2:])
-        for band in restored_bands(apply, image, scale, *how):
+        bands = restored_bands(
+            apply,
+            mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad),
+            way.call.scale,
+            tiling,
+            # an image that is not cut is padded as it is turned
+            size_multiple=1 if isinstance(tiling, Whole) else self.generator.network.size_multiple,
+            batch=self._batch(tiling),
+            threaded=self._on_gpu,
+        )
+        left, width = (side * way.call.scale for side in lq.shape[-2:])
+        for band in bands:
             if not torch.isfinite(band).all():
                 text = f"the network's values are not finite in {self.precision}"
                 raise ValueError(f"{text}; try --precision bf16 or fp32")
@@ -157,21 +198,33 @@ class Restorer:
                 yield (band.transpose(0, 1) if single else band)[..., :left, :width]
             left -= band.shape[-2]
 
-    def _tile(self, image: Tensor) -> int | None:
-        height, width = image.shape[-2:]
-        if self.tile is None:
-            return AUTO_TILE if height * width > WHOLE_PIXELS else None
-        return self.tile or None
+    def _way(self, lq: Tensor, given: Mapping[str, Any]) -> Blind | ToldKernel:
+        """Choose how the network is applied to parts of this image."""
+        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.told(given).items()}
+        call = Call(self.generator.network, self.device, given.get("scale", self.scale), told)
+        if "kernel" not in told:
+            return Blind(call, _DTYPES[self.precision], self.self_ensemble)
+        return ToldKernel(call, lq.shape[-2:] if "kernel" in given else None)
 
-    def _batch(self, tile: int | None) -> int:
-        """Tiles in a call. A CPU is no faster with more than one; a GPU gets no more pixels than an image untiled."""
-        if self.batch is not None or tile is None or not self._on_gpu:
+    def _tiling(self, image: Tensor) -> Tiling:
+        """Cut where asked to, or where the image is large."""
+        height, width = image.shape[-2:]
+        tile = self.tile
+        if tile is None:
+            tile = AUTO_TILE if height * width > WHOLE_PIXELS else 0
+        if tile == 0:
+            return Whole()
+        return Blended(tile, self.overlap) if self.tile_mode == "blend" else Context(tile, self.overlap)
+
+    def _batch(self, tiling: Tiling) -> int:
+        """Count tiles in a call: a CPU is no faster with more than one; a GPU gets the pixels of an image untiled."""
+        if self.batch is not None or isinstance(tiling, Whole) or not self._on_gpu:
             return self.batch or 1
-        return max(1, WHOLE_PIXELS // (tile + 2 * self.overlap * (self.tile_mode == "context")) ** 2)
+        return max(1, WHOLE_PIXELS // tiling.seen**2)
 
 
 def ensemble(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """The mean of the results of the eight flips and turns, each turned back."""
+    """Average the results of the eight flips and turns, each turned back."""
     total: Tensor | None = None
     for turns in range(4):
         for flip in (False, True):
@@ -184,5 +237,5 @@ def ensemble(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """Returns float32 in [0, 1], from floats there already, uint8 or uint16."""
+    """Return float32 in [0, 1], from floats there already, uint8 or uint16."""
     return pixels if pixels.is_floating_point() else pixels.float() / torch.iinfo(pixels.dtype).max

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,30 @@ from torch import Tensor
 
 from models import NETWORKS
 from models.networks.blocks import mirrored
-from models.restoring.tiling import TileMode, _blended, restored_bands
+from models.restoring.tiling import Blended, Context, TileMode, Whole, restored_bands
 
 
 def image(height: int, width: int, channels: int = 3) -> Tensor:
     return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
 
 
-def restore_tiled(*arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401
+def tiling(tile: int | None, overlap: int = 32, mode: TileMode = "blend") -> Whole | Blended | Context:
+    return Whole() if tile is None else Blended(tile, overlap) if mode == "blend" else Context(tile, overlap)
+
+
+def restore_tiled(
+    network_fn: Callable[[Tensor], Tensor],
+    lq: Tensor,
+    scale: int,
+    tile: int | None,
+    overlap: int = 32,
+    size_multiple: int = 1,
+    mode: TileMode = "blend",
+    **options: Any,  # noqa: ANN401
+) -> Tensor:
     """The bands, put together."""
-    return torch.cat(list(restored_bands(*arguments, **options)), -2)
+    way = tiling(tile, overlap, mode)
+    return torch.cat(list(restored_bands(network_fn, lq, scale, way, size_multiple=size_multiple, **options)), -2)
 
 
 def nearest(scale: int):  # noqa: ANN201
@@ -41,7 +56,7 @@ def test_pointwise_network_is_exact(size: tuple[int, int], tile: int, overlap: i
     "length, tile, overlap, multiple", [(100, 32, 8, 1), (40, 16, 15, 1), (96, 30, 5, 4), (64, 64, 32, 2)]
 )
 def test_windows_cover_the_axis(length: int, tile: int, overlap: int, multiple: int) -> None:
-    windows = _blended(length, tile, overlap, scale=2, multiple=multiple)
+    windows = Blended(tile, overlap).windows(length, scale=2, multiple=multiple)
     total = torch.zeros(2 * length)
     for start, weight in windows:
         assert start % multiple == 0 and len(weight) == len(windows[0][1])  # phase kept, one size
@@ -124,7 +139,7 @@ def test_rows_are_given_as_soon_as_they_are_done(mode: TileMode) -> None:
         return nearest(2)(part.float())
 
     lq = (image(300, 90) * 255).to(torch.uint8)
-    bands = restored_bands(count, lq, 2, 100, 10, mode=mode)
+    bands = restored_bands(count, lq, 2, tiling(100, 10, mode))
     heights, calls = zip(*((band.shape[-2], len(seen)) for band in bands), strict=True)
     assert sum(heights) == 600 and max(heights) <= 128 and calls[0] == 1 and calls[-1] == len(seen) >= 3
 
