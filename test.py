@@ -7,17 +7,15 @@
     python test.py -i photos -o restored --weights usrnet.pth --scale 2 --kernel-width 0.7 --noise-level 2
 
 The first three print a table and write it with the restored images; the others need nothing but a weight file. With
-torchrun the images are shared out over the processes. Reads top to bottom: `main`, then `benchmark` or `restore`.
+torchrun the images are shared out over the processes. Each kind of call makes a complete plan, which then is run.
 """
-
-from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +23,7 @@ from models.benchmarking.benchmark import (
     BICUBIC,
     BenchmarkOptions,
     BenchmarkSet,
+    Contest,
     Measure,
     benchmark_sets,
     check_benchmark,
@@ -33,7 +32,7 @@ from models.benchmarking.benchmark import (
     metric_specs,
     run_set,
 )
-from models.benchmarking.grid import baseline_restorers, grid_cells, run_grid, write_grid
+from models.benchmarking.grid import Build, Cells, baseline_restorers, grid_cells, run_grid, write_grid
 from models.benchmarking.results import write_results
 from models.restoring.back_projection import BackProjection
 from models.restoring.files import restoration_targets, restore_files
@@ -58,7 +57,7 @@ from utils.processes.distributed import Processes
 
 
 def main() -> int:
-    """Runs the command line. Returns the exit status: 0, 1 if anything could not be done, 2 for a wrong call."""
+    """Run the command line. Return the exit status: 0, 1 if anything could not be done, 2 for a wrong call."""
     args = arguments()
     console = Console()
     try:
@@ -66,8 +65,14 @@ def main() -> int:
         console = Console(processes.rank)
         tree = option_files.load(args.opt, args.set) if args.opt is not None else None
         if args.input:
-            return restore(args, tree, processes, console)
-        return benchmark(args, tree, processes, console)
+            return run_restoration(plan_restoration(args, tree, processes.device), processes, console)
+        by_hand = bool(args.data or args.real)
+        plan = (
+            plan_by_hand(args, tree, processes.device)
+            if by_hand
+            else plan_by_option_file(args, tree or {}, processes.device)
+        )
+        return run_benchmark(plan, processes, console)
     except (OptionError, OSError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
         more = "; with --skip-existing the same command goes on" if args.input else ""
@@ -78,7 +83,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Parses the command line; ends the program with status 2 if it makes no sense."""
+    """Parse the command line; end the program with status 2 if it makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -215,19 +220,19 @@ def _computing_arguments(add: Callable[..., object]) -> None:
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
 
 
-# --- weights ---------------------------------------------------------------------------------------------------
+# --- weights ---------------------------------------------------------------------------------------------------------
 
 
 def load_generators(
     args: argparse.Namespace, tree: dict[str, Any] | None, more: Mapping[str, str] | None = None
 ) -> dict[str, LoadedGenerator]:
-    """The generators of --weights, and of `more` weight files by name, by their names in tables."""
+    """Load --weights, and `more` weight files by name, by their names in tables."""
     files: list[tuple[str | None, Path]] = []
-    for name, text in [*map(_split_name, args.weights), *(more or {}).items()]:
-        if text == BICUBIC and not Path(text).exists():
+    for name, given in [*map(_split_name, args.weights), *(more or {}).items()]:
+        if given == BICUBIC and not Path(given).exists():
             continue  # in every table anyway
-        found = weight_files(Path(text), args.weights_of)
-        files += [(name if len(found) == 1 else None, file) for file in found]
+        paths = weight_files(Path(given), args.weights_of)
+        files += [(name if len(paths) == 1 else None, path) for path in paths]
     derived = checkpoint_names([path for _, path in files])
     names = [given or name for (given, _), name in zip(files, derived, strict=True)]
     for name in names:
@@ -237,116 +242,137 @@ def load_generators(
     return {name: load_generator(path, prefer, otherwise) for name, (_, path) in zip(names, files, strict=True)}
 
 
-def _split_name(text: str) -> tuple[str | None, str]:
-    name, equals, path = text.partition("=")
-    return (name, path) if name and equals and not Path(text).exists() else (None, text)
+def _split_name(given: str) -> tuple[str | None, str]:
+    name, equals, path = given.partition("=")
+    return (name, path) if name and equals and not Path(given).exists() else (None, given)
 
 
 def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The network of a training option file, for weights that do not tell theirs."""
+    """Return the network of a training option file, for weights that do not tell theirs."""
     if tree is None or "stages" not in tree:
         return None
     return network_options(check_experiment(tree, str(args.opt)), tree)
 
 
-def restorer(
-    generator: LoadedGenerator,
-    assume: Assumption | None,
-    args: argparse.Namespace,
-    device: torch.device,
-    options: BenchmarkOptions | None = None,
-) -> Restorer:
-    """A generator with the command line's way of computing, and with what a benchmark's options add."""
-    ensemble, weight = args.self_ensemble or (options is not None and options.self_ensemble), args.back_projection
-    projection = BackProjection(weight) if weight else None if options is None else options.back_projection
-    how = (args.precision, args.tile, args.overlap, ensemble, args.tile_mode, args.pre_pad)
-    return Restorer(generator, device, *how, assume, args.batch, args.compile, projection)
+def builder(args: argparse.Namespace, device: torch.device, options: BenchmarkOptions | None = None) -> Build:
+    """Return what makes a generator a restorer that computes as the command line says, with what a benchmark adds.
+
+    What the command line says of blur and noise goes before what is assumed elsewhere.
+    """
+    assumed = Assumption.of_arguments(args.kernel_width, args.kernel, args.noise_level)
+    projection = BackProjection(args.back_projection) if args.back_projection else None
+
+    def build(generator: LoadedGenerator, assume: Assumption | None) -> Restorer:
+        # A benchmark has blind networks beside others; who restores with one and tells it a blur is mistaken.
+        blind = options is not None and not generator.network.conditions
+        return Restorer(
+            generator,
+            device,
+            precision=args.precision,
+            tile=args.tile,
+            overlap=args.overlap,
+            tile_mode=args.tile_mode,
+            pre_pad=args.pre_pad,
+            batch=args.batch,
+            compile=args.compile,
+            self_ensemble=args.self_ensemble or (options is not None and options.self_ensemble),
+            back_projection=projection or (options and options.back_projection),
+            assume=None if blind else assumed or assume,
+        )
+
+    return build
 
 
-def assumption(args: argparse.Namespace) -> Assumption | None:
-    """What the command line says of images that do not tell their blur."""
-    return Assumption.of_arguments(args.kernel_width, args.kernel, args.noise_level)
-
-
-# --- benchmark -------------------------------------------------------------------------------------------------
-
-
-def benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
-    """Measures every checkpoint on every set, or on every cell of a grid, and writes the results."""
-    plan, assumed = plan_benchmark(args, tree, str(processes.device)), assumption(args)
-
-    def make(generator: LoadedGenerator, assume: Assumption | None) -> Restorer:
-        nonblind = bool(generator.network.conditions)
-        assume = (assumed or assume) if nonblind else None
-        return restorer(generator, assume, args, processes.device, plan.options)
-
-    folder = args.out or Path("results") / plan.name
-    if plan.options is not None and (grid := plan.options.grid) is not None:
-        cells = grid_cells(tree or {}, grid, str(args.opt))
-        numbers = run_grid(cells, grid, plan.generators, make, plan.measure, processes, console)
-        if processes.is_main:
-            text = write_grid(folder, plan.name, numbers, grid, plan.measure)
-            console.info(f"\n{text}\nresults.md and results.json are in {folder}")
-        return 0
-    assume = None if plan.options is None else plan.options.assume
-    restorers, results = {name: make(generator, assume) for name, generator in plan.generators.items()}, []
-    baselines = {} if plan.options is None else baseline_restorers(plan.options, make)
-    for tested in plan.sets:
-        console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
-        images_to = None if args.no_images else folder
-        results.append(run_set(tested, restorers, plan.measure, images_to, processes, console, baselines))
-    if processes.is_main:
-        facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
-        text = write_results(folder, plan.name, results, plan.measure, facts)
-        images = "" if args.no_images else " and the images"
-        console.info(f"\n{text}\nresults.md, results.csv, results.json{images} are in {folder}")
-    return 0
+# --- benchmark -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a benchmark is to do."""
+class BenchmarkPlan:
+    """What a benchmark is to do.
 
-    name: str
+    Attributes:
+        options: of the option file, or what the command line says in its place.
+        cells: of the grid, where the options have one.
+        images: whether restored images are written.
+    """
+
+    options: BenchmarkOptions
+    folder: Path
     sets: list[BenchmarkSet]
     generators: dict[str, LoadedGenerator]
     measure: Measure
-    options: BenchmarkOptions | None = None
+    build: Build
+    cells: Cells
+    images: bool
 
 
-def plan_benchmark(args: argparse.Namespace, tree: dict[str, Any] | None, device: str) -> Plan:
-    """Builds sets, generators and metrics from --data and --real or --opt, and checks that they go together."""
-    by_hand = bool(args.data or args.real)
-    if not by_hand and any(value is not None for value in (args.degradation, args.seed, args.scale)):
+def plan_by_hand(args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
+    """Plan the benchmark of --data and --real; an option file only tells the network of weights that do not."""
+    generators = load_generators(args, tree)
+    options = check_benchmark(command_line_tree(args, generators), "the command line")
+    return _planned(args, options, benchmark_sets(options), generators, device)
+
+
+def plan_by_option_file(args: argparse.Namespace, tree: dict[str, Any], device: torch.device) -> BenchmarkPlan:
+    """Plan the benchmark of an option file: on the validation sets of a training, or as a test file says."""
+    if any(value is not None for value in (args.degradation, args.seed, args.scale)):
         raise OptionError(
             "--degradation, --seed and --scale go with --data and --real; change an option file with --set"
         )
-    metrics, protocol = metric_specs(metrics_tree(args.metrics)) if args.metrics else None, args.protocol
-    checked = None
-    if not by_hand and tree is not None and "stages" in tree:
+    if "stages" in tree:
         experiment = check_experiment(tree, str(args.opt))
-        name, scale, sets = experiment.name, experiment.scale, experiment_sets(experiment)
-        generators = load_generators(args, tree)
-    else:
-        if by_hand:
-            generators = load_generators(args, tree)
-            checked = check_benchmark(command_line_tree(args, generators), "the command line")
-        else:
-            checked = check_benchmark(tree or {}, str(args.opt))
-            generators = load_generators(args, None, checked.weights)
-        name, scale, sets = checked.name, checked.scale, benchmark_sets(checked)
-        metrics, protocol = metrics or checked.metrics, protocol or checked.protocol
-    one_scale = {n: g.network.scale for n, g in generators.items() if "scale" not in g.network.conditions}
-    in_grid = checked is not None and checked.grid is not None
-    if not in_grid and (wrong := [f"{n} has x{s}" for n, s in one_scale.items() if s != scale]):
-        raise OptionError(f"the benchmark has scale {scale}, but {', '.join(wrong)}; test each scale by itself")
-    measure = Measure.build(metrics or metric_specs(), protocol or "basicsr", device)
+        options = BenchmarkOptions(experiment.name, experiment.scale)
+        return _planned(args, options, experiment_sets(experiment), load_generators(args, tree), device)
+    options = check_benchmark(tree, str(args.opt))
+    generators = load_generators(args, None, options.weights)
+    cells = {} if options.grid is None else grid_cells(tree, options.grid, str(args.opt))
+    return _planned(args, options, benchmark_sets(options), generators, device, cells)
+
+
+def _planned(
+    args: argparse.Namespace,
+    options: BenchmarkOptions,
+    sets: list[BenchmarkSet],
+    generators: dict[str, LoadedGenerator],
+    device: torch.device,
+    cells: Cells | None = None,
+) -> BenchmarkPlan:
+    """Build the metrics, and check that sets, generators and metrics go together."""
+    scales = {n: g.network.scale for n, g in generators.items() if "scale" not in g.network.conditions}
+    if not cells and (wrong := [f"{name} has x{scale}" for name, scale in scales.items() if scale != options.scale]):
+        raise OptionError(f"the benchmark has scale {options.scale}, but {', '.join(wrong)}; test each scale by itself")
+    metrics = metric_specs(metrics_tree(args.metrics)) if args.metrics else options.metrics
+    measure = Measure.build(metrics, args.protocol or options.protocol, str(device))
     check_measurable(sets, measure)
-    return Plan(name, sets, generators, measure, checked)
+    folder, build = args.out or Path("results") / options.name, builder(args, device, options)
+    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, not args.no_images)
+
+
+def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -> int:
+    """Measure every checkpoint on every set, or on every cell of a grid, and write the results."""
+    options, folder = plan.options, plan.folder
+    if options.grid is not None:
+        numbers = run_grid(plan.cells, options.grid, plan.generators, plan.build, plan.measure, processes, console)
+        if processes.is_main:
+            report = write_grid(folder, options.name, numbers, options.grid, plan.measure)
+            console.info(f"\n{report}\nresults.md and results.json are in {folder}")
+        return 0
+    restorers = {name: plan.build(generator, options.assume) for name, generator in plan.generators.items()}
+    contest, results = Contest(restorers, baseline_restorers(options, plan.build)), []
+    for tested in plan.sets:
+        console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
+        images_to = folder if plan.images else None
+        results.append(run_set(tested, contest, plan.measure, processes, console, images_to))
+    if processes.is_main:
+        facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
+        report = write_results(folder, options.name, results, plan.measure, facts)
+        images = " and the images" if plan.images else ""
+        console.info(f"\n{report}\nresults.md, results.csv, results.json{images} are in {folder}")
+    return 0
 
 
 def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
-    """What --metrics says, as the option tree `metrics`."""
+    """Return what --metrics says, as the option tree `metrics`."""
     tree: dict[str, Any] = {}
     for text in texts:
         head, _, settings = text.partition(":")
@@ -360,7 +386,7 @@ def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def command_line_tree(args: argparse.Namespace, generators: Mapping[str, LoadedGenerator]) -> dict[str, Any]:
-    """What --data, --real and their companions say, as the option tree of a benchmark."""
+    """Return what --data, --real and their companions say, as the option tree of a benchmark."""
     scales = {generator.network.scale for generator in generators.values()}
     scale = args.scale or (scales.pop() if len(scales) == 1 else None)
     if scale is None:
@@ -382,11 +408,23 @@ def command_line_tree(args: argparse.Namespace, generators: Mapping[str, LoadedG
     return {**tree, "validation_seed": 0 if args.seed is None else args.seed}
 
 
-# --- restoring images ------------------------------------------------------------------------------------------
+# --- restoring images ------------------------------------------------------------------------------------------------
 
 
-def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Processes, console: Console) -> int:
-    """Restores image files. What cannot be read or written is named, the others go on; then the status is 1."""
+@dataclass(frozen=True)
+class RestorationPlan:
+    """Which images are to be restored, where their results go, and how."""
+
+    restorer: Restorer
+    targets: dict[Path, Path]
+    out: Path
+    alpha: Literal["resize", "network"]
+    outscale: float | None
+    skip_existing: bool
+
+
+def plan_restoration(args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device) -> RestorationPlan:
+    """Load the generator, mix it with --dni, and say what is missing before any image is read."""
     if args.weights == [BICUBIC] and args.scale is not None:
         generator = bicubic_generator(args.scale)
     else:
@@ -398,20 +436,25 @@ def restore(args: argparse.Namespace, tree: dict[str, Any] | None, processes: Pr
         prefer = "raw" if args.weights_of == "raw" else "ema"
         generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer)
     generator = at_scale(generator, args.scale or generator.network.scale)
-    apply = restorer(generator, assumption(args), args, processes.device)
-    apply.told({})  # what is missing is said before any image is read
+    restorer = builder(args, device)(generator, None)
+    restorer.told({})
     targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
-    mine = dict(list(targets.items())[processes.rank :: processes.world_size])
-    todo = {s: t for s, t in mine.items() if not (args.skip_existing and t.exists())}
+    return RestorationPlan(restorer, targets, args.out, args.alpha, args.outscale, args.skip_existing)
+
+
+def run_restoration(plan: RestorationPlan, processes: Processes, console: Console) -> int:
+    """Restore image files. What cannot be read or written is named, the others go on; then the status is 1."""
+    mine = dict(list(plan.targets.items())[processes.rank :: processes.world_size])
+    todo = {source: target for source, target in mine.items() if not (plan.skip_existing and target.exists())}
     failed, skipped = 0, len(mine) - len(todo)
-    with console.progress(len(todo), desc=f"restoring x{args.outscale or apply.scale:g}") as progress:
-        for done in restore_files(todo, apply, console, args.alpha, args.outscale):
+    with console.progress(len(todo), desc=f"restoring x{plan.outscale or plan.restorer.scale:g}") as progress:
+        for done in restore_files(todo, plan.restorer, console, plan.alpha, plan.outscale):
             failed += not done
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))
     total, failed, skipped = (sum(of_one) for of_one in zip(*counts, strict=True))
     notes = [f"{skipped} were there already"] * bool(skipped) + [f"{failed} failed, see above"] * bool(failed)
-    console.info("; ".join([f"{total - failed - skipped} of {total} images restored, in {args.out}", *notes]))
+    console.info("; ".join([f"{total - failed - skipped} of {total} images restored, in {plan.out}", *notes]))
     return 1 if failed else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from utils.processes.threads import one_ahead
 
 BICUBIC, SMOOTHED = "bicubic", "bicubic, smoothed"
 Scores = dict[str, float]
+T = TypeVar("T")
 
 
 def metric_specs(tree: Mapping[str, Any] | None = None) -> Mapping[str, Spec[Metric]]:
@@ -315,65 +316,124 @@ class SetResult:
         return mean_scores(list(self.scores[row].values()))
 
 
+@dataclass(frozen=True)
+class Contest:
+    """What is measured beside bicubic: checkpoints by name, and of each baseline all that is tried as it.
+
+    Attributes:
+        restorers: the checkpoints, by their names in the table.
+        baselines: what is to be tried as each baseline, by what tells it apart; the best counts.
+
+    Raises:
+        OptionError: two rows of the table would have one name.
+    """
+
+    restorers: Mapping[str, Restorer]
+    baselines: Mapping[str, Mapping[str, Restorer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if clash := set(self.baselines) & {*self.restorers, BICUBIC, SMOOTHED}:
+            raise OptionError(f"{clash.pop()!r} names a baseline and something else in the table; rename one of them")
+
+    @property
+    def all(self) -> dict[str, Restorer]:
+        """Return everything that is tried, by row name."""
+        trials = {
+            f"{name} {variant}": tried for name, kinds in self.baselines.items() for variant, tried in kinds.items()
+        }
+        return {**trials, **self.restorers}
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What one image gave: numbers by row, and PSNR of bicubic by the sigma with which it was smoothed."""
+
+    rows: dict[str, Scores]
+    smoothing: dict[float, float]
+
+
 def run_set(
+    tested: BenchmarkSet,
+    contest: Contest,
+    measure: Measure,
+    processes: Processes,
+    console: Console,
+    images_to: Path | None = None,
+    smoothing: bool = True,
+) -> SetResult:
+    """Restore and measure a set, its images shared out over the ranks; all ranks get the result.
+
+    With `images_to`, writes `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several
+    checkpoints. With `smoothing`, degraded sets get the line of bicubic, smoothed. Raises OptionError naming the image
+    that cannot be measured.
+    """
+    smoothing = smoothing and tested.degraded
+    images = measure_images(tested, contest.all, measure, processes, console, images_to, smoothing)
+    scores = {row: {name: image.rows[row] for name, image in images.items()} for row in (BICUBIC, *contest.all)}
+    result = SetResult(tested.valid.name, tested.valid.scale, tested.origin, scores, [])
+    if smoothing:
+        sigma = best_sigma([image.smoothing for image in images.values()])
+        result = with_smoothed_line(result, tested, sigma, measure, processes)
+    return with_remarks(keep_best(result, contest.baselines), contest)
+
+
+def measure_images(
     tested: BenchmarkSet,
     restorers: Mapping[str, Restorer],
     measure: Measure,
-    images_to: Path | None,
     processes: Processes,
     console: Console,
-    baselines: Mapping[str, Mapping[str, Restorer]] | None = None,
-    smoothing_too: bool = True,
-) -> SetResult:
-    """Restores and measures a set, its images shared out over the ranks; all ranks get the result.
-
-    Of each of the `baselines`, given as what is to be tried, the best counts. With `images_to`, writes
-    `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several checkpoints. Raises
-    OptionError naming the image that cannot be measured.
-    """
-    if clash := set(baselines or {}) & {*restorers, BICUBIC, SMOOTHED}:
-        raise OptionError(f"{clash.pop()!r} names a baseline and something else in the table; rename one of them")
-    tried = {name: {f"{name} {text}": text for text in kinds} for name, kinds in (baselines or {}).items()}
-    trials = {f"{name} {text}": r for name, kinds in (baselines or {}).items() for text, r in kinds.items()}
-    restorers = {**trials, **restorers}
-    valid, found, smoothing = tested.valid, [], []
+    images_to: Path | None,
+    smoothing: bool,
+) -> dict[str, ImageScores]:
+    """Restore each image by bicubic and by every restorer, write what they made of it, and measure."""
+    valid, measured = tested.valid, {}
     mine = range(processes.rank, len(valid), processes.world_size)
     first_protocol = next(iter(measure.protocols.values()))
     with console.progress(len(mine), desc=valid.name) as progress:
         for index, item in zip(mine, one_ahead(valid.__getitem__, mine), strict=True):
             try:
-                outputs = restore_all(item, restorers, valid.scale)
+                outputs = {BICUBIC: bicubic(item.batch.lq, valid.scale)}
+                for name, restorer in restorers.items():
+                    outputs[name] = restorer(item.batch.lq, item.batch.conditions(restorer.conditions))
                 gt = item.batch.targets.get("plain")
-                scores = {name: measure(sr, gt, valid.scale) for name, sr in outputs.items()}
-                if tested.degraded and smoothing_too:
-                    smoothing.append(smoothing_scores(outputs[BICUBIC], item.gt, first_protocol, valid.scale))
+                rows = {name: measure(sr, gt, valid.scale) for name, sr in outputs.items()}
+                of_sigma = smoothing_scores(outputs[BICUBIC], item.gt, first_protocol, valid.scale) if smoothing else {}
             except ValueError as error:
                 raise OptionError(f"{valid.name}, {item.name}: {error}") from error
-            found.append((index, scores))
+            measured[index] = ImageScores(rows, of_sigma)
             if images_to is not None:
-                write_outputs(images_to / valid.name, tested.images[index], item, outputs, scores)
+                write_outputs(images_to / valid.name, tested.images[index], item, outputs, rows)
             progress.update()
-    rows = dict(sorted(pair for part in gather_objects(found) for pair in part))
-    order = [BICUBIC, *restorers]
-    scores_by_row = {row: {tested.images[index]: scores[row] for index, scores in rows.items()} for row in order}
-    remarks = []
-    if tested.degraded and smoothing_too:
-        sigma = best_sigma([row for part in gather_objects(smoothing) for row in part])
-        baseline = smoothed_scores(tested, sigma, measure, mine)
-        scores_by_row = {BICUBIC: scores_by_row.pop(BICUBIC), SMOOTHED: baseline, **scores_by_row}
-        remarks.append(f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR")
-    assumed = {str(restorer.assume): None for restorer in restorers.values() if restorer.assume is not None}
-    remarks += [f"Assumed where an image does not tell its kernel: {text}" for text in assumed]
-    remarks += [f"Added to checkpoints: {text}" for text in {t: 0 for r in restorers.values() for t in r.additions}]
-    return _keep_best(SetResult(valid.name, valid.scale, tested.origin, scores_by_row, remarks), tried)
+    return _gathered(measured, tested)
 
 
-def _keep_best(result: SetResult, tried: Mapping[str, Mapping[str, str]]) -> SetResult:
-    """Of the rows that each baseline was tried as (row name: what tells it apart), keeps the one with the highest mean
-    PSNR, under the baseline's name."""
-    scores, remarks = dict(result.scores), list(result.remarks)
-    number = next((column for column in result.columns if column.startswith("PSNR")), result.columns[0])
-    for name, rows in tried.items():
+def _gathered(of_rank: Mapping[int, T], tested: BenchmarkSet) -> dict[str, T]:
+    """What all ranks have, by name of the image, in the order of the set."""
+    everything = sorted((index, value) for part in gather_objects(dict(of_rank)) for index, value in part.items())
+    return {tested.images[index]: value for index, value in everything}
+
+
+def with_smoothed_line(
+    result: SetResult, tested: BenchmarkSet, sigma: float, measure: Measure, processes: Processes
+) -> SetResult:
+    """Add the line of bicubic images smoothed by sigma; they are made again, since it is known only after all."""
+    valid, measured = tested.valid, {}
+    for index in range(processes.rank, len(valid), processes.world_size):
+        item = valid[index]
+        image = smoothed(bicubic(item.batch.lq, valid.scale), sigma)
+        measured[index] = measure(image, item.gt, valid.scale)
+    scores = dict(result.scores)
+    scores = {BICUBIC: scores.pop(BICUBIC), SMOOTHED: _gathered(measured, tested), **scores}
+    remark = f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR"
+    return replace(result, scores=scores, remarks=[*result.remarks, remark])
+
+
+def keep_best(result: SetResult, baselines: Mapping[str, Mapping[str, Restorer]]) -> SetResult:
+    """Of the rows that each baseline was tried as, keep the one with the highest mean PSNR, under its name."""
+    scores, remarks, number = dict(result.scores), list(result.remarks), main_number(result.columns)
+    for name, kinds in baselines.items():
+        rows = {f"{name} {variant}": variant for variant in kinds}
         best = max(rows, key=lambda row: result.means(row)[number])
         kept = {row: scores.pop(row) for row in rows}[best]
         scores = {BICUBIC: scores.pop(BICUBIC), name: kept, **scores}
@@ -382,34 +442,34 @@ def _keep_best(result: SetResult, tried: Mapping[str, Mapping[str, str]]) -> Set
     return replace(result, scores=scores, remarks=remarks)
 
 
-def restore_all(item: ValidationItem, restorers: Mapping[str, Restorer], scale: int) -> dict[str, Tensor]:
-    """The image by bicubic and by every checkpoint."""
-    outputs = {BICUBIC: bicubic(item.batch.lq, scale)}
-    for name, restorer in restorers.items():
-        outputs[name] = restorer(item.batch.lq, item.batch.conditions(restorer.conditions))
-    return outputs
+def with_remarks(result: SetResult, contest: Contest) -> SetResult:
+    """Say what images were assumed to be and what was added to checkpoints, each once."""
+    restorers = contest.all.values()
+    assumed = {str(restorer.assume): None for restorer in restorers if restorer.assume is not None}
+    added = {addition: None for restorer in restorers for addition in restorer.additions}
+    remarks = [f"Assumed where an image does not tell its kernel: {assumption}" for assumption in assumed]
+    remarks += [f"Added to checkpoints: {addition}" for addition in added]
+    return replace(result, remarks=[*result.remarks, *remarks])
 
 
-def smoothed_scores(tested: BenchmarkSet, sigma: float, measure: Measure, mine: range) -> dict[str, Scores]:
-    """Scores of the smoothed bicubic images, which are made again: the best sigma is known only after all of them."""
-    found = []
-    for index in mine:
-        item = tested.valid[index]
-        image = smoothed(bicubic(item.batch.lq, tested.valid.scale), sigma)
-        found.append((index, measure(image, item.gt, tested.valid.scale)))
-    rows = sorted(pair for part in gather_objects(found) for pair in part)
-    return {tested.images[index]: scores for index, scores in rows}
+def main_number(columns: Sequence[str]) -> str:
+    """Return the number that images are compared by: PSNR where it is measured."""
+    return next((column for column in columns if column.startswith("PSNR")), columns[0])
+
+
+def formatted(number: float, column: str) -> str:
+    """Write a number as tables do: dB with 2 digits, others with 4."""
+    return f"{number:.{2 if column.startswith('PSNR') else 4}f}"
 
 
 def write_outputs(
     folder: Path, name: str, item: ValidationItem, outputs: Mapping[str, Tensor], scores: Mapping[str, Scores]
 ) -> None:
-    """Writes what each checkpoint made of an image, and the strip."""
+    """Write what each checkpoint made of an image, and the strip."""
     for checkpoint, sr in outputs.items():
         write_image(folder / checkpoint / f"{name}.png", to_8bit(sr))
     if len(outputs) > 2:  # bicubic and two more
-        columns = list(next(iter(scores.values())))
-        number = next((column for column in columns if column.startswith("PSNR")), columns[0])
+        number = main_number(list(next(iter(scores.values()))))
         unit = "dB" if number.startswith("PSNR") else number
         captions = ["LQ", *(f"{row} {scores[row][number]:.2f} {unit}" for row in outputs)]
         parts = [item.batch.lq, *outputs.values()]

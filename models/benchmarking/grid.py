@@ -12,11 +12,13 @@ from typing import Any
 from models.benchmarking.benchmark import (
     BICUBIC,
     BenchmarkOptions,
+    Contest,
     Grid,
     Measure,
     SetResult,
     benchmark_sets,
     check_benchmark,
+    formatted,
     run_set,
 )
 from models.restoring.generator import LoadedGenerator
@@ -108,11 +110,9 @@ def run_grid(
     def results(options: BenchmarkOptions) -> list[SetResult]:
         restorers = {name: build(generator, options.assume) for name, generator in generators.items()}
         fitting = {name: r for name, r in restorers.items() if r.scale == options.scale or "scale" in r.conditions}
-        lines = baseline_restorers(options, build)
-        return [
-            run_set(tested, fitting, measure, None, processes, silent, lines, smoothing_too=False)
-            for tested in benchmark_sets(options)
-        ]
+        contest = Contest(fitting, baseline_restorers(options, build))
+        sets = benchmark_sets(options)
+        return [run_set(tested, contest, measure, processes, silent, smoothing=False) for tested in sets]
 
     found: dict[str, GridResult] = {}
     with console.progress(len(cells), desc="cells") as progress:
@@ -156,7 +156,8 @@ def write_grid(folder: Path, name: str, results: list[GridResult], grid: Grid, m
             for method in methods:
                 cells = {column: result.numbers.get((row, method, column)) for column in columns}
                 if any(number is not None for number in cells.values()):
-                    rows.append([row, method, *(_text(number, columns[column]) for column, number in cells.items())])
+                    texts = ["-" if n is None else formatted(n, columns[column]) for column, n in cells.items()]
+                    rows.append([row, method, *texts])
         parts += [f"## {result.name}\n\n{result.images} images.", table([result.name, "method", *columns], rows)]
     text = "\n\n".join(parts) + "\n"
     replace_text(folder / "results.md", text)
@@ -167,7 +168,3 @@ def write_grid(folder: Path, name: str, results: list[GridResult], grid: Grid, m
     ]
     replace_text(folder / "results.json", json.dumps({"name": name, "cells": cells}, indent=1) + "\n")
     return text
-
-
-def _text(number: float | None, name: str) -> str:
-    return "-" if number is None else f"{number:.{2 if name.startswith('PSNR') else 4}f}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.benchmarking.benchmark import Measure, Scores, SetResult
+from models.benchmarking.benchmark import Measure, Scores, SetResult, formatted
 from utils.logging import table
 from utils.storage.files import replace_text
 
@@ -36,7 +36,8 @@ def markdown(name: str, results: Sequence[SetResult], measure: Measure, checkpoi
     parts = [f"# {name}", f"Measured by {measure}."]
     for result in results:
         columns = [column for column in measure.columns if column in result.columns]
-        rows = [[row, *_cells(result.means(row), columns)] for row in result.scores]
+        means = {row: result.means(row) for row in result.scores}
+        rows = [[row, *(formatted(of_row[column], column) for column in columns)] for row, of_row in means.items()]
         count = len(next(iter(result.scores.values())))
         parts.append(f"## {result.name}\n\n{count} images, x{result.scale}, low-quality images {result.origin}.")
         parts += [table([result.name, *columns], rows), *result.remarks]
@@ -48,10 +49,6 @@ def markdown(name: str, results: Sequence[SetResult], measure: Measure, checkpoi
 
 def _network(options: Mapping[str, Any]) -> str:
     return ", ".join([str(options["type"]), *(f"{k} {v}" for k, v in options.items() if k != "type")])
-
-
-def _cells(scores: Scores, columns: Sequence[str]) -> list[str]:
-    return [f"{scores[column]:.{2 if column.startswith('PSNR') else 4}f}" for column in columns]
 
 
 def comma_separated(results: Sequence[SetResult], measure: Measure) -> str:
