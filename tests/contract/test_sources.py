@@ -1,12 +1,14 @@
 """Every registered source of images against the `Source` protocol.
 
-A new source needs one line in SOURCES: a function that puts a small set into a folder and returns its options.
+A new source is given a folder of images as `root`, if it takes one. Another needs a line in SOURCES: a function that
+puts a small set into a folder and returns its options.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,10 @@ def fill(folder: Path, names: tuple[str, ...] = ("a.png", "b.png", "sub/c.png"),
 
 def a_folder(tmp_path: Path) -> dict[str, Any]:
     return {"root": str(fill(tmp_path / "gt"))}
+
+
+def no_options(_: Path) -> dict[str, Any]:
+    return {}
 
 
 def paired(tmp_path: Path) -> dict[str, Any]:
@@ -71,9 +77,9 @@ SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.fixture(params=sorted({*DATASETS.names(), *SOURCES}))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    if request.param not in SOURCES:
-        pytest.fail(f"no small set for the source {request.param!r}: add a line to SOURCES in {__file__}")
-    options = {"type": request.param.split()[0], **SOURCES[request.param](tmp_path)}
+    kind = request.param.split()[0]
+    by_default = a_folder if "root" in signature(DATASETS.get(kind)).parameters else no_options
+    options = {"type": kind, **SOURCES.get(request.param, by_default)(tmp_path)}
     entry: Any = DATASETS.build(options, scale=SCALE)
     return entry.source
 
