@@ -1,12 +1,29 @@
 """Photographs to smaller copies of themselves, so that training sees things at several sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import PlainValidator
 from scipy.sparse import csr_array
+
+from utils.options.arguments import Arg
+from utils.options.fields import Count
+
+
+def _shrinking(value: float | str) -> float:
+    top, _, bottom = str(value).partition("/")
+    try:
+        factor = float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        factor = 0.0
+    if not 0 < factor < 1:
+        raise ValueError("expected a factor between 0 and 1, such as 0.5 or 1/3")
+    return factor
+
+
+Shrinking = Annotated[float, PlainValidator(_shrinking)]
 
 
 @dataclass(frozen=True)
@@ -18,8 +35,10 @@ class Multiscale:
     such copy, since a ground truth should be sharp.
     """
 
-    scales: tuple[float, ...] = (0.75, 0.5, 1 / 3)
-    shortest: int = 400
+    scales: Annotated[tuple[Shrinking, ...], Arg("S", nargs="*")] = (0.75, 0.5, 1 / 3)
+    """Factors below 1."""
+    shortest: Count = 400
+    """One more copy whose shorter side is N; 0 for none."""
 
     def outputs(self, image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         for number, size in enumerate(self.sizes(*image.shape[:2])):

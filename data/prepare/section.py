@@ -14,19 +14,23 @@ class NoisePatches:
     `variance` (Ji et al., CVPRW 2020, Sec. 3.2): the variance of L is below `max_variance`. `quantile`: the share
     `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels; without tiles that
     are constant or have a pixel with a channel at 0 or at its highest value. Either way the mean of L is in
-    `mean_range`, above its low end; 0 to 255 and 15 to 240 by default.
-
-    Tiles have `size` pixels a side (256; 64 for `quantile`) and begin every `stride` pixels (`size`). The released
-    code loses those that end at the right or lower border: `released`.
+    `mean_range`, above its low end.
     """
 
     rule: Literal["variance", "quantile"] = "variance"
+    """How flat tiles are told from others."""
     size: PositiveInt | None = None
+    """Pixels of a tile's side (default: 256; 64 for the rule quantile)."""
     stride: PositiveInt | None = None
+    """Pixels between the beginnings of tiles (default: the size)."""
     max_variance: NonNegative = 20.0
+    """Of the rule variance: what the variance of a tile is below."""
     flattest: Prob = 0.05
+    """Of the rule quantile: the share of all tiles that is collected."""
     mean_range: Pair | None = None
+    """Which mean luma a tile has (default: 0 255; 15 240 for the rule quantile)."""
     released: bool = False
+    """Lose the tiles that end at the right or lower border, as the released code does."""
 
     @property
     def side(self) -> int:
@@ -41,21 +45,26 @@ class NoisePatches:
 
 @dataclass(frozen=True)
 class CleanHr:
-    """Sources become smaller by `factor` with MATLAB's bicubic filter (Ji et al., CVPRW 2020, "clean-up").
-
-    The released code then cuts the fraction off instead of rounding: `released`.
-    """
+    """Sources become smaller by `factor` with MATLAB's bicubic filter (Ji et al., CVPRW 2020, "clean-up")."""
 
     factor: PositiveInt = 2
+    """How many times smaller."""
     released: bool = False
+    """Cut the fraction off instead of rounding, as the released code does."""
 
 
 @dataclass(frozen=True)
 class Prepare:
     """What is made of the images of `source` (and of `target`, clean ones) in the folder `out`; null leaves a step out.
 
-    `kernels`: OUT/kernels/kernels_x4.npz, for `kernel_bank`. `noise`: OUT/noise, for `real_noise`. `hr`: OUT/hr, for
-    data of `type: folder`. `batch`: images whose kernels are estimated together.
+    Attributes:
+        source: a folder of photographs, at any depth.
+        target: a folder of clean images, taken as they are.
+        out: where to.
+        kernels: OUT/kernels/kernels_x4.npz, for `kernel_bank`.
+        noise: OUT/noise, for `real_noise`.
+        hr: OUT/hr, for data of `type: folder`.
+        batch: images whose kernels are estimated together.
     """
 
     source: str

@@ -1,11 +1,11 @@
 """Large photographs to overlapping tiles, which are read faster during training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from utils.options.fields import Count, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,12 @@ class Tiles:
     smaller than a window in a direction is kept at its own length there: BasicSR's script drops such images silently.
     """
 
-    size: int = 480
-    step: int = 240
-    thresh: int = 0
+    size: PositiveInt = 480
+    """Pixels of a tile."""
+    step: PositiveInt = 240
+    """Pixels between tiles."""
+    thresh: Count = 0
+    """One more tile at the border if more than this many pixels are left."""
 
     def outputs(self, image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         corners = [(top, left) for top in self.starts(image.shape[0]) for left in self.starts(image.shape[1])]

@@ -9,14 +9,14 @@ two principal components, coloured by what was done to it) and embedding.json (t
 `embedding` of a validation set gives the same at each validation.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from data.sources.folder import Folder
@@ -40,8 +40,8 @@ from models.restoring.generator import LoadedGenerator, load_generator
 from models.weights.files import weight_files
 from utils.logging import Console
 from utils.options import files as option_files
-from utils.options.arguments import whole
-from utils.options.fields import OptionError
+from utils.options.arguments import Arg, Overrides, parse
+from utils.options.fields import Count, OptionError, TwoOrMore
 from utils.seeding import generator as stream
 
 # Of the grid: both widths in low-quality pixels with the angle in degrees, and noise levels of 8 bits.
@@ -50,6 +50,30 @@ KERNELS = (
     *((1.0, 0.4, degrees) for degrees in (0, 45, 90, 135)),
 )
 LEVELS = (0, 5, 15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The command line."""
+
+    weights: Path
+    """A weight file, or a checkpoint folder of ours."""
+    data: Annotated[Path, Arg("FOLDER")]
+    """Images that training has not seen."""
+    out: Annotated[Path, Arg("DIR")]
+    """Where embedding.png and embedding.json go."""
+    option_file: Annotated[Path | None, Arg("FILE", flags=("--opt",))] = None
+    """Draw from its degradation (default: a grid of `gaussian`)."""
+    overrides: Overrides = ()
+    """Override an option of --opt."""
+    images: Annotated[int, Field(ge=MIN_IMAGES)] = MAX_IMAGES
+    """The first N."""
+    degradations: Annotated[TwoOrMore, Arg("K")] = 24
+    """Drawn from --opt."""
+    crop: Annotated[int, Field(ge=MIN_CROP), Arg("PX")] = CROP
+    """Low-quality pixels."""
+    seed: Count = 0
+    """Of drawn degradations and fresh weights."""
 
 
 def grid_plans(scale: int, side: int) -> tuple[Degradation, list[Plan]]:
@@ -82,17 +106,17 @@ def untrained(trained: LoadedGenerator, lq: Sequence[Tensor], seed: int) -> nn.M
     return network.encoder.eval()
 
 
-def report(args: argparse.Namespace, console: Console) -> None:
+def report(args: Arguments, console: Console) -> None:
     """Makes the samples, measures all features on them, prints and writes."""
     trained = load_generator(weight_files(args.weights, "ema")[0])
     network = trained.network
     if not isinstance(network, EncoderNetwork):
         raise OptionError(f"{args.weights}: {trained.options['type']} has no encoder; expected a network such as dasr")
     scale, side = network.scale, args.crop * network.scale
-    if args.opt is None:
+    if args.option_file is None:
         degradation, plans = grid_plans(scale, side)
     else:
-        tree = option_files.load(args.opt, args.set)
+        tree = option_files.load(args.option_file, args.overrides)
         if tree.get("scale") != scale:
             found = f"scale: found {tree.get('scale')}, but the network has scale {scale}"
             raise OptionError(f"{found}; use its option file")
@@ -111,29 +135,10 @@ def report(args: argparse.Namespace, console: Console) -> None:
     console.info(f"wrote {args.out / 'embedding.png'} and {args.out / 'embedding.json'}")
 
 
-def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.embedding", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--weights", type=Path, required=True, metavar="PATH", help="a weight file, or a checkpoint folder of ours")
-    add("--data", type=Path, required=True, metavar="FOLDER", help="images that training has not seen")
-    add("--out", type=Path, required=True, metavar="DIR", help="where embedding.png and embedding.json go")
-    add("--opt", type=Path, metavar="FILE", help="draw from its degradation (default: a grid of `gaussian`)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option of --opt")
-    add(
-        "--images", type=whole(MIN_IMAGES), default=MAX_IMAGES, metavar="N", help=f"the first N (default: {MAX_IMAGES})"
-    )
-    add("--degradations", type=whole(2), default=24, metavar="K", help="drawn from --opt (default: 24)")
-    add("--crop", type=whole(MIN_CROP), default=CROP, metavar="PX", help=f"low-quality pixels (default: {CROP})")
-    add("--seed", type=whole(0), default=0, help="of drawn degradations and fresh weights (default: 0)")
-    return parser.parse_args(given)
-
-
 def main(given: Sequence[str] | None = None) -> int:
-    """Runs the command line. Returns the exit status."""
-    args, console = arguments(given), Console()
+    """Run the command line; return the exit status."""
+    args = parse(Arguments, given, prog="python -m models.embedding", description=__doc__)
+    console = Console()
     try:
         report(args, console)
         return 0

@@ -13,14 +13,13 @@ often; pairs of images on disk; plans of such pairs, or of a step without finite
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -39,8 +38,8 @@ from utils.images.plot import LARGEST_CELL, cells, drawn_picture, drawn_table, d
 from utils.images.sheet import sheet
 from utils.logging import Console, table
 from utils.options import files as option_files
-from utils.options.arguments import whole
-from utils.options.fields import OptionError
+from utils.options.arguments import Arg, OptionFile, Overrides, parse
+from utils.options.fields import Count, OptionError, PositiveInt
 from utils.seeding import sample_stream, step_stream
 
 STRIPS = 4
@@ -233,52 +232,69 @@ def _replayed(experiment: Experiment, file: Path, line: dict[str, Any], console:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def arguments() -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE", help="image files or folders; default: the training data")
-    add("--opt", type=Path, required=True, metavar="FILE", help="option file")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option")
-    add("--stage", metavar="NAME", help="whose samples and losses; default: the first stage")
-    add("--seed", type=whole(0), help="instead of `seed` (with --apply: of `data.validation_seed`)")
-    add("--out", type=Path, default=Path("preview.png"), metavar="FILE", help="where the sheet goes (preview.png)")
-    add("--sample", type=whole(0), nargs="+", metavar="N", help="training samples with these numbers")
-    add("--count", type=whole(1), metavar="K", help="samples per image, first training samples, or plans")
-    add("--whole", action="store_true", help="degrade whole images, not crops of data.crop_size")
-    mode = parser.add_mutually_exclusive_group()
-    add = mode.add_argument
-    add("--histogram", type=Path, metavar="FILE", help=f"plot what {PLANS} plans hold, and print it as a table")
-    add("--apply", type=Path, metavar="DIR", help="write pairs and plans; after a stop the same command goes on")
-    add("--replay", type=Path, metavar="FILE", help="plans.jsonl of --apply, or nonfinite_*.jsonl of a run")
-    return parser.parse_intermixed_args()
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The command line."""
+
+    images: Annotated[tuple[str, ...], Arg("IMAGE", positional=True)] = ()
+    """Image files or folders (default: the training data)."""
+    option_file: OptionFile
+    """Option file."""
+    overrides: Overrides = ()
+    """Override an option."""
+    stage: str | None = None
+    """Whose samples and losses (default: the first stage)."""
+    seed: Count | None = None
+    """Instead of `seed` (with --apply: of `data.validation_seed`)."""
+    out: Annotated[Path, Arg("FILE")] = Path("preview.png")
+    """Where the sheet goes."""
+    sample: tuple[Count, ...] = ()
+    """Training samples with these numbers."""
+    count: Annotated[PositiveInt | None, Arg("K")] = None
+    """Samples per image, first training samples, or plans."""
+    whole: bool = False
+    """Degrade whole images, not crops of data.crop_size."""
+    histogram: Annotated[Path | None, Arg("FILE")] = None
+    """Plot what 1000 plans hold, and print it as a table."""
+    apply: Annotated[Path | None, Arg("DIR")] = None
+    """Write pairs and plans; after a stop the same command goes on."""
+    replay: Annotated[Path | None, Arg("FILE")] = None
+    """plans.jsonl of --apply, or nonfinite_*.jsonl of a run."""
+
+    def __post_init__(self) -> None:
+        if sum(mode is not None for mode in (self.histogram, self.apply, self.replay)) > 1:
+            raise ValueError("--histogram, --apply and --replay do different things: choose one")
+        if self.sample and (self.images or self.apply or self.replay):
+            raise ValueError("--sample numbers training samples; it goes with neither images, --apply nor --replay")
+        if self.images and (self.histogram or self.replay):
+            raise ValueError("--histogram draws without images, and --replay knows its own; name none")
+        if self.apply and not self.images:
+            raise ValueError("--apply needs image files or folders to degrade")
 
 
 def main() -> int:
-    """Runs the command line. Returns the exit status."""
-    args, console = arguments(), Console()
+    """Run the command line; return the exit status."""
+    args, console = parse(Arguments, description=__doc__), Console()
     try:
-        experiment, tree = load_experiment(args.opt, args.set)
+        experiment, tree = load_experiment(args.option_file, args.overrides)
         stage = args.stage or next(iter(experiment.stages))
         if stage not in experiment.stages:
             raise OptionError(f"--stage {stage}: the file has the stages {', '.join(experiment.stages)}")
-        if args.sample and (args.images or args.apply or args.replay):
-            raise OptionError("--sample numbers training samples; it goes with neither images, --apply nor --replay")
-        if args.images and (args.histogram or args.replay):
-            raise OptionError("--histogram draws without images, and --replay knows its own; name none")
         if args.apply is not None:
-            return apply_command(experiment, tree, args, console)
+            return apply_command(experiment, tree, args, args.apply, console)
         if args.seed is not None:
             experiment = replace(experiment, seed=args.seed)
-        command = sheet_command if args.histogram is None else histogram_command
-        command(experiment, stage, args, console)
+        if args.histogram is not None:
+            histogram_command(experiment, stage, args, args.histogram, console)
+        else:
+            sheet_command(experiment, stage, args, console)
         return 0
     except (OptionError, OSError) as error:
         console.error(str(error))
         return 1
 
 
-def sheet_command(experiment: Experiment, stage: str, args: argparse.Namespace, console: Console) -> None:
+def sheet_command(experiment: Experiment, stage: str, args: Arguments, console: Console) -> None:
     """The default: samples, step by step, on a sheet."""
     if args.replay is not None:
         samples = replay(experiment, args.replay, args.count or STRIPS, console)
@@ -296,7 +312,7 @@ def sheet_command(experiment: Experiment, stage: str, args: argparse.Namespace, 
     console.info(f"next, see what is drawn how often:\n  {again(args, '--histogram', 'histogram.png')}")
 
 
-def histogram_command(experiment: Experiment, stage: str, args: argparse.Namespace, console: Console) -> None:
+def histogram_command(experiment: Experiment, stage: str, args: Arguments, out: Path, console: Console) -> None:
     """What is drawn how often, from sample 0 (or --sample N) on."""
     degradation = experiment.degradation.component(scale=experiment.scale)
     size, first = (experiment.data.crop_size, experiment.data.crop_size), args.sample[0] if args.sample else 0
@@ -307,20 +323,18 @@ def histogram_command(experiment: Experiment, stage: str, args: argparse.Namespa
     for name, spec in experiment.data.train.items():
         if spec.wrapper.get("degradation") is not None:
             console.warn(f"data.train.{name} has a degradation of its own, which is not in here")
-    save(args.histogram, drawn_picture([plan.steps for plan in plans]), console)
+    save(out, drawn_picture([plan.steps for plan in plans]), console)
     console.info(f"next, train on it:\n  {again(args, train=True)}")
 
 
-def apply_command(experiment: Experiment, tree: dict[str, Any], args: argparse.Namespace, console: Console) -> int:
+def apply_command(experiment: Experiment, tree: dict[str, Any], args: Arguments, out: Path, console: Console) -> int:
     """Pairs on disk, degraded as a validation set called `apply` would be."""
-    if not args.images:
-        raise OptionError("--apply needs image files or folders to degrade")
     files, names = named_files(args.images, experiment.scale)
     seed = experiment.data.validation_seed if args.seed is None else args.seed
     valid = ValidationSet("apply", SourceEntry(files), own_degradation(experiment), seed=seed, scale=experiment.scale)
     about = option_files.dump({"scale": experiment.scale, "seed": seed, "degradation": tree["degradation"]})
-    failed = write_pairs(valid, names, args.apply, about, console)
-    console.info(f"next, see some of them again:\n  {again(args, '--replay', str(args.apply / 'plans.jsonl'))}")
+    failed = write_pairs(valid, names, out, about, console)
+    console.info(f"next, see some of them again:\n  {again(args, '--replay', str(out / 'plans.jsonl'))}")
     return int(failed > 0)
 
 
@@ -333,7 +347,8 @@ def save(path: Path, picture: np.ndarray, console: Console) -> None:
     console.info(f"wrote {path} ({picture.shape[1]}x{picture.shape[0]} pixels)")
 
 
-def again(args: argparse.Namespace, *more: str, train: bool = False) -> str:
+def again(args: Arguments, *more: str, train: bool = False) -> str:
     """A command line with the same option file and overrides."""
     start = ["torchrun", "train.py"] if train else ["python", "-m", "degradations.preview"]
-    return shlex.join([*start, "--opt", str(args.opt), *(word for text in args.set for word in ("--set", text)), *more])
+    overrides = [word for text in args.overrides for word in ("--set", text)]
+    return shlex.join([*start, "--opt", str(args.option_file), *overrides, *more])

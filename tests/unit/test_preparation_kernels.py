@@ -172,9 +172,10 @@ def test_empty_pools_are_refused(
     assert "a.png: all its pixels have one value" in capsys.readouterr().err
     assert run(source, source / "pool") == 1
     assert "results would become sources" in capsys.readouterr().err
-    assert run(source, tmp_path / "pool", "--noise-scale", "-1", "--iterations", "0") == 1
+    with pytest.raises(SystemExit, match="2"):
+        run(source, tmp_path / "pool", "--noise-scale", "-1", "--iterations", "0")
     error = capsys.readouterr().err
-    assert "noise_scale: found -1" in error and "iterations: found 0" in error
+    assert "--noise-scale: found -1" in error and "--iterations: found 0" in error
 
 
 # --- the section of an option file -----------------------------------------------------------------------------------

@@ -147,10 +147,15 @@ def test_what_cannot_be_collected_is_said(source: Path, tmp_path: Path, capsys: 
             ["--size", "300", "--rule", "quantile"],
             "(none is large enough); a smaller size, other limits or a larger `fl",
         ),
-        (["--rule", "mean", "--flattest", "2"], "rule: found 'mean'"),
-        (["--mean-range", "9", "3"], "mean_range: found [9, 3]: the low end 9.0 is above the high end 3.0"),
     ]:
         assert run(source, tmp_path / f"pool{len(message)}", *more) == 1
+        assert message in capsys.readouterr().err
+    for more, message in [
+        (["--rule", "mean", "--flattest", "2"], "--rule: found 'mean'"),
+        (["--mean-range", "9", "3"], "--mean-range: found [9, 3]: the low end 9.0 is above the high end 3.0"),
+    ]:
+        with pytest.raises(SystemExit, match="2"):
+            run(source, tmp_path / f"pool{len(message)}", *more)
         assert message in capsys.readouterr().err
     assert run(source, source / "pool") == 1
     assert "results would become sources" in capsys.readouterr().err

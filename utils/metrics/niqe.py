@@ -9,7 +9,6 @@ published values rest. Numbers from different models cannot be compared.
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import sys
@@ -17,10 +16,12 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.special import gamma
 
 from utils.images.colour import rgb2y
@@ -28,6 +29,7 @@ from utils.images.files import ImageError, image_files, read_image, to_float, to
 from utils.images.resize import imresize
 from utils.logging import Console
 from utils.metrics import METRICS, Metric
+from utils.options.arguments import Arg, parse_command
 from utils.options.fields import OptionError
 from utils.storage.files import write_durably
 
@@ -282,19 +284,25 @@ def fit_folder(folder: Path, out: Path, sharpness: float, console: Console) -> N
     console.info(f"{out}: fitted on {blocks} sharp blocks of {len(used)} of {len(paths)} images")
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Fits a model on photographs."""
+
+    folder: Annotated[Path, Arg("DIR", positional=True)]
+    """Photographs: sharp, natural, without artefacts."""
+    out: Annotated[Path, Arg("FILE")]
+    """Model to write, .npz."""
+    sharpness: Annotated[float, Field(ge=0, lt=1)] = SHARPNESS
+    """See the paper."""
+
+
 def main() -> int:
-    """Runs the command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m utils.metrics.niqe", description=(__doc__ or "").split("\n")[0])
-    fit = parser.add_subparsers(dest="command", required=True).add_parser("fit", help="fit a model on photographs")
-    fit.add_argument("folder", type=Path, metavar="DIR", help="photographs: sharp, natural, without artefacts")
-    fit.add_argument("--out", type=Path, required=True, metavar="FILE", help="model to write, .npz")
-    fit.add_argument("--sharpness", type=float, default=SHARPNESS, help=f"see the paper (default: {SHARPNESS})")
-    args = parser.parse_args()
-    if not 0 <= args.sharpness < 1:
-        parser.error(f"--sharpness: found {args.sharpness}, expected 0 or more and below 1")
+    """Run the command line; return the exit status."""
+    description = (__doc__ or "").split("\n")[0]
+    fit = parse_command({"fit": Fit}, prog="python -m utils.metrics.niqe", description=description)
     console = Console()
     try:
-        fit_folder(args.folder, args.out, args.sharpness, console)
+        fit_folder(fit.folder, fit.out, fit.sharpness, console)
     except (OptionError, OSError) as error:
         console.error(str(error))
         return 1
