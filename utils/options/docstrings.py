@@ -5,7 +5,6 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,7 @@ _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns):\n(?: +.*\n|\n)+", r
 _ENTRY = re.compile(r"^ {4}(\w+)(?: \(.*?\))?:\s(.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
-def describe(component: Callable[..., Any]) -> str:
+def describe(component: Any) -> str:  # noqa: ANN401
     """Return the docstring of a class or function without its sections (Args, Raises, ...); empty if it has none."""
     text = inspect.getdoc(component) or ""
     generated = inspect.isclass(component) and text.startswith(f"{component.__name__}(")  # by `dataclass`
@@ -21,7 +20,7 @@ def describe(component: Callable[..., Any]) -> str:
 
 
 @cache
-def describe_parameters(component: Callable[..., Any]) -> dict[str, str]:
+def describe_parameters(component: Any) -> dict[str, str]:  # noqa: ANN401
     """Return what is said of the parameters of a class or function, by name.
 
     That is the string below a field of a class, or the parameter's entry in the section Args (or Attributes) of the
@@ -35,7 +34,7 @@ def describe_parameters(component: Callable[..., Any]) -> dict[str, str]:
     return {**texts, **_entries(component.__init__)}
 
 
-def _entries(documented: Callable[..., Any]) -> dict[str, str]:
+def _entries(documented: Any) -> dict[str, str]:  # noqa: ANN401
     texts: dict[str, str] = {}
     for section in _SECTION.findall(inspect.cleandoc(documented.__doc__ or "") + "\n"):
         if section.startswith(("Args", "Attributes")):
