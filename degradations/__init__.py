@@ -26,22 +26,3 @@ DEGRADATIONS: Registry[Degradation] = Registry(
     context=("scale",),
     probe=True,
 )
-
-__all__ = [
-    "DEGRADATIONS",
-    "STEPS",
-    "Batch",
-    "Degradation",
-    "DegradationSettings",
-    "Degraded",
-    "Drawn",
-    "Plan",
-    "Ragged",
-    "Shared",
-    "Size",
-    "State",
-    "Step",
-    "StepEntry",
-    "paired_crop",
-    "run_steps",
-]

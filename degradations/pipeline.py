@@ -96,6 +96,12 @@ class Pipeline(Degradation):
         draws: `batch` draws once per batch what the published code decides so: order, whether a step happens,
             resizes, the kind of noise.
         groups: steps that happen together or not at all, by the group's name. A step may be in several.
+
+    >>> steps = {"blur": {"type": "gaussian_blur"}, "fit": {"type": "resize_to_lq"}, "jpeg": {"type": "jpeg"}}
+    >>> pipeline = DEGRADATIONS.build({"type": "pipeline", "steps": steps, "order": {"rule": "shuffle"}}, scale=2)
+    >>> plan = pipeline.sample(np.random.default_rng(0), (64, 96))
+    >>> pipeline.apply(torch.rand(1, 3, 64, 96), [plan]).lq.shape
+    torch.Size([1, 3, 32, 48])
     """
 
     def __init__(

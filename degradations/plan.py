@@ -29,6 +29,14 @@ Shared = Mapping[str, Any]
 class Plan:
     """Everything random about the degradation of one sample.
 
+    >>> plan = Plan((64, 96), 4, (("blur", {"size": 7, "sigma": 1.2}), ("noise", {"level": 5, "seed": 3})))
+    >>> print(plan)
+    64x96 /4
+      blur: size=7, sigma=1.2
+      noise: level=5, seed=3
+    >>> Plan.from_json(plan.to_json()) == plan
+    True
+
     Attributes:
         size: (height, width) of the ground truth that the plan was drawn for.
         scale: how many times smaller the low-quality image is.

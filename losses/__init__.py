@@ -1,7 +1,5 @@
 """Training losses, each chosen by name from an option file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,9 +10,14 @@ from utils.options.fields import NonNegative, PositiveInt
 
 
 class Loss(nn.Module):
-    """A scalar to minimise.
+    """Say how bad an image is, as a scalar to minimise.
 
     `forward(sr, target, **extras)` takes images (B, C, H, W) in [0, 1] and returns a scalar without its weight.
+
+    >>> import torch
+    >>> loss = LOSSES.build({"type": "charbonnier", "eps": 1e-12}).loss
+    >>> float(loss(torch.full((1, 3, 8, 8), 0.75), torch.full((1, 3, 8, 8), 0.5)))
+    0.25
 
     Attributes:
         needs: names of further inputs that the stage must supply as keywords: `sr_ema`, `lq`, logits.

@@ -1,7 +1,5 @@
 """Adversarial losses: what a generator and a discriminator make of the discriminator's logits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -34,7 +32,7 @@ _DISCRIMINATOR: dict[str, Callable[[Tensor, bool], Tensor]] = {
 
 @LOSSES.register("gan")
 class GanLoss(Loss):
-    """Adversarial loss on logits of any shape (B, …); labels are 1 and 0, without smoothing.
+    """Judge by a discriminator's logits of any shape (B, …); labels are 1 and 0, without smoothing.
 
     Args:
         kind: `vanilla` (cross-entropy, Goodfellow et al. 2014); `softplus` (the same, written with softplus);
@@ -75,11 +73,11 @@ class GanLoss(Loss):
         self._score = _DISCRIMINATOR[kind]
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
-        """The generator's loss; images are not looked at."""
+        """Return the generator's loss; images are not looked at."""
         return self.generator(extras["fake_logits"], extras.get("real_logits"))
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        """What the generator minimises.
+        """Return what the generator minimises.
 
         Args:
             fake_logits: of its images, with gradient.
@@ -100,7 +98,7 @@ class GanLoss(Loss):
         return self._score(fake_logits, True)
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """What the discriminator minimises: the sum of both kinds' losses (of ragan, half the sum)."""
+        """Return what the discriminator minimises: the sum of both kinds' losses (of ragan, half the sum)."""
         if self.kind == "ragan":
             mean_real, mean_fake = self._mean(real_logits), self._mean(fake_logits)
             if self.detach_means:
@@ -109,15 +107,17 @@ class GanLoss(Loss):
         return self._score(real_logits, True) + self._score(fake_logits, False)
 
     def accuracy(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """The share of logits on the right side of the border between real and restored: of lsgan 0.5, of kinds whose
-        logits count only against one another the middle of both means, of all others 0."""
+        """Return the share of logits on the right side of the border between real and restored.
+
+        It is 0.5 of lsgan, the middle of both means of kinds whose logits count only against one another, else 0.
+        """
         border: Tensor | float = 0.5 if self.kind == "lsgan" else 0.0
         if self.kind in ("ragan", "wgan"):
             border = (real_logits.mean() + fake_logits.mean()) / 2
         return ((real_logits > border).float().mean() + (fake_logits < border).float().mean()) / 2
 
     def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, seed: int = 0) -> Tensor:
-        """The weighted `gradient_penalty`, its mixtures drawn from `seed`: pass the optimizer step."""
+        """Return the weighted `gradient_penalty`, its mixtures drawn from `seed`: pass the optimizer step."""
         return self.gradient_penalty * gradient_penalty(discriminator, real, fake, torch_generator(seed))
 
     def _mean(self, logits: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def gradient_penalty(
     fake: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """How far the discriminator's slope is from 1 on random mixtures of images (Gulrajani et al. 2017).
+    """Measure how far the discriminator's slope is from 1 on random mixtures of images (Gulrajani et al. 2017).
 
     Args:
         discriminator: maps images to logits (B, …); a logit map counts with its mean, as it does in the loss.

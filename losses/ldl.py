@@ -1,7 +1,5 @@
 """Locally discriminative learning: a pixel loss where the generator invents artifacts."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch
@@ -16,7 +14,7 @@ _TINY = 1e-12  # bounds the slope of variance^(1/5), which is infinite where an 
 
 @LOSSES.register("ldl")
 class LdlLoss(Loss):
-    """Mean absolute difference weighted by a map of artifacts (Liang et al., CVPR 2022).
+    """Average absolute differences, weighted by a map of artifacts (Liang et al., CVPR 2022).
 
     Images (B, C, H, W) have sides from 4 up. The gradient flows through the map too: it also lowers the spread of
     the residual. `sr_ema` is the averaged generator's output on the same batch, taken as a constant.
@@ -29,7 +27,7 @@ class LdlLoss(Loss):
 
 
 def artifact_map(sr: Tensor, sr_ema: Tensor, target: Tensor) -> Tensor:
-    """How much each pixel looks like an artifact: (B, 1, H, W), not negative.
+    """Return how much each pixel looks like an artifact: (B, 1, H, W), not negative.
 
     With the residual r = |target - sr| summed over channels: (variance of r over the image)^(1/5) times the variance
     of r in 7x7 pixels (both unbiased, mirrored borders), and 0 where the averaged generator has a larger residual,

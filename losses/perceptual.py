@@ -1,16 +1,14 @@
 """Perceptual and style loss on features of VGG19."""
 
-from __future__ import annotations
-
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from losses import LOSSES, Loss
 from utils.options.fields import NonNegative, OptionError
@@ -25,25 +23,28 @@ WEIGHTS_FILE = "vgg19-dcbb9e9d.pth"
 DEFAULT_LAYERS: Mapping[str, float] = MappingProxyType(
     {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 )
-_CONVOLUTIONS = (2, 2, 4, 4, 4)  # of each block; a max-pooling stands between blocks
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @LOSSES.register("perceptual")
 class PerceptualLoss(Loss):
-    """Distance of VGG19 features before their ReLU (Johnson et al. 2016 in ESRGAN's form), as BasicSR and KAIR.
+    """Compare VGG19 features before their ReLU (Johnson et al., ECCV 2016, in ESRGAN's form), as BasicSR and KAIR.
 
     The network is frozen: its weights are neither parameters nor part of any state. It ends at the last used layer.
+    Images are RGB (B, 3, H, W) with sides from 16 up.
 
     Args:
-        layers: weight of each used layer; by default conv1_2 and conv2_2 0.1, conv3_4, conv4_4 and conv5_4 1.
-        criterion: mean absolute difference, mean squared difference, or Frobenius norm of the batch's difference.
+        layers: weight of each used convolution, conv1_1 to conv5_4; by default conv1_2 and conv2_2 0.1, conv3_4,
+            conv4_4 and conv5_4 1.
+        criterion: mean absolute difference (`l1`), mean squared difference (`l2`), or Frobenius norm of the batch's
+            difference (`fro`).
         style_weight: weight of the style part, the same distance between Gram matrices; 0 leaves it out.
         input_norm: normalise images by ImageNet's mean and deviation first.
         range_norm: map images from [-1, 1] to [0, 1] before that.
         weights: a file with torchvision's VGG19 weights; without it torchvision's own copy is used or downloaded.
 
     Raises:
+        ValueError: for layers without a weight above 0.
         OptionError: when no weights can be had; it says which file to put where.
     """
 
@@ -63,43 +64,33 @@ class PerceptualLoss(Loss):
             raise ValueError("layers: no layer has a weight above 0")
         self.criterion: Criterion = criterion
         self.style_weight, self.input_norm, self.range_norm = style_weight, input_norm, range_norm
-        self._convolutions = _needed_convolutions(self.layers)
-        state = _load_weights(weights)
-        for name, index in self._convolutions.items():
-            # Buffers rather than parameters: no optimizer can find them and no checkpoint carries their 80 MB.
-            for part in ("weight", "bias"):
-                key = f"features.{index}.{part}"
-                if key not in state:
-                    raise OptionError(f"{weights}: has no {key}, expected torchvision's VGG19 ({WEIGHTS_FILE})")
-                self.register_buffer(f"{name}_{part}", state[key].float(), persistent=False)
+        self.vgg, self._outputs = _vgg19(list(self.layers), weights)
         for name, values in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
-        found = self.features(sr)
+        of_sr = self.features(sr)
         with torch.no_grad():
-            wanted = self.features(target)
+            of_target = self.features(target)
         total = sr.new_zeros(())
         for name, weight in self.layers.items():
-            total = total + weight * self._distance(found[name], wanted[name])
+            ours, wanted = of_sr[name], of_target[name]
+            total = total + weight * self._distance(ours, wanted)
             if self.style_weight > 0:
-                total = total + self.style_weight * weight * self._distance(_gram(found[name]), _gram(wanted[name]))
+                total = total + self.style_weight * weight * self._distance(_gram(ours), _gram(wanted))
         return total
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Outputs (B, C, h, w) of the used layers, before their ReLU, for RGB images (B, 3, H, W), sides >= 16."""
+        """Return the outputs (B, C, h, w) of the used layers, before their ReLU, for RGB images (B, 3, H, W)."""
         x = (images + 1) / 2 if self.range_norm else images
         if self.input_norm:
             x = (x - self.get_buffer("mean")) / self.get_buffer("std")
-        kept = {}
-        for name in self._convolutions:
-            if name.endswith("_1") and name != "conv1_1":
-                x = F.max_pool2d(x, 2)
-            x = F.conv2d(x, self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"), padding=1)
-            if name in self.layers:
-                kept[name] = x
-            x = F.relu(x)
-        return kept
+        outputs = {}
+        for number, layer in enumerate(self.vgg):
+            x = layer(x)
+            if number in self._outputs:
+                outputs[self._outputs[number]] = x
+        return outputs
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         if self.criterion == "fro":
@@ -108,21 +99,33 @@ class PerceptualLoss(Loss):
 
 
 def _gram(features: Tensor) -> Tensor:
-    """Gram matrices (B, C, C) over (B, C, h, w), divided by C·h·w."""
+    """Return Gram matrices (B, C, C) over (B, C, h, w), divided by C·h·w."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
 
 
-def _needed_convolutions(layers: Mapping[str, float]) -> dict[str, int]:
-    """Convolutions up to the last used one, with their numbers in torchvision's `features`."""
-    numbers, number = {}, 0
-    for block, count in enumerate(_CONVOLUTIONS, 1):
-        for i in range(1, count + 1):
-            numbers[f"conv{block}_{i}"] = number
-            number += 2  # the convolution and its ReLU
-        number += 1  # the pooling
-    last = max(numbers[name] for name in layers)
-    return {name: number for name, number in numbers.items() if number <= last}
+def _vgg19(layers: Sequence[str], weights: str | None) -> tuple[nn.Sequential, dict[int, str]]:
+    """Return torchvision's VGG19 up to the last of these layers, and which of its modules are they by number."""
+    from torchvision.models import vgg19  # slow to import, and needed nowhere else
+
+    with torch.device("meta"):
+        vgg = vgg19().features
+    assert isinstance(vgg, nn.Sequential)
+    convolutions = [number for number, module in enumerate(vgg) if isinstance(module, nn.Conv2d)]
+    numbers = dict(zip(get_args(Layer), convolutions, strict=True))
+    outputs = {numbers[name]: name for name in layers}
+    vgg, state = vgg[: max(outputs) + 1], _load_weights(weights)
+    for number, module in enumerate(vgg):
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # it would write over the features that are wanted
+        for part, _ in list(module.named_parameters()):
+            key = f"features.{number}.{part}"
+            if key not in state:
+                raise OptionError(f"{weights}: has no {key}, expected torchvision's VGG19 ({WEIGHTS_FILE})")
+            # Buffers rather than parameters: no optimizer can find them and no checkpoint carries their 80 MB.
+            delattr(module, part)
+            module.register_buffer(part, state[key].float(), persistent=False)
+    return vgg, outputs
 
 
 def _load_weights(path: str | None) -> dict[str, Tensor]:
@@ -133,7 +136,7 @@ def _load_weights(path: str | None) -> dict[str, Tensor]:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
             raise OptionError(f"weights: {path} cannot be read as PyTorch weights ({error})") from error
-    from torchvision.models import VGG19_Weights  # slow to import, and needed nowhere else
+    from torchvision.models import VGG19_Weights
 
     weights = VGG19_Weights.IMAGENET1K_V1
     folder = Path(torch.hub.get_dir()) / "checkpoints"

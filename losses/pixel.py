@@ -1,7 +1,5 @@
 """Losses that compare pixel with pixel."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +10,7 @@ from utils.options.fields import Positive
 
 @LOSSES.register("l1")
 class L1Loss(Loss):
-    """Mean absolute difference."""
+    """Average absolute differences."""
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
         return F.l1_loss(sr, target)
@@ -20,7 +18,7 @@ class L1Loss(Loss):
 
 @LOSSES.register("l2")
 class L2Loss(Loss):
-    """Mean squared difference."""
+    """Average squared differences."""
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
         return F.mse_loss(sr, target)
@@ -28,7 +26,7 @@ class L2Loss(Loss):
 
 @LOSSES.register("charbonnier")
 class CharbonnierLoss(Loss):
-    """A smooth L1: the mean of sqrt(difference² + eps) (Charbonnier et al. 1994).
+    """Average sqrt(difference² + eps), a smooth L1 (Charbonnier et al., ICIP 1994).
 
     Args:
         eps: added under the root, so the smallest value is sqrt(eps). KAIR's default is 1e-9, BasicSR's 1e-12.

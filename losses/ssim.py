@@ -1,7 +1,5 @@
 """Structural similarity as a loss."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +12,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 @LOSSES.register("ssim")
 class SsimLoss(Loss):
-    """1 - SSIM (Wang et al. 2004) with a Gaussian window of 11 pixels, sigma 1.5.
+    """Return 1 - SSIM (Wang et al., TIP 2004) with a Gaussian window of 11 pixels, sigma 1.5.
 
     Quirk: the window sees zeros beyond the image, as in KAIR's loss, unlike the metric of that name. KAIR minimises
     SSIM itself, which drives images apart; here descent raises it.
@@ -30,7 +28,7 @@ class SsimLoss(Loss):
         return 1 - self.similarity(sr, target)
 
     def similarity(self, sr: Tensor, target: Tensor) -> Tensor:
-        """Mean SSIM of images (B, C, H, W) in [0, 1]."""
+        """Return the mean SSIM of images (B, C, H, W) in [0, 1]."""
         mean_sr, mean_target = self._local_mean(sr), self._local_mean(target)
         product = mean_sr * mean_target
         squares = mean_sr**2 + mean_target**2
@@ -39,7 +37,7 @@ class SsimLoss(Loss):
         return ((2 * product + _C1) * (2 * covariance + _C2) / ((squares + _C1) * (variances + _C2))).mean()
 
     def _local_mean(self, images: Tensor) -> Tensor:
-        """Gaussian means of the same size, each channel alone."""
+        """Return Gaussian means of the same size, each channel alone."""
         channels, margin = images.shape[1], _WINDOW // 2
         window = self.get_buffer("window").to(images.dtype)
         down = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)

@@ -1,7 +1,5 @@
 """What every network offers, and the registry of networks."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -10,7 +8,7 @@ from utils.options.components import Registry
 
 
 class Network(nn.Module):
-    """A network chosen from an option file; the constructor's parameters are its options.
+    """Restore or judge images; the constructor's parameters are the network's options.
 
     A generator maps `lq` (B, C, h, w) in [0, 1] to `sr` (B, C, h·scale, w·scale), not clipped, and may take
     named `conditions` as further arguments. A discriminator maps an image to logits of any shape.

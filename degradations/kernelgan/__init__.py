@@ -1,1 +1,1 @@
-"""KernelGAN: estimate the kernel by which an image was made smaller."""
+"""KernelGAN: the estimation of the kernel by which an image was made smaller."""

@@ -14,7 +14,7 @@ FLAT_BORDER = 5
 
 
 def centre_probabilities(image: np.ndarray, for_generator: bool, size: int) -> np.ndarray:
-    """The probability (H, W), float64, of each pixel of an image with even sides to be the centre of a crop.
+    """Return the probability (H, W), float64, of each pixel of an image with even sides to be the centre of a crop.
 
     Detail within a box of half the crop's side, none for the border of a crop's half; uniform where nothing is left.
     Crops of the generator (`size` pixels) are chosen by the detail that is left after halving the image.
@@ -32,7 +32,7 @@ def centre_probabilities(image: np.ndarray, for_generator: bool, size: int) -> n
 
 
 def _detail(image: np.ndarray) -> np.ndarray:
-    """A map of detail, mean 1: the 3 % strongest gradients along each axis, plus the gradients' magnitude.
+    """Map detail, with mean 1: the 3 % strongest gradients along each axis, plus the gradients' magnitude.
 
     Quirk: the magnitude goes in as it is; the released code clips it as well, and does not use the result.
     """
@@ -47,7 +47,7 @@ def _detail(image: np.ndarray) -> np.ndarray:
 
 
 def _strongest(gradient: np.ndarray) -> np.ndarray:
-    """Nearly a mask of the largest 3 %: values between those of two neighbouring ranks, from 0."""
+    """Return nearly a mask of the largest 3 %: values between those of two neighbouring ranks, from 0."""
     ranked = np.sort(gradient, axis=None)
     pivot = int(0.97 * ranked.size)
     low, high = ranked[pivot], ranked[pivot + 1]
@@ -55,7 +55,7 @@ def _strongest(gradient: np.ndarray) -> np.ndarray:
 
 
 def corners(centres: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
-    """(n, 2): even top-left corners of crops around pixels given by their number in a flattened map of `shape`."""
+    """Return even top-left corners (n, 2) of crops around pixels, given by number in a flattened map of `shape`."""
     middle = np.stack(np.unravel_index(centres, shape), axis=-1) - size // 2
     inside = np.minimum(np.maximum(middle, 0), np.array(shape) - size)
     return inside - inside % 2

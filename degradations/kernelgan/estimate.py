@@ -1,4 +1,4 @@
-"""Estimates the kernels by which images were downscaled: KernelGAN (Bell-Kligler, Shocher, Irani, NeurIPS 2019).
+"""Estimation of the kernels by which images were downscaled: KernelGAN (Bell-Kligler, Shocher, Irani, NeurIPS 2019).
 
 A deep linear generator downscales crops of an image; a discriminator of small patches cannot tell the result from the
 image itself once the generator's kernel is the image's own. Every image has networks of its own. Here they are
@@ -58,7 +58,7 @@ class Generators(nn.Module):
         self.weights = nn.ParameterList(_drawn(s, 0.1 * _xavier(s), generators) for s in self.SHAPES)
 
     def forward(self) -> Tensor:
-        """The kernels (N, 13, 13), as they are correlated with images."""
+        """Return the kernels (N, 13, 13), as they are correlated with images."""
         kernels, *inner = reversed(list(self.weights))
         for weight in inner:
             kernels = _composed(kernels, weight)
@@ -74,7 +74,7 @@ def _xavier(shape: tuple[int, ...]) -> float:
 
 
 def _composed(outer: Tensor, inner: Tensor) -> Tensor:
-    """The convolutions (N, 1, C, a + b - 1, …) that equal (N, C', C, b, b), and after it (N, 1, C', a, a)."""
+    """Return the convolutions (N, 1, C, a + b - 1, …) that equal (N, C', C, b, b), and after it (N, 1, C', a, a)."""
     n, _, channels, a, _ = outer.shape
     b = inner.shape[-1]
     columns = inner.reshape(n, channels, -1).mT @ outer.reshape(n, channels, a * a)
@@ -110,7 +110,7 @@ class Discriminators(nn.Module):
         ]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, h, w) -> probabilities (N, h - 6, w - 6) of being of the real image. Moves the directions."""
+        """Map (N, 3, h, w) to probabilities (N, h - 6, w - 6) of being of the real image. Moves the directions."""
         n, _, height, width = images.shape
         first, *middle, last = (self._normalised(i) for i in range(len(self.weights)))
         x = F.conv2d(images.reshape(1, -1, height, width), first.flatten(0, 1), self.biases[0].flatten(), groups=n)
@@ -124,7 +124,7 @@ class Discriminators(nn.Module):
         return torch.sigmoid(x).reshape(n, height - 6, width - 6)
 
     def _normalised(self, i: int) -> Tensor:
-        """Weights divided by their largest singular value, after one step of the power iteration towards it."""
+        """Return weights divided by their largest singular value, after one step of the power iteration towards it."""
         weight = self.weights[i]
         matrix = weight.flatten(2)
         with torch.no_grad():
@@ -138,7 +138,7 @@ class Discriminators(nn.Module):
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
-class Schedule:
+class Pace:
     """Learning rates and weights of the losses: steady for half of the time, then the rates fall to 0."""
 
     WEIGHTS = {
@@ -152,12 +152,12 @@ class Schedule:
         self.weights = {name: np.full(count, weight) for name, weight in self.WEIGHTS.items()}
 
     def update(self, iteration: int, losses: dict[str, Tensor]) -> None:
-        """After an iteration, counted from 0, with its losses (N,)."""
+        """Move on after an iteration, counted from 0, with its losses (N,)."""
         left = min(1.0, 2 * (1 - (iteration + 1) / self.iterations))
         self.rate_g, self.rate_d = 4e-4 * left, 2e-4 * left
 
 
-class ReleasedSchedule(Schedule):
+class ReleasedPace(Pace):
     """By iteration, and by each image's bicubic loss.
 
     The rates fall to a tenth every 750 iterations. Once an image's bicubic loss was below 0.4 for three iterations on
@@ -178,7 +178,7 @@ class ReleasedSchedule(Schedule):
         return self.streak >= 3
 
     def update(self, iteration: int, losses: dict[str, Tensor]) -> None:
-        """As in Schedule; needs the loss `bicubic`."""
+        """Move on as in `Pace`; needs the loss `bicubic`."""
         if iteration == 0:
             return
         if iteration % 750 == 0:
@@ -204,11 +204,11 @@ class Training:
     def __init__(
         self,
         generators: Sequence[torch.Generator],
-        schedule: Schedule,
+        pace: Pace,
         spectra: Spectra | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.schedule, self.spectra = schedule, spectra
+        self.pace, self.spectra = pace, spectra
         self.network_g = Generators(generators).to(device)
         self.network_d = Discriminators(generators, released=spectra is None).to(device)
         self.network_d.directions = [u.to(device) for u in self.network_d.directions]
@@ -217,7 +217,7 @@ class Training:
         self.optim_g, self.optim_d = (_adam(network) for network in (self.network_g, self.network_d))
 
     def step(self, iteration: int, inputs: Tensor, real: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """One update of each network, generators first; returns the generators' losses (N,).
+        """Update each network once, generators first; return the generators' losses (N,).
 
         `inputs` (N, 3, 64, 64), `real` (N, 3, 26, 26) in [-1, 1]; `noise` is added to what the discriminators see of
         the generators' outputs.
@@ -230,22 +230,22 @@ class Training:
             losses["bicubic"] = bicubic_loss(outputs, inputs)
         else:
             losses["spectrum"] = self.spectra.loss(kernels)
-        weights = {name: torch.as_tensor(weight).to(inputs) for name, weight in self.schedule.weights.items()}
+        weights = {name: torch.as_tensor(weight).to(inputs) for name, weight in self.pace.weights.items()}
         total = torch.stack([weight * losses[name] for name, weight in weights.items()]).sum(0)
-        _descend(self.optim_g, self.schedule.rate_g, total)
+        _descend(self.optim_g, self.pace.rate_g, total)
         self.network_d.requires_grad_(True)
         with torch.no_grad():
             outputs = downscaled(inputs, self.network_g())  # by the new weights
         true, fake = self.network_d(real), self.network_d(outputs + noise)  # in this order: each moves the directions
         distances = 0.5 * ((1 - true).abs().mean((1, 2)) + fake.abs().mean((1, 2)))
-        _descend(self.optim_d, self.schedule.rate_d, distances)
+        _descend(self.optim_d, self.pace.rate_d, distances)
         losses = {name: loss.detach() for name, loss in [*losses.items(), ("total", total)]}
-        self.schedule.update(iteration, losses)
+        self.pace.update(iteration, losses)
         return losses
 
 
 def start_at_bicubic(networks: Generators) -> None:
-    """Gives all networks the same weights, of the bicubic kernel to about 1e-3 in a value."""
+    """Give all networks the same weights, of the bicubic kernel to about 1e-3 in a value."""
     one = Generators([torch_generator(0)])
     optimizer, target = _adam(one), bicubic_kernel().float()
     for i in range(300):
@@ -274,9 +274,9 @@ class Crops:
         shave = 0 if settings.real_image else SHAVED
         height, width = ((side - 2 * shave) // 2 * 2 for side in image.shape[:2])
         if min(height, width) < SIZE_G:
-            found, least = "x".join(map(str, image.shape[:2])), SIZE_G + 2 * shave
+            size, least = "x".join(map(str, image.shape[:2])), SIZE_G + 2 * shave
             raise ValueError(
-                f"{where}: found {found} pixels, expected at least {least}x{least}, which the crops need; leave it out"
+                f"{where}: found {size} pixels, expected at least {least}x{least}, which the crops need; leave it out"
             )
         rng = generator(settings.seed, zlib.crc32(image.tobytes()))
         values = image[shave : shave + height, shave : shave + width] / 255
@@ -292,7 +292,7 @@ class Crops:
         return corners(rng.choice(chances.size, count, p=chances.ravel()), chances.shape, size)
 
     def take(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The generator's input, the discriminator's real crop with noise, and noise for the fake one."""
+        """Take the generator's input, the discriminator's real crop with noise, and noise for the fake one."""
         (top, left), (top_d, left_d) = self.corners[iteration]
         noise, noise_fake = (
             self.settings.noise_scale / 255 * torch.randn(2, 3, SIZE_D, SIZE_D, generator=self.generator).to(self.image)
@@ -310,7 +310,7 @@ def estimate_kernels(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> list[Estimate]:
-    """Estimates the kernel of each image, all in one batch, each as it would be alone.
+    """Estimate the kernel of each image, all in one batch, each as it would be alone.
 
     Args:
         images: uint8 RGB (H, W, 3) of any sizes, 64 pixels or more each side.
@@ -325,11 +325,11 @@ def estimate_kernels(
     if not crops:
         return []
     if settings.released:
-        schedule, spectra = ReleasedSchedule(len(crops)), None
+        pace, spectra = ReleasedPace(len(crops)), None
     else:
-        schedule, spectra = Schedule(len(crops), settings.steps), Spectra([c.values for c in crops], device)
-        schedule.weights["gan"] *= spectra.share  # discriminators see noise, and kernels that keep it are narrow
-    training = Training([c.generator for c in crops], schedule, spectra, device)
+        pace, spectra = Pace(len(crops), settings.steps), Spectra([c.values for c in crops], device)
+        pace.weights["gan"] *= spectra.share  # discriminators see noise, and kernels that keep it are narrow
+    training = Training([c.generator for c in crops], pace, spectra, device)
     with torch.no_grad():
         kernels = training.network_g()
     means: dict[str, Tensor] = {}
@@ -355,7 +355,7 @@ def estimate_kernels(
 
 
 def finished(raw: np.ndarray, settings: KernelGAN) -> np.ndarray:
-    """The kernel (k, k) for the scale that a generator's kernel (13, 13) for x2 stands for; aligned, float64, sum 1.
+    """Return the kernel (k, k) for the scale that a generator's kernel (13, 13) for x2 means; aligned, float64, sum 1.
 
     Of released kernels 40 values survive, of ours twice as many: 40 narrow even a true kernel, to 27 dB. Where nothing
     is left, or values are not finite, the result is flat, which `flaws` calls spread.

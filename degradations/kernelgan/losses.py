@@ -15,14 +15,17 @@ from utils.images.resize import weight_matrix
 
 
 def downscaled(images: Tensor, kernels: Tensor) -> Tensor:
-    """Every second pixel of images (N, C, H, W) correlated with kernels (N, k, k), without the border."""
+    """Return every second pixel of images (N, C, H, W) correlated with kernels (N, k, k), without the border."""
     by_image = images.transpose(0, 1)  # the kernels' images side by side as channels, their channels as a batch
     return F.conv2d(by_image, kernels[:, None], stride=2, groups=kernels.shape[0]).transpose(0, 1)
 
 
 def kernel_losses(kernels: Tensor) -> dict[str, Tensor]:
-    """What kernels (N, k, k) should be like, (N,) each: of `sum` 1, zero towards the `boundaries`, of a centre of mass
-    in the middle (`central`), and `sparse` (KernelGAN, Sec. 4, Eq. 3); and ours: `smooth`, and not `negative`."""
+    """Return how far kernels (N, k, k) are from what they should be like, (N,) each.
+
+    Of `sum` 1, zero towards the `boundaries`, of a centre of mass in the middle (`central`), and `sparse` (KernelGAN,
+    Sec. 4, Eq. 3); and ours: `smooth`, and not `negative`.
+    """
     size = kernels.shape[-1]
     places = torch.arange(size, device=kernels.device, dtype=kernels.dtype)
     total = kernels.sum((1, 2))
@@ -41,7 +44,7 @@ def kernel_losses(kernels: Tensor) -> dict[str, Tensor]:
 
 @lru_cache
 def _border_weights(size: int) -> Tensor:
-    """(size, size), 0 in the middle, growing outwards to about 30 · 0.4 in the corners."""
+    """Return weights (size, size), 0 in the middle, growing outwards to about 30 · 0.4 in the corners."""
     row = torch.exp(-0.5 * ((torch.arange(size) - (size - 1) / 2) / size) ** 2)
     weights = 30 * (1 - torch.outer(row, row) / row.max() ** 2)
     margin = (size - (size // 2 + size % 2)) // 2 - 1
@@ -50,7 +53,7 @@ def _border_weights(size: int) -> Tensor:
 
 
 def bicubic_loss(outputs: Tensor, inputs: Tensor) -> Tensor:
-    """(N,): mean squared difference of outputs (N, 3, 26, 26) and inputs (N, 3, 64, 64) halved bicubically.
+    """Average squared differences of outputs (N, 3, 26, 26) and bicubically halved inputs (N, 3, 64, 64), (N,).
 
     Quirk: the target is, in every channel, the sum over the channels. By default kernels start at the bicubic one
     instead, and no loss holds them there.
@@ -61,7 +64,7 @@ def bicubic_loss(outputs: Tensor, inputs: Tensor) -> Tensor:
 
 @lru_cache
 def bicubic_kernel() -> Tensor:
-    """(13, 13): the antialiased cubic of `imresize` for 1/2 as a generator would have it."""
+    """Return (13, 13): the antialiased cubic of `imresize` for 1/2 as a generator would have it."""
     taps = torch.from_numpy(weight_matrix(26, 13, 0.5)[6, 6:19])
     return torch.outer(taps, taps)
 
@@ -79,7 +82,7 @@ class Spectra:
     """What rounding to 8 bits adds to the gray image's power at every frequency; less power says nothing."""
 
     def __init__(self, images: Sequence[np.ndarray], device: torch.device | str = "cpu") -> None:
-        """Of arrays (H, W, 3) in [0, 1], 64 pixels or more each side."""
+        """Measure arrays (H, W, 3) in [0, 1], 64 pixels or more each side."""
         grays = [image @ np.array([0.299, 0.587, 0.114]) for image in images]
         fine, coarse = (np.stack([_power(gray, size) for gray in grays]) for size in (64, 32))
         noise = np.stack([noise_power(gray, 64) for gray in grays]).clip(self.ROUNDING)
@@ -98,8 +101,10 @@ class Spectra:
         self.quarter = torch.from_numpy(places % 128).to(device)
 
     def loss(self, kernels: Tensor) -> Tensor:
-        """(N,): variance over frequencies, weighed by how little of their power is noise, of the log of the factor by
-        which the spectra disagree with kernels."""
+        """Return the variance (N,) over frequencies of the log of the factor by which spectra disagree with kernels.
+
+        Frequencies are weighed by how little of their power is noise.
+        """
         normed = kernels / kernels.sum((1, 2), keepdim=True)  # or they would hide in the rounding by being small
         response = torch.fft.fft2(normed, s=(128, 128)).abs() ** 2
         halved = self.fine.to(kernels) * response[:, ::2, ::2]
@@ -112,7 +117,7 @@ class Spectra:
 
 
 def noise_power(gray: np.ndarray, size: int) -> np.ndarray:
-    """(size, size): the power spectrum of the noise of an image (H, W), 0 if too little of it says so.
+    """Estimate the power spectrum (size, size) of the noise of an image (H, W), 0 if too little of it says so.
 
     That of the 5 % of its windows of 16 pixels with the least power at low frequencies, where scenes are flat. Only
     their higher frequencies count, which did not choose them; a smooth spectrum, the exponential of cosines up to two
@@ -135,23 +140,23 @@ def noise_power(gray: np.ndarray, size: int) -> np.ndarray:
 
 
 def _cosines(size: int) -> np.ndarray:
-    """(size, size, 6): products of cosines of the frequencies down and across, up to two pixels of lag in all."""
+    """Return products (size, size, 6) of cosines of the frequencies down and across, up to two pixels of lag in all."""
     waves = np.cos(2 * np.pi * np.outer(range(3), np.fft.fftfreq(size)))
     return np.stack([np.outer(waves[i], waves[j]) for i in range(3) for j in range(3 - i)], axis=-1)
 
 
 def _power(gray: np.ndarray, size: int) -> np.ndarray:
-    """(size, size): mean power spectrum of windows, overlapping by 3/4, of an image (H, W)."""
+    """Return the mean power spectrum (size, size) of windows, overlapping by 3/4, of an image (H, W)."""
     return np.mean([_powers(tiles).mean(0) for tiles in _tiles(gray, size, size // 4)], axis=0)
 
 
 def _tiles(gray: np.ndarray, size: int, step: int) -> Iterator[np.ndarray]:
-    """Rows (n, size, size) of windows that begin every `step` pixels of an image (H, W)."""
+    """Yield rows (n, size, size) of windows that begin every `step` pixels of an image (H, W)."""
     for row in range(0, gray.shape[0] - size + 1, step):
         yield np.lib.stride_tricks.sliding_window_view(gray[row : row + size], size, axis=1)[:, ::step].swapaxes(0, 1)
 
 
 def _powers(tiles: np.ndarray) -> np.ndarray:
-    """The power spectra of windows (n, size, size), each less its mean; of white noise its variance."""
+    """Return the power spectra of windows (n, size, size), each less its mean; of white noise its variance."""
     window = np.outer(np.hanning(tiles.shape[1]), np.hanning(tiles.shape[1]))
     return np.abs(np.fft.fft2((tiles - tiles.mean((1, 2), keepdims=True)) * window)) ** 2 / (window**2).sum()

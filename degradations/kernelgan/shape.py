@@ -8,7 +8,7 @@ import scipy.ndimage
 
 
 def zeroised(kernel: np.ndarray, keep: int = 40) -> np.ndarray:
-    """Clears the noise of a kernel (k, k): subtracts 3/4 of its value of rank `keep` + 1, drops what is negative.
+    """Clear the noise of a kernel (k, k): subtracts 3/4 of its value of rank `keep` + 1, drops what is negative.
 
     Keeps the dtype; the result sums to 1.
     """
@@ -18,7 +18,7 @@ def zeroised(kernel: np.ndarray, keep: int = 40) -> np.ndarray:
 
 
 def moved_to_centre(kernel: np.ndarray, scale: int) -> np.ndarray:
-    """Moves the centre of mass of a kernel (k, k) to where blurring with it and keeping every `scale`-th pixel leaves
+    """Move the centre of mass of a kernel (k, k) to where blurring with it and keeping every `scale`-th pixel leaves
     an image centred: (scale - 1) / 2 pixels to the lower right of the middle pixel k // 2, if k is odd.
 
     By cubic splines, in a frame that grows with the move, by 4 for moves below one pixel. The sum drifts by some 1e-6,
@@ -31,12 +31,12 @@ def moved_to_centre(kernel: np.ndarray, scale: int) -> np.ndarray:
 
 
 def centre_of_mass(kernel: np.ndarray) -> np.ndarray:
-    """(row, column) of the centroid, counted from 0."""
+    """Return (row, column) of the centroid, counted from 0."""
     return np.array(scipy.ndimage.center_of_mass(kernel))
 
 
 def twice_applied(kernel: np.ndarray) -> np.ndarray:
-    """The x4 kernel (2k - 1, 2k - 1) that stands for downscaling twice by the x2 kernel (k, k), float64, sum 1.
+    """Return the x4 kernel (2k - 1, 2k - 1) that stands for downscaling twice by the x2 kernel (k, k), float64, sum 1.
 
     A pixel of the second kernel is the whole first kernel, two pixels further on (KernelGAN, Sec. 3); the margin is
     cut off. A centre of mass at k // 2 + 1/2 comes out at the new middle pixel + 3/2, which is right for x4.
@@ -51,7 +51,7 @@ def twice_applied(kernel: np.ndarray) -> np.ndarray:
 
 
 def flaws(kernel: np.ndarray, scale: int) -> list[str]:
-    """What is wrong with an aligned kernel (k, k) for `scale`; empty if nothing.
+    """Name what is wrong with an aligned kernel (k, k) for `scale`; empty if nothing.
 
     `spread`: 10 % of its absolute mass or more lies outside of the central 60 % of its frame. `split`: what is above
     half of its maximum falls apart. `off_centre`: its centroid is more than half a pixel, on some axis, from where
@@ -65,18 +65,18 @@ def flaws(kernel: np.ndarray, scale: int) -> list[str]:
     mass = np.abs(kernel)
     labels = np.empty(kernel.shape, int)
     parts = scipy.ndimage.label(kernel >= kernel.max() / 2, structure=np.ones((3, 3)), output=labels)
-    found = {
+    flawed = {
         "spread": mass[np.ix_(central, central)].sum() <= 0.9 * mass.sum(),
         "split": parts != 1,
         "off_centre": np.abs(centre_of_mass(kernel) - middle).max() > 0.5,
     }
-    return [name for name, is_so in found.items() if is_so]
+    return [name for name, is_so in flawed.items() if is_so]
 
 
 def outlying(losses: Sequence[float]) -> np.ndarray:
-    """(n,) bool: which losses of a pool exceed its median by more than 3 median absolute deviations, or are no number.
+    """Tell which losses of a pool, (n,) bool, exceed its median by more than 3 median absolute deviations.
 
-    The flaw of a pool's kernels that is named `loss`.
+    So does what is no number. The flaw of a pool's kernels that is named `loss`.
     """
     values = np.asarray(losses, np.float64)
     finite = values[np.isfinite(values)]

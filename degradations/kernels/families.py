@@ -10,13 +10,13 @@ _SMALLEST = 1e-8
 
 
 def isotropic_gaussian(size: int, sigma: float) -> np.ndarray:
-    """MATLAB's fspecial('gaussian', size, sigma); sigma in pixels. The outer product of `gaussian_row`."""
+    """Return MATLAB's fspecial('gaussian', size, sigma); sigma in pixels. The outer product of `gaussian_row`."""
     row = gaussian_row(size, sigma)
     return np.outer(row, row)
 
 
 def gaussian_row(size: int, sigma: float, shift: float = 0.0) -> np.ndarray:
-    """The 1-D factor (size,) of `isotropic_gaussian`, centred at (size - 1) / 2 - shift, sum 1."""
+    """Return the 1-D factor (size,) of `isotropic_gaussian`, centred at (size - 1) / 2 - shift, sum 1."""
     x = np.arange(size) - ((size - 1) / 2 - shift)
     q = (x / max(sigma, _SMALLEST)) ** 2
     row = np.exp(-0.5 * (q - q.min()))  # so that a centre between pixels leaves something of the narrowest
@@ -25,14 +25,14 @@ def gaussian_row(size: int, sigma: float, shift: float = 0.0) -> np.ndarray:
 
 
 def square(kernel: np.ndarray) -> np.ndarray:
-    """The kernel (k, k) that a row (k,) stands for; any other as it is."""
+    """Return the kernel (k, k) that a row (k,) stands for; any other as it is."""
     return np.outer(kernel, kernel) if kernel.ndim == 1 else kernel
 
 
 def anisotropic_gaussian(
     size: int, theta: float, variance_1: float, variance_2: float, shift: float = 0.0
 ) -> np.ndarray:
-    """A bivariate normal density sampled at pixel centres (BSRGAN, Sec. 3.1); widths and shift as in `elliptic`."""
+    """Sample a bivariate normal density at pixel centres (BSRGAN, Sec. 3.1); widths and shift as in `elliptic`."""
     return elliptic(size, theta, variance_1, variance_2, shift=shift)
 
 
@@ -45,7 +45,7 @@ def elliptic(
     profile: Literal["gaussian", "plateau"] = "gaussian",
     shift: float = 0.0,
 ) -> np.ndarray:
-    """Kernels whose level lines are ellipses q = const (Real-ESRGAN, Sec. 3.1, after Liu et al., TIP 2020).
+    """Return a kernel whose level lines are ellipses q = const (Real-ESRGAN, Sec. 3.1, after Liu et al., TIP 2020).
 
     `gaussian` is exp(-q^β / 2): the normal density for β = 1, more pointed below, flatter above. `plateau` is
     1 / (1 + q^β), with heavy tails. `variance_1` lies along (cos θ, sin θ) in (x right, y down) coordinates,
@@ -60,7 +60,7 @@ def elliptic(
 
 
 def sinc(size: int, cutoff: float) -> np.ndarray:
-    """The circular ideal low-pass of odd `size`, with negative lobes (Real-ESRGAN, Sec. 3.3 and Eq. 6).
+    """Return the circular ideal low-pass of odd `size`, with negative lobes (Real-ESRGAN, Sec. 3.3 and Eq. 6).
 
     `cutoff` is in radians per pixel: π passes all that the grid holds along its axes.
     """
@@ -73,7 +73,7 @@ def sinc(size: int, cutoff: float) -> np.ndarray:
 
 
 def shift_to_upper_left(kernel: np.ndarray, scale: int) -> np.ndarray:
-    """Moves a kernel's content by (scale - 1) / 2 pixels to the upper left, bilinearly, edges replicated.
+    """Move a kernel's content by (scale - 1) / 2 pixels to the upper left, bilinearly, edges replicated.
 
     Blurring with it and keeping every `scale`-th pixel from the first leaves the image centred. The result is
     normalised to sum 1. A row (k,) stands for its outer product, and so does the result.

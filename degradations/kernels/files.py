@@ -28,7 +28,7 @@ CLOSED_FORMS = "usrnet_8"
 
 
 def usrnet_kernels() -> list[np.ndarray]:
-    """The first 8 of the 12 kernels of USRNet's table (Zhang et al., CVPR 2020, Table 1), (25, 25) float64.
+    """Return the first 8 of the 12 kernels of USRNet's table (Zhang et al., CVPR 2020, Table 1), (25, 25) float64.
 
     Four isotropic Gaussians and four anisotropic ones; the other four are recorded camera shakes.
     """
@@ -47,7 +47,7 @@ class Bank:
 
     @classmethod
     def read(cls, path: str) -> "Bank":
-        """As `read_bank`. Raises OptionError if the kernels are for several scales."""
+        """Read as `read_bank`. Raises OptionError if the kernels are for several scales."""
         scales = {} if path == CLOSED_FORMS else {scale: file for file in bank_files(path) if (scale := _scale(file))}
         if len(scales) > 1:
             some = ", ".join(f"{file} for x{scale}" for scale, file in scales.items())
@@ -57,7 +57,7 @@ class Bank:
 
 
 def read_bank(path: str) -> list[np.ndarray]:
-    """The kernels of the files that a path means (see `bank_files`), or `usrnet_kernels` for the word `usrnet_8`.
+    """Read the kernels of the files that a path means (see `bank_files`), or `usrnet_kernels` for the word `usrnet_8`.
 
     Raises OptionError.
     """
@@ -65,7 +65,7 @@ def read_bank(path: str) -> list[np.ndarray]:
 
 
 def bank_files(path: str) -> list[Path]:
-    """A file, those that a pattern (`results/*/*_x4.mat`) names, or all below a folder, in the order of their paths.
+    """List a file, those that a pattern (`results/*/*_x4.mat`) names, or all below a folder, ordered by path.
 
     `~` is the home folder. Of a folder with pools as `python -m data.prepare kernels` writes them, the pools.
 
@@ -86,7 +86,7 @@ def bank_files(path: str) -> list[Path]:
 
 
 def read_kernels(path: Path) -> list[np.ndarray]:
-    """The kernels of one file: odd squares (k, k), float64, sum 1, possibly with negative values.
+    """Read the kernels of one file: odd squares (k, k), float64, sum 1, possibly with negative values.
 
     `.mat` files hold a cell array `kernels` (USRNet), a matrix `Kernel` (KernelGAN), or one variable of any name;
     those of MATLAB 7.3 need the package h5py. `.npy` and `.npz` files hold kernels or stacks (n, k, k); of a pool of
@@ -99,14 +99,14 @@ def read_kernels(path: Path) -> list[np.ndarray]:
     if reader is None:
         raise OptionError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(_READERS)}")
     try:
-        found = reader(path)
+        kernels = reader(path)
     except OptionError:
         raise
     except _UNREADABLE as error:
         raise OptionError(f"{path}: cannot be read as a {path.suffix} file: {error}") from error
-    if not found:
+    if not kernels:
         raise OptionError(f"{path}: holds no kernels")
-    return [_checked(np.asarray(kernel), f"{path}, kernel {i}") for i, kernel in enumerate(found)]
+    return [_checked(np.asarray(kernel), f"{path}, kernel {i}") for i, kernel in enumerate(kernels)]
 
 
 def _checked(kernel: np.ndarray, where: str) -> np.ndarray:
@@ -153,15 +153,15 @@ def _from_hdf5(path: Path) -> list[Any]:
             f"{path}: is a file of MATLAB 7.3, which needs h5py; `pip install h5py`, or save it in MATLAB with -v7"
         ) from error
     with h5py.File(path) as file:
-        name, found = _chosen({name: v for name, v in file.items() if name != "#refs#"})
-        value = np.asarray(found)
+        name, variable = _chosen({name: v for name, v in file.items() if name != "#refs#"})
+        value = np.asarray(variable)
         # MATLAB writes column by column, so everything stands transposed.
         cells = [np.asarray(file[cell]).T for cell in value.T.ravel()] if value.dtype == object else [value.T]
         return _to_convolve(name, cells)
 
 
 def _to_convolve(name: str, kernels: list[Any]) -> list[Any]:
-    """Turns the kernels of KernelGAN's variable by 180 degrees: it correlates, where all others convolve."""
+    """Turn the kernels of KernelGAN's variable by 180 degrees: it correlates, where all others convolve."""
     return [np.flip(kernel) for kernel in kernels] if name == "Kernel" else kernels
 
 
@@ -196,7 +196,7 @@ def _accepted(path: Path, pool: Mapping[str, np.ndarray]) -> list[Any]:
 
 
 def _scale(path: Path) -> int | None:
-    """The scale that a pool, or the name of a file of KernelGAN's (`NAME_kernel_x4.mat`), says its kernels are for."""
+    """Return the scale that a pool, or a file's name by KernelGAN (`NAME_kernel_x4.mat`), says its kernels are for."""
     if path.suffix.lower() != ".npz":
         name = re.search(r"_kernel_x(\d+)$", path.stem)
         return None if name is None else int(name[1])
@@ -218,7 +218,7 @@ _READERS = {".mat": _from_mat, ".npy": _from_npy, ".npz": _from_npz}
 
 
 def content_hash(kernels: Sequence[np.ndarray]) -> str:
-    """16 hexadecimal digits that tell one list of kernels from another."""
+    """Return 16 hexadecimal digits that tell one list of kernels from another."""
     digest = hashlib.sha256()
     for kernel in kernels:
         digest.update(f"{kernel.shape}".encode())
@@ -227,7 +227,7 @@ def content_hash(kernels: Sequence[np.ndarray]) -> str:
 
 
 def centred(kernel: np.ndarray, shift: float = 0.0) -> np.ndarray:
-    """Moves a kernel's centre of mass to `shift` pixels to the upper left of its middle pixel.
+    """Move a kernel's centre of mass to `shift` pixels to the upper left of its middle pixel.
 
     Linear interpolation keeps sum and sign, and moves the centre of mass by what it moves the kernel. The frame grows
     where it would cut off more than 1e-6 of the kernel.

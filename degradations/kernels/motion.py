@@ -20,14 +20,14 @@ LARGEST = 27
 
 @lru_cache(maxsize=256)
 def kernel_of_seed(seed: int, size: int) -> np.ndarray:
-    """`motion_kernel` of a seed, as a plan holds it. Kept, since a blur and its condition both ask; not writeable."""
+    """Draw `motion_kernel` from a plan's seed. It is kept, since a blur and its condition ask, and not writeable."""
     kernel = motion_kernel(generator(seed), size)
     kernel.flags.writeable = False
     return kernel
 
 
 def motion_kernel(rng: np.random.Generator, size: int = 25) -> np.ndarray:
-    """A random camera-shake kernel (size, size), float64, non-negative, sum 1; `size` is odd.
+    """Draw a camera-shake kernel (size, size), float64, non-negative, sum 1; `size` is odd.
 
     A path is drawn into a kernel of 5 to 27 pixels, most often a small one. One in four is then stretched up to five
     times in each direction, and cut to the size it had. What `size` cannot hold is cut off around the middle, where
@@ -50,7 +50,7 @@ def motion_kernel(rng: np.random.Generator, size: int = 25) -> np.ndarray:
 
 
 def random_path(rng: np.random.Generator) -> np.ndarray:
-    """Positions (3, POINTS) of a camera that starts at 0, and whose velocity and angles are pushed ever more weakly."""
+    """Draw positions (3, POINTS) of a camera that starts at 0, its velocity and angles pushed ever more weakly."""
     start = rng.standard_normal(3)
     pushes = rng.standard_normal((POINTS - 1, 2, 3)) / np.arange(2, POINTS + 1)[:, None, None]
     x, y, z = start[:, None] + pushes[:, 1].cumsum(0).T
@@ -66,7 +66,7 @@ def random_path(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_path(path: np.ndarray, side: int) -> np.ndarray:
-    """How many points of a path (3, n) fall into each of side x side cells of its extent in the first two directions.
+    """Count the points of a path (3, n) in each of side x side cells of its extent in the first two directions.
 
     Quirk: the released code leaves the last row and column of cells out.
     """
@@ -76,7 +76,7 @@ def draw_path(path: np.ndarray, side: int) -> np.ndarray:
 
 
 def _middle(kernel: np.ndarray, size: int) -> np.ndarray:
-    """The middle (size, size) of a kernel, zeros around it where it is smaller."""
+    """Cut the middle (size, size) out of a kernel, zeros around it where it is smaller."""
     kernel = np.pad(kernel, max(0, (size - min(kernel.shape)) // 2))
     top, left = ((side - size) // 2 for side in kernel.shape)
     return kernel[top : top + size, left : left + size]

@@ -15,14 +15,14 @@ Widths = tuple[float, float, float]
 
 
 def covariances(widths: Sequence[Sequence[float]]) -> np.ndarray:
-    """(n, 2, 2) in (x right, y down) coordinates."""
+    """Return covariance matrices (n, 2, 2) in (x right, y down) coordinates."""
     first, second, theta = np.asarray(widths, float).T
     axes = np.stack([np.cos(theta), -np.sin(theta), np.sin(theta), np.cos(theta)], -1).reshape(-1, 2, 2)
     return axes * np.stack([first, second], -1)[:, None] @ axes.transpose(0, 2, 1)
 
 
 def widths_between(corners: Sequence[Sequence[float]], down: np.ndarray, across: np.ndarray) -> list[Widths]:
-    """The widths at each pair of heights `down` and places `across`, row by row, as fractions of an image.
+    """Return the widths at each pair of heights `down` and places `across`, row by row, as fractions of an image.
 
     Covariances go bilinearly from corner to corner (upper left, upper right, lower left, lower right), so that a
     kernel turns the short way and no variance leaves the corners' range.
@@ -38,7 +38,7 @@ def widths_between(corners: Sequence[Sequence[float]], down: np.ndarray, across:
 
 
 def nodes(size: Size, canvas: Size, tile: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the kernels of `convolve_varying` stand on a canvas, as fractions of an image of `size` in it."""
+    """Tell where the kernels of `convolve_varying` stand on a canvas, as fractions of an image of `size` in it."""
     down, across = (
         np.minimum(np.arange(-(-room // tile) + 1) * tile / side, 1) for side, room in zip(size, canvas, strict=True)
     )
@@ -48,7 +48,7 @@ def nodes(size: Size, canvas: Size, tile: int) -> tuple[np.ndarray, np.ndarray]:
 def convolve_varying(
     images: Ragged, kernels: Sequence[Sequence[np.ndarray]], tile: int, border: Border = "mirror"
 ) -> Ragged:
-    """Blurs each image with its own grid of kernels, one every `tile` pixels from the upper left pixel on.
+    """Blur each image with its own grid of kernels, one every `tile` pixels from the upper left pixel on.
 
     `kernels[i]` are those of image i row by row: ceil(H / tile) + 1 rows of ceil(W / tile) + 1, all of one odd size,
     with (H, W) the size of the tensor. Between four of them lies the bilinear mixture of the four blurred images.

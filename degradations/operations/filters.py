@@ -34,6 +34,11 @@ def convolve(images: Ragged, kernels: Sequence[np.ndarray], border: Border = "mi
 
     A kernel may be given as a row (k,): its outer product with itself is meant, and applied separably. `mirror` does
     not repeat the edge pixel, `symmetric` does (SciPy's "reflect"). Not clipped.
+
+    >>> images = Ragged.pack([torch.rand(3, 8, 8), torch.rand(3, 4, 6)])
+    >>> blurred = convolve(images, [np.full((3, 3), 1 / 9), np.full(5, 1 / 5)])
+    >>> blurred.sizes
+    ((8, 8), (4, 6))
     """
     if images.one_by_one:
         return images.per_image(lambda image, i: _convolve_one(image, kernels[i], border))

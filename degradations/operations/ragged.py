@@ -40,6 +40,13 @@ class Ragged:
         data: (B, C, H, W); image i stands in `data[i, :, :h, :w]` with (h, w) = sizes[i]. What lies outside is
             undefined: a step treats borders at its image's own size and never reads beyond.
         sizes: B pairs (height, width). They are known from the plans on the host, so no step waits for the device.
+
+    >>> images = Ragged.pack([torch.zeros(3, 8, 8), torch.ones(3, 4, 6)])
+    >>> images.data.shape, images.sizes
+    (torch.Size([2, 3, 8, 8]), ((8, 8), (4, 6)))
+    >>> halved = images.per_image(lambda image, i: image[:, ::2, ::2])
+    >>> images.put([1], halved.select([1])).sizes
+    ((8, 8), (2, 3))
     """
 
     data: Tensor

@@ -263,7 +263,7 @@ def _malvar_filters() -> Tensor:
     filters = np.zeros((3, 2, 2, 6, 6), np.float32)
     for colour, kernels in enumerate(tile):
         for pixel, kernel in enumerate(kernels):
-            row, column = divmod(pixel, 2)
-            filters[colour, row, column, row : row + 5, column : column + 5] = kernel / 8
+            top, left = divmod(pixel, 2)
+            filters[colour, top, left, top : top + 5, left : left + 5] = kernel / 8
     with torch.inference_mode(False):  # kept, and a tensor born under inference mode could not be trained through
         return torch.from_numpy(filters.reshape(12, 1, 6, 6))

@@ -8,5 +8,5 @@ from degradations.pipeline import Pipeline
 
 @DEGRADATIONS.register("bicubic", presets={"steps": {"bicubic": {"type": "matlab_bicubic"}}})
 def bicubic(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
-    """MATLAB's antialiased bicubic downscaling, rounded to 8 bits."""
+    """Downscale by MATLAB's antialiased bicubic, and round to 8 bits."""
     return Pipeline(steps, scale)

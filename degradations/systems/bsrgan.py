@@ -19,10 +19,18 @@ STEPS = {
 
 @DEGRADATIONS.register("bsrgan", presets={"steps": STEPS})
 def bsrgan(steps: Mapping[str, StepEntry], scale: int, shuffle: bool = True) -> Pipeline:
-    """BSRGAN: an optional halving, then blur, blur, downsample, fit, noise and jpeg in random order, then JPEG.
+    """Halve perhaps; blur, blur, downsample, fit, add noise and compress in random order; compress again: BSRGAN.
 
     `fit` (the resize to the final size) comes after `downsample` always. Steps may be re-ranged, removed (null) or
     added; added ones join the shuffle. Without `shuffle` all keep the order of the file.
+
+    >>> import numpy, torch
+    >>> degradation = DEGRADATIONS.build({"type": "bsrgan", "steps": {"jpeg": {"prob": 0.5}}}, scale=4)
+    >>> plan = degradation.sample(numpy.random.default_rng(0), (64, 96))
+    >>> plan.steps[-1]
+    ('final_jpeg', {'quality': 63})
+    >>> degradation.apply(torch.rand(1, 3, 64, 96), [plan]).lq.shape
+    torch.Size([1, 3, 16, 24])
     """
     order = Order(
         "shuffle" if shuffle else "fixed", first=("halve",), last=("final_jpeg",), in_order=("downsample", "fit")

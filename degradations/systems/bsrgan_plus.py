@@ -33,12 +33,18 @@ STEPS = {
 def bsrgan_plus(
     steps: Mapping[str, StepEntry], scale: int, shuffle_prob: Prob = 0.1, sharpen_gt: bool = False
 ) -> Pipeline:
-    """BSRGAN+: blur, resize, noises, JPEG, blur, resize, noises; then the resize to the final size, and JPEG.
+    """Blur, resize, add noises, compress, blur, resize, add noises, fit to the final size, compress: BSRGAN+.
 
     With `shuffle_prob` all thirteen places are permuted, otherwise only the noises of each round among themselves.
     `sharpen_gt` sharpens the ground truth first (USM), and so the target and the low-quality image. Camera noise, off
     as released, joins at its places with `steps: {isp: {type: isp, prob: 0.1}, second_isp: {type: isp, prob: 0.1}}`.
     Other added steps follow the thirteen and join the full shuffle alone.
+
+    >>> import numpy, torch
+    >>> degradation = DEGRADATIONS.build({"type": "bsrgan_plus", "sharpen_gt": True}, scale=2)
+    >>> plans = [degradation.sample(numpy.random.default_rng(i), (64, 96)) for i in range(2)]
+    >>> degradation.apply(torch.rand(2, 3, 64, 96), plans).lq.shape
+    torch.Size([2, 3, 32, 48])
     """
     known = {name: steps[name] for name in PLACES if name in steps}
     steps = {**known, **{name: entry for name, entry in steps.items() if name not in known}}

@@ -28,10 +28,17 @@ STEPS = {
 
 @DEGRADATIONS.register("classical", presets={"steps": STEPS})
 def classical(steps: Mapping[str, StepEntry], scale: int, scales: tuple[PositiveInt, ...] = ()) -> Pipeline:
-    """Circular blur by a motion or a Gaussian kernel, every s-th pixel from the upper left, and Gaussian noise.
+    """Blur circularly by a motion or a Gaussian kernel, keep every s-th pixel from the upper left, add Gaussian noise.
 
     It tells the `kernel` on the ground truth's grid and the noise's `sigma`. Training draws from `scales`, one for each
     optimizer step. Not clipped, since clipped noise is no longer what `sigma` says. With `steps.truncate.prob: 1` the
     blurred image is cut to 8 bits as the published table's; `steps.truncate: {type: round}` rounds it instead.
+
+    >>> import numpy, torch
+    >>> degradation = DEGRADATIONS.build("classical", scale=3)
+    >>> plan = degradation.sample(numpy.random.default_rng(0), (60, 90))
+    >>> made = degradation.apply(torch.rand(1, 3, 60, 90), [plan])
+    >>> made.lq.shape, made.kernel.shape, made.sigma.shape
+    (torch.Size([1, 3, 20, 30]), torch.Size([1, 25, 25]), torch.Size([1]))
     """
     return Pipeline(steps, scale, conditions=("kernel", "sigma"), scales=scales)

@@ -13,7 +13,7 @@ STEPS = {
 
 @DEGRADATIONS.register("dpsr", presets={"steps": STEPS})
 def dpsr(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
-    """MATLAB's bicubic, rounded to 8 bits, then circular blur by a centred Gaussian.
+    """Downscale by MATLAB's bicubic, round to 8 bits, then blur circularly by a centred Gaussian.
 
     It tells the `kernel` on the low-quality grid, and `sigma`: 0, unless a step such as
     `noise: {type: gaussian_noise, kinds: {color: 1}}` is added.

@@ -29,7 +29,7 @@ STEPS = {
 
 @DEGRADATIONS.register("gaussian", presets={"steps": STEPS})
 def gaussian(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
-    """Blur by a Gaussian, bicubic downsampling, noise with a level up to `noise.level_range`, rounding to 8 bits.
+    """Blur by a Gaussian, downsample bicubically, add noise of a level in `noise.level_range`, round to 8 bits.
 
     As it stands, isotropic as DASR's first experiments; `isotropic_prob: 0` is anisotropic. CDSR's kernels have
     `sigma_range: null`, a `variance_range`, `second: up_to_first`, `window: symmetric` and `border: replicate`, and
@@ -38,6 +38,12 @@ def gaussian(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
 
     It tells the `kernel` on the ground truth's grid, without what a bicubic adds to it, and the noise's `sigma` before
     clipping and rounding.
+
+    >>> import numpy, torch
+    >>> degradation = DEGRADATIONS.build({"type": "gaussian", "steps": {"noise": {"level_range": [0, 25]}}}, scale=4)
+    >>> plan = degradation.sample(numpy.random.default_rng(0), (64, 96))
+    >>> degradation.apply(torch.rand(1, 3, 64, 96), plan.views(2)[:1]).lq.shape
+    torch.Size([1, 3, 16, 24])
     """
     blur, downsample = (steps[name].step if name in steps else None for name in ("blur", "downsample"))
     align = getattr(blur, "align", None)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from degradations import DEGRADATIONS, Degradation, Degraded, Plan, Ragged, Shared, Size
-from degradations.steps.sharpen import usm
+from degradations.steps import sharpen
 
 
 @DEGRADATIONS.register("none")
@@ -31,4 +31,5 @@ class NoDegradation(Degradation):
     def apply(self, gt: Tensor, plans: Sequence[Plan], lq: Tensor | None = None) -> Degraded:
         if lq is None:
             raise ValueError("`degradation: none` needs a data set with low-quality images, such as `paired`")
-        return Degraded(lq, {"plain": gt, **({"usm": usm(Ragged.of(gt)).data} if "usm" in self.targets else {})})
+        sharp = {"usm": sharpen.usm(Ragged.of(gt)).data} if "usm" in self.targets else {}
+        return Degraded(lq, {"plain": gt, **sharp})

@@ -15,7 +15,7 @@ MODES = ["pool", "linear", "cubic"]
 
 
 def noise(level_range: list[float], strength_range: list[float]) -> dict[str, Any]:
-    """Gaussian or Poisson noise, each half of the time."""
+    """Return the options of Gaussian or Poisson noise, each half of the time."""
     kinds, gray_prob = {"color": 0.6, "gray": 0.4}, 0.4
     gaussian = {"type": "gaussian_noise", "level_range": level_range, "levels": "continuous", "kinds": kinds}
     poisson = {"type": "poisson_noise", "peak": "levels", "strength_range": strength_range, "base": "exact"}
@@ -51,7 +51,7 @@ FINAL = {
 
 @DEGRADATIONS.register("realesrgan", presets={"orders": ORDERS, "final": FINAL, "usm": {"type": "sharpen"}})
 class RealESRGAN(Pipeline):
-    """Real-ESRGAN: blur, resize, noise and JPEG, the first three again, then a last resize, low-pass and JPEG.
+    """Blur, resize, add noise, compress; the first three again; then a last resize, low-pass and JPEG: Real-ESRGAN.
 
     Args:
         orders: the rounds, each its steps in their order, and with `prob` how often the whole round happens; `second:
@@ -68,6 +68,15 @@ class RealESRGAN(Pipeline):
     Unlike the released code, JPEG is libjpeg's (`table: released` of both `jpeg` steps is theirs), gray noise is no one
     pattern for all gray samples of a batch, and the target `usm` is cropped from the sharpened whole, not sharpened
     anew after the crop.
+
+    >>> import numpy, torch
+    >>> degradation = DEGRADATIONS.build({"type": "realesrgan", "orders": {"second": None}}, scale=4)
+    >>> plan = degradation.sample(numpy.random.default_rng(0), (128, 96))
+    >>> [name for name, drawn in plan.steps if name.startswith("first")]
+    ['first.blur', 'first.resize', 'first.noise', 'first.jpeg']
+    >>> made = degradation.apply(torch.rand(1, 3, 128, 96), [plan])
+    >>> made.lq.shape, sorted(made.targets)
+    (torch.Size([1, 3, 32, 24]), ['plain', 'usm'])
     """
 
     targets = ("plain", "usm")

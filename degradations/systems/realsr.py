@@ -20,7 +20,7 @@ STEPS = {
 
 @DEGRADATIONS.register("realsr", presets={"steps": STEPS})
 class RealSR(Pipeline):
-    """RealSR: downsampling, then the noise of a pool (`noise.path`), in the order of the file.
+    """Downsample, then add the noise of a pool (`noise.path`), in the order of the file: RealSR.
 
     With a pool of estimated kernels, `blur: {type: kernel_bank, path: POOL, border: symmetric}`, which comes first, and
     `down: {type: every_nth}`. Further steps, such as a JPEG, come last.

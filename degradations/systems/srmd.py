@@ -13,7 +13,7 @@ STEPS = {
 
 @DEGRADATIONS.register("srmd", presets={"steps": STEPS})
 def srmd(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
-    """Circular blur by a centred Gaussian, MATLAB's bicubic, rounding to 8 bits.
+    """Blur circularly by a centred Gaussian, downscale by MATLAB's bicubic, round to 8 bits.
 
     It tells the `kernel` on the ground truth's grid, without what the bicubic adds to it, and `sigma`: 0, unless a
     step such as `noise: {type: gaussian_noise, kinds: {color: 1}}` is added.

@@ -1,7 +1,5 @@
 """Batch normalisation over one process or over all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,7 +13,7 @@ BatchStatistics = Literal["local", "global"]
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of all ranks' images, as if they were in one batch.
+    """Normalise as `nn.BatchNorm2d`, in training by the statistics of all ranks' images, as if they were in one batch.
 
     Its gradients are exact, second ones too. It works on the CPU with gloo, which PyTorch's SyncBatchNorm does not, and
     in a run of one process it is `nn.BatchNorm2d` itself. Every rank must call it equally often, with images
@@ -23,7 +21,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """The normalised images, in their dtype; statistics are taken in float32 at least."""
+        """Normalise images, in their dtype; statistics are taken in float32 at least."""
         if not self.training or world_size() == 1:
             return super().forward(input)
         x = input if input.dtype == torch.float64 else input.float()
@@ -40,7 +38,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running statistics, the variance as its unbiased estimate from `count` values."""
+        """Move the running statistics, the variance as its unbiased estimate from `count` values."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         assert self.momentum is not None, "a cumulative average is not built in"

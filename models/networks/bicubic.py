@@ -1,7 +1,5 @@
 """Bicubic upscaling as a network without parameters: the baseline of every benchmark table."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from models.network import NETWORKS, Network
@@ -11,7 +9,12 @@ from utils.options.fields import PositiveInt
 
 @NETWORKS.register("bicubic")
 class Bicubic(Network):
-    """MATLAB's bicubic `imresize`: `lq` (B, C, h, w) to `sr` (B, C, h·scale, w·scale), not clipped."""
+    """Enlarge `lq` (B, C, h, w) to `sr` (B, C, h·scale, w·scale) by MATLAB's bicubic `imresize`, not clipped.
+
+    >>> import torch
+    >>> NETWORKS.build({"type": "bicubic", "scale": 4})(torch.rand(1, 3, 16, 24)).shape
+    torch.Size([1, 3, 64, 96])
+    """
 
     def __init__(self, scale: PositiveInt) -> None:
         super().__init__()

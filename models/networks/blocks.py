@@ -1,7 +1,5 @@
 """What several networks share."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -11,7 +9,7 @@ from models.network import Network
 
 
 def require_multiple(image: Tensor, multiple: int, network: str) -> None:
-    """Raises ValueError unless both sides of `image` (B, C, H, W) are multiples of `multiple`."""
+    """Raise ValueError unless both sides of `image` (B, C, H, W) are multiples of `multiple`."""
     height, width = image.shape[-2:]
     if height % multiple or width % multiple:
         raise ValueError(
@@ -21,12 +19,12 @@ def require_multiple(image: Tensor, multiple: int, network: str) -> None:
 
 
 def mirrored(image: Tensor, bottom: int, right: int) -> Tensor:
-    """Pads (B, C, h, w) with its mirror image, the edge not repeated; what is too small is mirrored to and fro."""
+    """Pad (B, C, h, w) with its mirror image, the edge not repeated; what is too small is mirrored to and fro."""
     return mirrored_part(image, 0, 0, image.shape[-2] + bottom, image.shape[-1] + right)
 
 
 def mirrored_part(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Cuts out of the image, which is `mirrored` where it ends."""
+    """Cut out of the image, which is `mirrored` where it ends."""
     for axis, start, count in ((-1, left, width), (-2, top, height)):
         length = image.shape[axis]
         if start + count <= length:
@@ -39,7 +37,7 @@ def mirrored_part(image: Tensor, top: int, left: int, height: int, width: int) -
 
 @torch.no_grad()
 def damp_convolutions(module: nn.Module, factor: float) -> None:
-    """Fills every convolution with `factor` times Kaiming normal (fan-in, ReLU gain), and its bias with 0.
+    """Fill every convolution with `factor` times Kaiming normal (fan-in, ReLU gain), and its bias with 0.
 
     ESRGAN (Wang et al. 2018, section 3.1) starts residual branches small, so that deep networks without
     normalisation begin near the identity.
@@ -52,7 +50,7 @@ def damp_convolutions(module: nn.Module, factor: float) -> None:
 
 
 class EncoderNetwork(Network):
-    """A generator told how `lq` is degraded by an embedding, which its own encoder takes from `lq`.
+    """Restore `lq` by an embedding of how it is degraded, which an encoder takes from `lq` itself.
 
     Keys are those of DASR and CDSR: `E.encoder_q.*` and `G.*`. What contrastive learning needs besides (key encoder,
     queue) is no part of the network.
@@ -81,12 +79,12 @@ class EncoderNetwork(Network):
     def forward(
         self, lq: Tensor, embedding: Tensor | None = None, task: Literal["restore", "encode", "both"] = "restore"
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Restores `lq`, or does what a contrastive loss needs within one pass, as DistributedDataParallel wants it.
+        """Restore `lq`, or do what a contrastive loss needs within one pass, as DistributedDataParallel wants it.
 
         Args:
             lq: (B, 3, h, w) RGB in [0, 1].
             embedding: (B, d), in place of the encoder's, with `restore`.
-            task: returns `sr` (restore), the projection (encode), or `sr` and projection (both).
+            task: what is returned: `sr` (restore), the projection (encode), or `sr` and projection (both).
         """
         if embedding is not None:
             return self._restored(lq, embedding)

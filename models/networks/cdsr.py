@@ -5,8 +5,6 @@ of codebook rows. Features ask for the degradation they need, by attention betwe
 released code; images are in [0, 1] there too.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 
@@ -26,7 +24,7 @@ Attend = Literal["released", "paper"]
 
 
 class ConvUnit(nn.Module):
-    """A convolution, batch normalisation and LeakyReLU."""
+    """Apply a convolution, batch normalisation and LeakyReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, batch_norm: BatchStatistics, stride: int = 1, padding: int = 0
@@ -40,7 +38,7 @@ class ConvUnit(nn.Module):
 
 
 class PatchEncoder(nn.Module):
-    """`lq` (B, 3, h, w) in [0, 1] of any size to (embedding, projection), each (B, dimension).
+    """Map `lq` (B, 3, h, w) in [0, 1] of any size to (embedding, projection), each (B, dimension).
 
     The patch branch (LPE) sees whole tiles of 12 px, counted from the top left: what remains at the right and the
     bottom it ignores, as released; an image below 12 px is mirrored there up to one tile, where released code fails.
@@ -78,13 +76,13 @@ class PatchEncoder(nn.Module):
         return embedding, self.mlp(embedding)
 
     def code_weights(self, seen: Tensor) -> Tensor:
-        """The share (B, num_code) of each codebook row in the embedding (CSC), from features (B, dimension)."""
+        """Return the share (B, num_code) of each codebook row in the embedding (CSC), from features (B, dimension)."""
         keys = self.fc_k(self.feature_bank.weight)
         return (self.fc_q(seen) @ keys.T).softmax(1)
 
 
 class ChannelCrossAttention(nn.Module):
-    """Attention of the channels of features to those of a code, weighted by `gamma` (at first 0) and added to it."""
+    """Attend from the channels of features to those of a code; the result times `gamma` (at first 0) is added to it."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -94,14 +92,14 @@ class ChannelCrossAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, code: Tensor, pooled: Tensor) -> Tensor:
-        """A code (B, C) and the features' means (B, C) to a code (B, C)."""
+        """Map a code (B, C) and the features' means (B, C) to a code (B, C)."""
         energy = self.query_conv(pooled)[:, :, None] * self.key_conv(code)[:, None, :]
-        found = (energy.softmax(2) @ self.value_conv(code)[:, :, None])[:, :, 0]
-        return self.gamma * found + code
+        attended = (energy.softmax(2) @ self.value_conv(code)[:, :, None])[:, :, 0]
+        return self.gamma * attended + code
 
 
 class DomainQueryConv(DAConv):
-    """DQA: a degradation-aware convolution whose code is first attended to by its features."""
+    """Apply DQA: a degradation-aware convolution whose code is first attended to by its features."""
 
     def __init__(self, num_feat: int, attend: Attend) -> None:
         super().__init__(num_feat, reduction=2)
@@ -114,7 +112,7 @@ class DomainQueryConv(DAConv):
 
 
 class SFTLayer(nn.Module):
-    """A code of its own from the shared one (B, dimension), and a block that is aware of it."""
+    """Make a code of its own from the shared one (B, dimension), and apply a block that is aware of it."""
 
     def __init__(self, num_feat: int, dimension: int, attend: Attend) -> None:
         super().__init__()
@@ -128,7 +126,7 @@ class SFTLayer(nn.Module):
 
 
 class RRDBSFT(nn.Module):
-    """An SFT layer and three residual dense blocks; the result is scaled by 0.2 and added to the input."""
+    """Apply an SFT layer and three residual dense blocks; the result, scaled by 0.2, is added to the input."""
 
     def __init__(self, num_feat: int, num_grow_ch: int, dimension: int, attend: Attend) -> None:
         super().__init__()
@@ -142,7 +140,7 @@ class RRDBSFT(nn.Module):
 
 
 class CDSRGenerator(nn.Module):
-    """`lq` (B, 3, h, w) in [0, 1] and an embedding (B, dimension) to `sr`."""
+    """Map `lq` (B, 3, h, w) in [0, 1] and an embedding (B, dimension) to `sr`."""
 
     def __init__(
         self, scale: int, num_feat: int, num_block: int, num_grow_ch: int, dimension: int, attend: Attend
@@ -167,11 +165,13 @@ class CDSRGenerator(nn.Module):
 
 @NETWORKS.register("cdsr")
 class CDSR(EncoderNetwork):
-    """CDSR: `lq` (B, 3, h, w) RGB in [0, 1], any size, to `sr` (B, 3, h·scale, w·scale).
+    """Map `lq` (B, 3, h, w), RGB in [0, 1], of any size, to `sr` (B, 3, h·scale, w·scale) by CDSR.
 
     Args:
         scale: any factor, in one step; released for 2, 3 and 4.
-        num_feat: channels between blocks. num_block: blocks. num_grow_ch: channels that each dense convolution adds.
+        num_feat: channels between blocks.
+        num_block: blocks.
+        num_grow_ch: channels that each dense convolution adds.
         encoder_feat: channels of the encoder's first convolutions; the embedding has four times as many numbers.
         num_code: rows of the codebook.
         attend: which code weights the channels: the block's own (`released`), or the one after attention (`paper`,
@@ -179,6 +179,10 @@ class CDSR(EncoderNetwork):
         batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
             (`global`).
         fixed_embedding: for an ablation, a number in place of all that the encoder says.
+
+    >>> small = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4, "encoder_feat": 4, "num_code": 8}
+    >>> NETWORKS.build({"type": "cdsr", "scale": 4, **small})(torch.rand(2, 3, 16, 24)).shape
+    torch.Size([2, 3, 64, 96])
     """
 
     recomputable = ("G.RRDB_trunk",)

@@ -1,7 +1,5 @@
 """Non-blind restoration in closed form, as a network without parameters: the baseline that USRNet has to beat."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -16,11 +14,11 @@ from utils.options.fields import Positive, PositiveInt
 
 @NETWORKS.register("closed_form")
 class ClosedForm(Network):
-    """The linear MMSE estimate: `lq` (B, C, h, w), `kernel` (B, k, k), `sigma` (B,) to (B, C, h·scale, w·scale).
+    """Estimate linearly: `lq` (B, C, h, w), `kernel` (B, k, k), `sigma` (B,) to `sr` (B, C, h·scale, w·scale).
 
-    For lq = Gx + n, with G circular blur then decimation, n white of variance σ², and x Gaussian around a start x₀
-    with covariance variance·P: sr = x₀ + PGᵀ(GPGᵀ + α + σ²/variance)⁻¹(lq − Gx₀). At scale 1 this is Wiener's filter.
-    The scale may change from call to call; in float32 at least.
+    The linear MMSE: for lq = Gx + n, with G circular blur then decimation, n white of variance σ², and x Gaussian
+    around a start x₀ with covariance variance·P: sr = x₀ + PGᵀ(GPGᵀ + α + σ²/variance)⁻¹(lq − Gx₀). At scale 1 this is
+    Wiener's filter. The scale may change from call to call; in float32 at least.
 
     Args:
         scale: the nominal scale, used where a call gives none.
@@ -30,6 +28,10 @@ class ClosedForm(Network):
         variance: mean square of x − x₀, for images in [0, 1]. Below that of photographs from zero, since their
             spectra fall faster than 1/|f|² where noise matters.
         alpha: regularisation without noise, relative to the prior: for rounding and errors of the kernel.
+
+    >>> network = NETWORKS.build({"type": "closed_form", "scale": 2})
+    >>> network(torch.rand(1, 3, 16, 24), kernel=torch.full((1, 5, 5), 1 / 25), sigma=torch.zeros(1)).shape
+    torch.Size([1, 3, 32, 48])
     """
 
     conditions = ("kernel", "sigma", "scale")
@@ -46,7 +48,7 @@ class ClosedForm(Network):
         self.scale, self.prior, self.start, self.variance, self.alpha = scale, prior, start, variance, alpha
 
     def forward(self, lq: Tensor, kernel: Tensor, sigma: Tensor, scale: int | None = None) -> Tensor:
-        """Restores `lq`. Raises ValueError if the kernel is larger than the output."""
+        """Restore `lq`. Raises ValueError if the kernel is larger than the output."""
         scale = scale or self.scale
         x = self._start(lq, scale)
         psf = psf_on_canvas(kernel, (x.shape[-2], x.shape[-1]))
@@ -69,12 +71,12 @@ class ClosedForm(Network):
 
 
 def _filtered(image: Tensor, transfer: Tensor) -> Tensor:
-    """Multiplies the half spectrum of (..., H, W)."""
+    """Multiply the half spectrum of (..., H, W)."""
     return torch.fft.irfft2(torch.fft.rfft2(image) * transfer, s=image.shape[-2:])
 
 
 def _natural_amplitude(like: Tensor) -> Tensor:
-    """The square root of P over the half spectrum (H, W//2 + 1) of images (..., H, W)."""
+    """Return the square root of P over the half spectrum (H, W//2 + 1) of images (..., H, W)."""
     size = like.shape[-2:]
     fy, fx = (torch.fft.fftfreq(side, dtype=like.dtype, device=like.device) for side in size)
     power = (fy[:, None].square() + fx.square()).clamp_min(1 / max(size) ** 2).reciprocal()

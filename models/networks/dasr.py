@@ -7,8 +7,6 @@ Released images are 0…255. The shift to that range lives inside, so that image
 are therefore large: train and restore in fp32 or bf16, whose range is float32's; fp16 ends at 65504.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -25,7 +23,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class Encoder(nn.Module):
-    """`lq` (B, 3, h, w) in [0, 1] of any size to (embedding, projection), each (B, dimension)."""
+    """Map `lq` (B, 3, h, w) in [0, 1] of any size to (embedding, projection), each (B, dimension)."""
 
     def __init__(self, num_feat: int, batch_norm: BatchStatistics) -> None:
         super().__init__()
@@ -48,14 +46,14 @@ class Encoder(nn.Module):
 
 
 def perceptron(dimension: int) -> nn.Sequential:
-    """The head between embedding and projection."""
+    """Return the head between embedding and projection."""
     return nn.Sequential(
         nn.Linear(dimension, dimension), nn.LeakyReLU(0.1, inplace=True), nn.Linear(dimension, dimension)
     )
 
 
 class ChannelAttention(nn.Module):
-    """Weights the channels of features (B, C, h, w) by a code of the degradation (B, C)."""
+    """Weight the channels of features (B, C, h, w) by a code of the degradation (B, C)."""
 
     def __init__(self, num_feat: int, reduction: int) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ class ChannelAttention(nn.Module):
 
 
 class DAConv(nn.Module):
-    """Degradation-aware convolution: a 3x3 filter per sample and channel made from the code, and channel attention."""
+    """Convolve with a 3x3 filter per sample and channel made from the code, and add channel attention by the code."""
 
     def __init__(self, num_feat: int, reduction: int = 8) -> None:
         super().__init__()
@@ -85,11 +83,11 @@ class DAConv(nn.Module):
         self.ca = ChannelAttention(num_feat, reduction)
 
     def codes(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes that filters and channel weights are made from."""
+        """Return the codes that filters and channel weights are made from."""
         return code, code
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Features (B, C, h, w) and a code (B, C) to features."""
+        """Map features (B, C, h, w) and a code (B, C) to features."""
         batch, channels, height, width = x.shape
         filter_code, attention_code = self.codes(x, code)
         filters = self.kernel(filter_code).view(-1, 1, 3, 3)
@@ -99,7 +97,7 @@ class DAConv(nn.Module):
 
 
 class DABlock(nn.Module):
-    """Two degradation-aware convolutions, each before an ordinary one, added to the input."""
+    """Apply two degradation-aware convolutions, each before an ordinary one; the result is added to the input."""
 
     def __init__(self, num_feat: int, aware: Callable[[int], DAConv] = DAConv) -> None:
         super().__init__()
@@ -116,7 +114,7 @@ class DABlock(nn.Module):
 
 
 class DAGroup(nn.Module):
-    """Blocks in a chain."""
+    """Apply blocks in a chain."""
 
     def __init__(self, num_feat: int, num_block: int) -> None:
         super().__init__()
@@ -127,12 +125,12 @@ class DAGroup(nn.Module):
 
 
 def _chain(num_feat: int, parts: Sequence[nn.Module]) -> nn.ModuleList:
-    """Parts that take features and a code, then a convolution."""
+    """Chain parts that take features and a code, and a convolution."""
     return nn.ModuleList([*parts, nn.Conv2d(num_feat, num_feat, 3, padding=1)])
 
 
 def _run(chain: nn.ModuleList, x: Tensor, code: Tensor) -> Tensor:
-    """The chain's output, added to its input."""
+    """Apply the chain; its output is added to its input."""
     y = x
     for part in chain[:-1]:
         y = part(y, code)
@@ -140,7 +138,7 @@ def _run(chain: nn.ModuleList, x: Tensor, code: Tensor) -> Tensor:
 
 
 class MeanShift(nn.Module):
-    """Adds `sign` times DIV2K's mean colour to images (B, 3, h, w) in 0…255.
+    """Add `sign` times DIV2K's mean colour to images (B, 3, h, w) in 0…255.
 
     Released as a frozen 1x1 convolution, whose weight is diagonal. Here these are buffers, so that nothing trains them,
     and elementwise, so that no half precision rounds the image.
@@ -160,7 +158,7 @@ class MeanShift(nn.Module):
 
 
 class DASRGenerator(nn.Module):
-    """`lq` (B, 3, h, w) in [0, 1] and an embedding (B, dimension) to `sr`."""
+    """Map `lq` (B, 3, h, w) in [0, 1] and an embedding (B, dimension) to `sr`."""
 
     def __init__(self, scale: int, num_feat: int, num_group: int, num_block: int, dimension: int) -> None:
         super().__init__()
@@ -181,11 +179,13 @@ class DASRGenerator(nn.Module):
 
 @NETWORKS.register("dasr")
 class DASR(EncoderNetwork):
-    """DASR: `lq` (B, 3, h, w) RGB in [0, 1], any size, to `sr` (B, 3, h·scale, w·scale).
+    """Map `lq` (B, 3, h, w), RGB in [0, 1], of any size, to `sr` (B, 3, h·scale, w·scale) by DASR.
 
     Args:
         scale: a power of two up to 8, or 3; released for 2, 3 and 4.
-        num_feat: channels of the super-resolution network. num_group: groups. num_block: blocks a group.
+        num_feat: channels of the super-resolution network.
+        num_group: groups of blocks.
+        num_block: blocks a group.
         encoder_feat: channels of the encoder's first convolutions; the embedding has four times as many numbers.
         batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
             (`global`).
@@ -194,6 +194,10 @@ class DASR(EncoderNetwork):
 
     Raises:
         ValueError: for another scale.
+
+    >>> small = {"num_feat": 8, "num_group": 1, "num_block": 1, "encoder_feat": 4}
+    >>> NETWORKS.build({"type": "dasr", "scale": 4, **small})(torch.rand(2, 3, 16, 24)).shape
+    torch.Size([2, 3, 64, 96])
     """
 
     recomputable = ("G.body",)

@@ -2,8 +2,6 @@
 a bilinear image that the network adds to. RealSR's code has it besides RRDBNet. Keys are BasicSR's.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +13,7 @@ STEP_FACTORS: dict[int, tuple[int, ...]] = {2: (2,), 3: (3,), 4: (2, 2)}
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with a ReLU between, added to the input."""
+    """Apply two convolutions with a ReLU between; the result is added to the input."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -28,14 +26,22 @@ class ResidualBlock(nn.Module):
 
 @NETWORKS.register("msrresnet")
 class MSRResNet(Network):
-    """MSRResNet: `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale).
+    """Map `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale) by MSRResNet.
 
     Args:
         scale: 2, 3 or 4.
-        num_feat: channels of all layers. num_block: residual blocks.
+        num_in_ch: channels of `lq`.
+        num_out_ch: channels of `sr`, as many.
+        num_feat: channels of all layers.
+        num_block: residual blocks.
 
     Raises:
         ValueError: for another scale, or different numbers of channels in and out.
+
+    >>> import torch
+    >>> network = NETWORKS.build({"type": "msrresnet", "scale": 3, "num_feat": 8, "num_block": 1})
+    >>> network(torch.rand(1, 3, 16, 24)).shape
+    torch.Size([1, 3, 48, 72])
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class MSRResNet(Network):
         damp_convolutions(self, 0.1)
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restores `lq`."""
+        """Restore `lq`."""
         features = self.body(_lrelu(self.conv_first(lq)))
         for number, factor in enumerate(STEP_FACTORS[self.scale], start=1):
             features = _lrelu(F.pixel_shuffle(self.get_submodule(f"upconv{number}")(features), factor))

@@ -5,8 +5,6 @@ before a norm; the defaults), and KAIR's (norm spectral, padding 2, bias true, m
 NLayer's `model.N`; KAIR's are renamed by `models.weights`.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn
@@ -21,9 +19,10 @@ KERNEL_SIZE = 4
 
 @NETWORKS.register("patchgan")
 class PatchGAN(Network):
-    """PatchGAN: an image (B, num_in_ch, H, W) to a map of logits (B, 1, h, w), about an eighth of it for 3 layers.
+    """Judge patches of an image (B, num_in_ch, H, W) by logits (B, 1, h, w); for 3 layers h is about H / 8.
 
     Args:
+        num_in_ch: channels of the image.
         num_feat: channels of the first convolution; they double per layer.
         n_layers: convolutions of stride 2.
         max_feat: where the doubling ends; default 8 times num_feat.
@@ -32,6 +31,10 @@ class PatchGAN(Network):
         padding: of every convolution.
         bias: whether the convolutions between the first and the last have biases.
         batch_norm: whether its statistics are each process's own (`local`) or those of the whole batch (`global`).
+
+    >>> import torch
+    >>> NETWORKS.build({"type": "patchgan", "num_feat": 4})(torch.rand(2, 3, 64, 64)).shape
+    torch.Size([2, 1, 6, 6])
     """
 
     role = "discriminator"
@@ -65,7 +68,7 @@ class PatchGAN(Network):
         self.smallest_side = _smallest_side(strides, padding)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The map of logits. Raises ValueError if the image is too small for one."""
+        """Return the map of logits. Raises ValueError if the image is too small for one."""
         height, width = image.shape[-2:]
         if min(height, width) < self.smallest_side:
             raise ValueError(
@@ -89,7 +92,7 @@ def _normalisation(norm: str, channels: int, statistics: BatchStatistics) -> nn.
 
 
 def _smallest_side(strides: list[int], padding: int) -> int:
-    """The smallest image side that leaves two values a side before every convolution.
+    """Return the smallest image side that leaves two values a side before every convolution.
 
     One value could still be convolved with padding 2, but instance normalisation has nothing to normalise there.
     """

@@ -6,8 +6,6 @@ BasicSR's; ESRGAN's and KAIR's are renamed by `models.weights`.
 Scales other than 4 come in two published forms, see `RRDBNet`.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -23,7 +21,7 @@ STEP_FACTORS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five densely connected convolutions; the result is scaled by 0.2 and added to the input."""
+    """Apply five densely connected convolutions; the result, scaled by 0.2, is added to the input."""
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -44,7 +42,7 @@ class ResidualDenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three residual dense blocks; the result is scaled by 0.2 and added to the input."""
+    """Apply three residual dense blocks; the result, scaled by 0.2, is added to the input."""
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -58,11 +56,14 @@ class RRDB(nn.Module):
 
 @NETWORKS.register("rrdbnet")
 class RRDBNet(Network):
-    """RRDBNet: `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale).
+    """Map `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale) by RRDBNet.
 
     Args:
         scale: 1, 2, 3, 4 or 8, as far as `upsampling` has it.
-        num_feat: channels between blocks. num_grow_ch: channels that each dense convolution adds.
+        num_in_ch: channels of `lq`.
+        num_out_ch: channels of `sr`.
+        num_feat: channels between blocks.
+        num_grow_ch: channels that each dense convolution adds.
         num_block: residual in residual dense blocks: 23 in all published systems, 6 in the anime model.
         upsampling: how a scale is reached. At scale 4 the forms are the same.
             `unshuffle` (BasicSR, Real-ESRGAN x2plus): pixels to channels by 2 at scale 2 and by 4 at scale 1, then
@@ -73,6 +74,10 @@ class RRDBNet(Network):
 
     Raises:
         ValueError: if `upsampling` does not have this scale.
+
+    >>> small = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4}
+    >>> NETWORKS.build({"type": "rrdbnet", "scale": 4, **small})(torch.rand(1, 3, 16, 24)).shape
+    torch.Size([1, 3, 64, 96])
     """
 
     recomputable = ("body",)
@@ -106,7 +111,7 @@ class RRDBNet(Network):
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Restores `lq`. Raises ValueError if its sides are not multiples of `size_multiple`."""
+        """Restore `lq`. Raises ValueError if its sides are not multiples of `size_multiple`."""
         if self.size_multiple > 1:
             require_multiple(lq, self.size_multiple, f"rrdbnet (scale {self.scale}, upsampling unshuffle)")
             lq = F.pixel_unshuffle(lq, self.size_multiple)

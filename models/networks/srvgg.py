@@ -4,8 +4,6 @@ A plain stack of convolutions at the input's size, a pixel shuffle at the end, a
 input added. Keys are BasicSR's.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch.nn.functional as F
@@ -17,19 +15,26 @@ from utils.options.fields import Count, PositiveInt
 
 @NETWORKS.register("srvgg")
 class SRVGGNetCompact(Network):
-    """SRVGGNetCompact: `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale).
+    """Map `lq` (B, num_in_ch, h, w) to `sr` (B, num_out_ch, h·scale, w·scale) by SRVGGNetCompact.
 
     Args:
         scale: any factor.
         upscale: factor of the pixel shuffle, the scale by default. Where it differs, the result is resized to the
             scale by a bicubic that does not average: realesr-animevideov3-x2 and -x3 of realesrgan-ncnn are the x4
             network so.
-        num_feat: channels. num_conv: convolutions between the first and the last: 16 in animevideov3, 32 in
+        num_in_ch: channels of `lq`.
+        num_out_ch: channels of `sr`.
+        num_feat: channels between convolutions.
+        num_conv: convolutions between the first and the last: 16 in animevideov3, 32 in
             general-x4v3.
         act_type: activation; `prelu` has a slope per channel, `leakyrelu` the slope 0.1.
 
     Raises:
         ValueError: if the input cannot be added to the output.
+
+    >>> import torch
+    >>> NETWORKS.build({"type": "srvgg", "scale": 4, "num_feat": 8, "num_conv": 2})(torch.rand(1, 3, 16, 24)).shape
+    torch.Size([1, 3, 64, 96])
     """
 
     def __init__(

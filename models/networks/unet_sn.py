@@ -3,8 +3,6 @@
 It judges every pixel: the logits have the image's size. Keys are BasicSR's, and KAIR's are the same.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
@@ -16,15 +14,20 @@ from utils.options.fields import PositiveInt
 
 @NETWORKS.register("unet_sn")
 class UNetDiscriminatorSN(Network):
-    """U-Net discriminator: an image (B, num_in_ch, H, W), sides multiples of 8, to logits (B, 1, H, W).
+    """Judge each pixel of an image (B, num_in_ch, H, W), sides multiples of 8, by logits (B, 1, H, W).
 
     Each forward pass in training mode moves the stored singular vectors by one power iteration; evaluation mode
     leaves them as they are.
 
     Args:
+        num_in_ch: channels of the image.
         num_feat: channels at full size; they double with every halving of the size, up to 8 times.
         skip_connection: whether the decoder adds the encoder's features (after the activation), as all published
             systems do.
+
+    >>> import torch
+    >>> NETWORKS.build({"type": "unet_sn", "num_feat": 4})(torch.rand(2, 3, 32, 48)).shape
+    torch.Size([2, 1, 32, 48])
     """
 
     role = "discriminator"
@@ -46,7 +49,7 @@ class UNetDiscriminatorSN(Network):
         self.conv9 = nn.Conv2d(f, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Per-pixel logits. Raises ValueError if a side is not a multiple of 8."""
+        """Return logits per pixel. Raises ValueError if a side is not a multiple of 8."""
         require_multiple(image, self.size_multiple, "unet_sn")
         x0 = _lrelu(self.conv0(image))
         x1 = _lrelu(self.conv1(x0))

@@ -4,11 +4,9 @@ Non-blind: blur kernel, noise level and scale are given with each image. Half-qu
 `n_iter` rounds of a closed-form data step and a learned denoiser, one set of weights for every scale. Keys are KAIR's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +21,14 @@ UpsampleMode = Literal["convtranspose", "pixelshuffle", "upconv"]
 
 
 def data_step(x: Tensor, lq: Tensor, kernel: Tensor, alpha: Tensor | float, scale: int) -> Tensor:
-    """The image nearest to `x` that explains `lq`: argmin over z of ‖lq − (z ⊗ k)↓s‖² + α‖z − x‖² (paper, Eq. 7 to 9).
+    """Return the image nearest to `x` that explains `lq`: argmin over z of ‖lq − (z ⊗ k)↓s‖² + α‖z − x‖² (Eq. 7 to 9).
 
     ⊗ is circular convolution, ↓s keeps every s-th pixel from the first. Solved exactly, for any size and scale.
 
     Args:
         x: (B, C, h·scale, w·scale), the present estimate.
-        lq: (B, C, h, w). kernel: (B, kh, kw), sum 1, centred as by `psf_on_canvas`.
+        lq: (B, C, h, w).
+        kernel: (B, kh, kw), sum 1, centred as by `psf_on_canvas`.
         alpha: (B, 1, 1, 1) or a number above 0, the weight of `x`: μσ² in the paper.
 
     Returns:
@@ -43,7 +42,7 @@ def data_step(x: Tensor, lq: Tensor, kernel: Tensor, alpha: Tensor | float, scal
 
 
 def psf_on_canvas(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """Kernels (B, kh, kw) as point spread functions (B, H, W) of images of `size`, the centre at pixel (0, 0).
+    """Lay kernels (B, kh, kw) out as point spread functions (B, H, W) of images of `size`, centred at pixel (0, 0).
 
     The centre of k taps is tap ⌊k/2⌋, so an even kernel's lies half a tap to the lower right. In float32 at least.
     Raises ValueError if the kernel is larger than `size`.
@@ -82,8 +81,8 @@ class DataTerm:
     scale: int
 
     @classmethod
-    def of(cls, lq: Tensor, psf: Tensor, scale: int) -> DataTerm:
-        """From `lq` (B, C, h, w) and its blur (B, h·scale, w·scale), see `psf_on_canvas`."""
+    def of(cls, lq: Tensor, psf: Tensor, scale: int) -> Self:
+        """Prepare for `lq` (B, C, h, w) and its blur (B, h·scale, w·scale), see `psf_on_canvas`."""
         height, width = lq.shape[-2:]
         with torch.autocast(lq.device.type, enabled=False):
             # Gᵀ convolves with the mirrored blur, so the phases of that are what interleaves to an image.
@@ -94,7 +93,7 @@ class DataTerm:
             return cls(spectrum, adjoint.conj().resolve_conj(), adjoint, energy, (height, width), scale)
 
     def step(self, x: Tensor, alpha: Tensor | float) -> Tensor:
-        """`data_step` from `x`."""
+        """Do `data_step` from `x`."""
         with torch.autocast(x.device.type, enabled=False):
             x = _at_least_float32(x)
             blurred = (self.blur * torch.fft.rfft2(_phases(x, self.scale))).sum((2, 3))
@@ -109,17 +108,20 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _phases(x: Tensor, scale: int) -> Tensor:
-    """(B, C, h·s, w·s) → (B, C, s, s, h, w). A view, which pixel_unshuffle (three times as slow on the CPU) is not."""
+    """Sort (B, C, h·s, w·s) into (B, C, s, s, h, w).
+
+    A view, which pixel_unshuffle (three times as slow on the CPU) is not.
+    """
     return x.unflatten(-1, (-1, scale)).unflatten(-3, (-1, scale)).permute(0, 1, 3, 5, 2, 4)
 
 
 def _interleaved(phases: Tensor) -> Tensor:
-    """The inverse of `_phases`."""
+    """Invert `_phases`."""
     return phases.permute(0, 1, 4, 2, 5, 3).flatten(-2).flatten(-3, -2)
 
 
 class HyPaNet(nn.Module):
-    """The hyper-parameter module: noise level (B,) and scale to all α, then all β: (B, 2·n_iter, 1, 1).
+    """Map noise level (B,) and scale to all α, then all β, (B, 2·n_iter, 1, 1): the hyper-parameter module.
 
     In the weights' precision also under autocast, since α spans decades. The floor 1e-6 (after softplus) keeps the
     data step solvable; at σ = 0 the paper's α = μσ² would be 0.
@@ -143,7 +145,7 @@ class HyPaNet(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions without bias, an activation between, added to the input."""
+    """Apply two 3x3 convolutions without bias, an activation between; the result is added to the input."""
 
     def __init__(self, channels: int, act_mode: ActMode) -> None:
         super().__init__()
@@ -156,9 +158,9 @@ class ResBlock(nn.Module):
 
 
 class ResUNet(nn.Module):
-    """The prior module: a U-Net of residual blocks with four levels, added skips and no bias.
+    """Denoise (B, in_nc, H, W) to (B, out_nc, H, W): the prior module, a U-Net of four levels of residual blocks.
 
-    (B, in_nc, H, W) to (B, out_nc, H, W), any size: extended to multiples of 8 at the bottom and right.
+    Skips are added, no layer has a bias. Images of any size are extended to multiples of 8 at the bottom and right.
     """
 
     def __init__(
@@ -198,7 +200,7 @@ class ResUNet(nn.Module):
 
     @torch.no_grad()
     def become_identity(self) -> None:
-        """Fills the weights so that the output is the first out_nc input channels, and every layer can learn.
+        """Fill the weights so that the output is the first out_nc input channels, and every layer can learn.
 
         Head and tail pass these channels on, and the last upsampling gives zero, as does every residual branch.
         """
@@ -239,21 +241,31 @@ def _upsample(in_nc: int, out_nc: int, mode: UpsampleMode) -> list[nn.Module]:
 
 @NETWORKS.register("usrnet")
 class USRNet(Network):
-    """USRNet: `lq` (B, out_nc, h, w), `kernel` (B, k, k), `sigma` (B,) to `sr` (B, out_nc, h·scale, w·scale).
+    """Map `lq` (B, out_nc, h, w), `kernel` (B, k, k), `sigma` (B,) to `sr` (B, out_nc, h·scale, w·scale) by USRNet.
 
     Borders are circular. The LQ pixel (0, 0) lies on the HR pixel (0, 0), as after blur and decimation.
 
     Args:
         scale: the nominal scale, used where a call gives none. The released models know scales 1 to 4.
-        n_iter: rounds of data step and prior: 8, tiny model 6. h_nc: channels of the hyper-parameter module: 64, 32.
+        n_iter: rounds of data step and prior: 8, tiny model 6.
+        h_nc: channels of the hyper-parameter module: 64, tiny model 32.
         in_nc: channels of the prior's input: those of the image and one of the noise level β.
-        nc: channels of the prior's four levels; tiny model 16, 32, 64, 64. nb: residual blocks a level.
-        act_mode: activation of the residual blocks: ReLU, leaky ReLU (0.2), or batch normalisation and ReLU.
+        out_nc: channels of the image.
+        nc: channels of the prior's four levels; tiny model 16, 32, 64, 64.
+        nb: residual blocks a level.
+        act_mode: activation of the residual blocks: `R` (ReLU), `L` (leaky ReLU of slope 0.2), or `BR` (batch
+            normalisation and ReLU).
+        downsample_mode: between levels: a strided convolution, or averages of 2x2 and a convolution.
+        upsample_mode: back: a transposed convolution, a pixel shuffle, or nearest neighbours and a convolution.
         init: weights at the start of training. `identity`: the prior returns its image, so training starts from the
             unfolded closed form.
 
     Raises:
         ValueError: if in_nc is not out_nc + 1, or the first level is too narrow for `init: identity`.
+
+    >>> network = NETWORKS.build({"type": "usrnet", "scale": 2, "n_iter": 2, "h_nc": 8, "nc": [8, 8, 8, 8], "nb": 1})
+    >>> network(torch.rand(1, 3, 16, 24), kernel=torch.full((1, 5, 5), 1 / 25), sigma=torch.zeros(1)).shape
+    torch.Size([1, 3, 32, 48])
     """
 
     conditions = ("kernel", "sigma", "scale")
@@ -285,7 +297,7 @@ class USRNet(Network):
             self.p.become_identity()
 
     def forward(self, lq: Tensor, kernel: Tensor, sigma: Tensor, scale: int | None = None) -> Tensor:
-        """Restores `lq`, blurred by `kernel` (sum 1), decimated by `scale`, with noise of standard deviation `sigma`.
+        """Restore `lq`, blurred by `kernel` (sum 1), decimated by `scale`, with noise of standard deviation `sigma`.
 
         `sigma` in [0, 1] units. Raises ValueError if the kernel is larger than the output.
         """

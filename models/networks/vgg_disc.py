@@ -11,8 +11,6 @@ One class covers the published forms, whose differences are options:
 Keys are BasicSR's (`conv0_0`, `bn0_1`, `linear1`); KAIR's are renamed by `models.weights`.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch.nn.functional as F
@@ -28,11 +26,12 @@ LEVELS = {96: 5, 128: 5, 192: 6, 256: 6}
 
 @NETWORKS.register("vgg_disc")
 class VGGDiscriminator(Network):
-    """VGG-style discriminator: an image (B, num_in_ch, input_size, input_size) to logits (B, 1).
+    """Judge an image (B, num_in_ch, input_size, input_size) by logits (B, 1).
 
     Each level is a 3x3 convolution and a 4x4 one of stride 2; the first convolution has no norm.
 
     Args:
+        num_in_ch: channels of the image.
         num_feat: channels of the first level; they double per level, up to 8 times.
         input_size: side of the images in pixels.
         norm: `batch`, or `spectral` on all convolutions and linear layers instead.
@@ -43,6 +42,10 @@ class VGGDiscriminator(Network):
             little of the past.
         eps: of the batch normalisation.
         batch_norm: whether its statistics are each process's own (`local`) or those of the whole batch (`global`).
+
+    >>> import torch
+    >>> NETWORKS.build({"type": "vgg_disc", "num_feat": 4, "input_size": 96})(torch.rand(2, 3, 96, 96)).shape
+    torch.Size([2, 1])
     """
 
     role = "discriminator"
@@ -83,7 +86,7 @@ class VGGDiscriminator(Network):
         self.linear2 = constrain(nn.Linear(100, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """One logit per image. Raises ValueError unless the image has the side `input_size`."""
+        """Return one logit per image. Raises ValueError unless the image has the side `input_size`."""
         if image.shape[-2:] != (self.input_size, self.input_size):
             height, width = image.shape[-2:]
             raise ValueError(

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from scipy.ndimage import correlate
 from torch import Tensor, nn
 
-from degradations.kernelgan.estimate import Estimate, KernelGAN, Schedule, estimate_kernels
+from degradations.kernelgan.estimate import Estimate, KernelGAN, Pace, estimate_kernels
 from degradations.kernelgan.losses import Spectra, bicubic_loss, kernel_losses
 from degradations.kernelgan.shape import moved_to_centre
 from degradations.kernels.families import elliptic
@@ -82,7 +82,7 @@ def recovery(photos: Path, iterations: int, released: int, noise: float = 0) -> 
     clean = [halved(photo, kernel) for photo in photos_of(photos, 6) for kernel in truths]
     noisy = (image + noise * rng.standard_normal(image.shape) for image in clean)
     images = [image.round().clip(0, 255).astype(np.uint8) for image in noisy]
-    asked = {name: weight for name, weight in Schedule.WEIGHTS.items() if name != "gan"}
+    asked = {name: weight for name, weight in Pace.WEIGHTS.items() if name != "gan"}
     found = {
         "isotropic": [moved_to_centre(isotropic(image, asked), 2) for image in images],
         "isotropic, spectrum": [moved_to_centre(isotropic(image, {"spectrum": 1.0}), 2) for image in images],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from degradations.kernelgan.crops import centre_probabilities, corners
-from degradations.kernelgan.estimate import Discriminators, Generators, ReleasedSchedule, Training
+from degradations.kernelgan.estimate import Discriminators, Generators, ReleasedPace, Training
 from degradations.kernelgan.losses import bicubic_loss, downscaled, kernel_losses
 from degradations.kernelgan.shape import moved_to_centre, twice_applied, zeroised
 from tests.golden.kair.synth import frozen_value
@@ -98,12 +98,12 @@ def test_released_bicubic_loss() -> None:
 def test_steps_of_both_networks() -> None:
     """In float64: Adam makes full steps of gradients that are rounding only, and in float32 these add up to 1e-3."""
     golden = arrays("steps")
-    training = Training(one(), ReleasedSchedule(1))
+    training = Training(one(), ReleasedPace(1))
     fill_generator(training.network_g)
     fill_discriminator(training.network_d)
     training.network_g.double(), training.network_d.double()
     training.network_d.directions = [u.double() for u in training.network_d.directions]
-    training.schedule.weights.update(bicubic=np.array([0.05]), central=np.array([1.0]), sparse=np.array([5.0]))
+    training.pace.weights.update(bicubic=np.array([0.05]), central=np.array([1.0]), sparse=np.array([5.0]))
     for i in range(4):
         assert_close(training.network_g()[0], golden["curr_k_each"][i], 1e-6 if i == 0 else 5e-4)
         inputs, real, noise = (torch.from_numpy(golden[key][i : i + 1]).double() for key in ("g_in", "d_in", "noise"))
@@ -115,12 +115,12 @@ def test_steps_of_both_networks() -> None:
 
 def test_schedule() -> None:
     golden = arrays("learner")
-    schedule = ReleasedSchedule(1)
+    pace = ReleasedPace(1)
     for i, loss in enumerate(golden["loss_bicubic_f64"]):
-        schedule.update(i, {"bicubic": torch.tensor([loss])})
-        found = [*(schedule.weights[name][0] for name in ("bicubic", "central", "sparse")), schedule.rate_g]
+        pace.update(i, {"bicubic": torch.tensor([loss])})
+        found = [*(pace.weights[name][0] for name in ("bicubic", "central", "sparse")), pace.rate_g]
         expected = golden["lambdaB_lambdaC_lambdaS_lr_similar_f64"][i]
-        assert np.allclose([*found, schedule.similar[0]], expected, rtol=1e-9), f"after iteration {i}"
+        assert np.allclose([*found, pace.similar[0]], expected, rtol=1e-9), f"after iteration {i}"
 
 
 def test_where_crops_are_taken() -> None:

@@ -11,8 +11,8 @@ from degradations.kernelgan.estimate import (
     Crops,
     Generators,
     KernelGAN,
-    ReleasedSchedule,
-    Schedule,
+    Pace,
+    ReleasedPace,
     Training,
     estimate_kernels,
     finished,
@@ -67,9 +67,9 @@ def test_the_composed_kernel_is_the_network_layer_by_layer() -> None:
 def trained(images: list[np.ndarray], released: bool) -> torch.Tensor:
     """Kernels after three steps in float64; in float32 the adversaries make 1e-3 of roundings of 1e-7."""
     crops = [Crops(image, KernelGAN(released=released), "") for image in images]
-    schedule = ReleasedSchedule(len(crops)) if released else Schedule(len(crops), 3)
+    pace = ReleasedPace(len(crops)) if released else Pace(len(crops), 3)
     spectra = None if released else Spectra([c.values for c in crops])
-    training = Training([c.generator for c in crops], schedule, spectra)
+    training = Training([c.generator for c in crops], pace, spectra)
     training.network_g.double(), training.network_d.double()
     training.network_d.directions = [u.double() for u in training.network_d.directions]
     for i in range(3):

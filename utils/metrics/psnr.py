@@ -11,9 +11,12 @@ from utils.metrics import METRICS, Metric, check_pair
 
 @METRICS.register("psnr")
 class Psnr(Metric):
-    """Peak signal-to-noise ratio in dB: one mean squared error over all pixels and channels, peak 255.
+    """Measure the peak signal-to-noise ratio in dB: one mean squared error over all pixels and channels, peak 255.
 
     Identical images give infinity. Raises ValueError unless both images have the same shape.
+
+    >>> METRICS.build("psnr")(np.full((8, 8, 3), 100.0), np.full((8, 8, 3), 125.5))
+    20.0
     """
 
     def __call__(self, sr: np.ndarray, gt: np.ndarray | None) -> float:
