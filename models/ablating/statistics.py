@@ -55,6 +55,7 @@ def compare(
     rng: np.random.Generator,
     higher_is_better: bool = True,
     over_seeds: bool = True,
+    draws: int = DRAWS,
 ) -> Difference:
     """The difference of two score arrays (seeds, images) with its interval, by a paired hierarchical bootstrap.
 
@@ -69,14 +70,13 @@ def compare(
     d = np.asarray(variant, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     seeds, images = d.shape
     mean = float(d.mean())
-    chosen = rng.integers(images, size=(DRAWS, images))
-    counts = np.apply_along_axis(np.bincount, 1, chosen, minlength=images) / images
-    by_seed = counts @ d.T  # (draws, seeds)
+    chosen = rng.integers(images, size=(draws, images))
+    by_seed = np.stack([of_seed[chosen].mean(axis=1) for of_seed in d], axis=1)  # (draws, seeds)
     centre = by_seed.mean(axis=1)
     drawn = mean + (centre - mean) * _widened(images)
     if over_seeds and seeds > 1:
         error = by_seed.std(axis=1, ddof=1) / math.sqrt(seeds)
-        drawn = drawn + error * rng.standard_t(seeds - 1, DRAWS)
+        drawn = drawn + error * rng.standard_t(seeds - 1, draws)
     low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
     beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
     better = d.mean(axis=0) > 0 if higher_is_better else d.mean(axis=0) < 0
@@ -84,7 +84,7 @@ def compare(
         mean=mean,
         low=float(low),
         high=float(high),
-        p=min(1.0, 2 * (float(beyond) + 1) / (DRAWS + 1)) if d.any() else 1.0,
+        p=min(1.0, 2 * (float(beyond) + 1) / (draws + 1)) if d.any() else 1.0,
         improved=int(better.sum()),
         images=images,
         seeds=seeds,
