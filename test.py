@@ -2,6 +2,7 @@
 
     python test.py --opt options/quickstart.yml --weights runs/quickstart/checkpoints/gan_00000150
     python test.py --weights BSRGAN.pth old=other.pth bicubic --data Set5=path/HR,path/LR
+    python test.py --weights runs/NAME --data Set5=path/HR --crop baby:200,120,64,64
     python test.py --weights BSRGAN.pth --real photos=path --metrics niqe:model=niqe.npz
     python test.py -i photos -o restored --weights RealESRGAN_x4plus.pth
     python test.py -i photos -o restored --weights usrnet.pth --scale 2 --kernel-width 0.7 --noise-level 2
@@ -25,6 +26,7 @@ from models.benchmarking.benchmark import (
     BenchmarkSet,
     Contest,
     Measure,
+    Outputs,
     benchmark_sets,
     check_benchmark,
     check_measurable,
@@ -32,6 +34,7 @@ from models.benchmarking.benchmark import (
     metric_specs,
     run_set,
 )
+from models.benchmarking.figures import Crop
 from models.benchmarking.grid import Build, Cells, baseline_restorers, grid_cells, run_grid, write_grid
 from models.benchmarking.results import write_results
 from models.restoring.back_projection import BackProjection
@@ -65,7 +68,7 @@ def main() -> int:
         console = Console(processes.rank)
         tree = option_files.load(args.opt, args.set) if args.opt is not None else None
         if args.input:
-            return run_restoration(plan_restoration(args, tree, processes.device), processes, console)
+            return run_restoration(plan_restoration(args, tree, processes.device, console), processes, console)
         by_hand = bool(args.data or args.real)
         plan = (
             plan_by_hand(args, tree, processes.device)
@@ -91,7 +94,7 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="[NAME=]PATH",
-        help="weight files, published or ours; checkpoint folders of ours; `bicubic`",
+        help="weight files, published or ours; runs (their newest checkpoint) or checkpoint folders of ours; `bicubic`",
     )
     add(
         "--weights-of",
@@ -123,6 +126,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
     if (args.dni or args.outscale) and not args.input:
         parser.error("--dni and --outscale go with images to restore (-i)")
+    if args.crop and args.input:
+        parser.error("--crop goes with --data, --real and --opt")
     return args
 
 
@@ -153,6 +158,8 @@ def _benchmark_arguments(add: Callable[..., object]) -> None:
         help="default: psnr ssim; others: niqe:model=FILE, lpips, musiq=pyiqa:name=musiq",
     )
     add("--no-images", action="store_true", help="write the tables only")
+    text = "a figure for a paper, PDF and PNG: this part of an image, in pixels of the result, as each row made it"
+    add("--crop", nargs="+", default=[], metavar="IMAGE:X,Y,W,H", help=text)
 
 
 def _restoring_arguments(add: Callable[..., object]) -> None:
@@ -293,7 +300,7 @@ class BenchmarkPlan:
     Attributes:
         options: of the option file, or what the command line says in its place.
         cells: of the grid, where the options have one.
-        images: whether restored images are written.
+        outputs: what is written of images.
     """
 
     options: BenchmarkOptions
@@ -303,7 +310,7 @@ class BenchmarkPlan:
     measure: Measure
     build: Build
     cells: Cells
-    images: bool
+    outputs: Outputs
 
 
 def plan_by_hand(args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
@@ -345,7 +352,15 @@ def _planned(
     measure = Measure.build(metrics, args.protocol or options.protocol, str(device))
     check_measurable(sets, measure)
     folder, build = args.out or Path("results") / options.name, builder(args, device, options)
-    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, not args.no_images)
+    outputs = Outputs(folder, not args.no_images, [Crop.parse(given) for given in args.crop])
+    names = [(tested.valid.name, image) for tested in sets for image in tested.images]
+    for crop in outputs.crops:
+        if cells:
+            raise OptionError(f"--crop {crop}: a grid writes no images; test on the set by itself")
+        if not any(crop.is_of(*name) for name in names):
+            some = ", ".join("/".join(name) for name in names[:3])
+            raise OptionError(f"--crop {crop}: no set has an image of this name; there are {some} ...")
+    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, outputs)
 
 
 def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -> int:
@@ -361,13 +376,12 @@ def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -
     contest, results = Contest(restorers, baseline_restorers(options, plan.build)), []
     for tested in plan.sets:
         console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
-        images_to = folder if plan.images else None
-        results.append(run_set(tested, contest, plan.measure, processes, console, images_to))
+        results.append(run_set(tested, contest, plan.measure, processes, console, plan.outputs))
     if processes.is_main:
         facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
         report = write_results(folder, options.name, results, plan.measure, facts)
-        images = " and the images" if plan.images else ""
-        console.info(f"\n{report}\nresults.md, results.csv, results.json{images} are in {folder}")
+        images = " and the images" * plan.outputs.images + ", figures in figures/" * bool(plan.outputs.crops)
+        console.info(f"\n{report}\nresults (.md, .tex, .csv, .json), summary.csv{images} are in {folder}")
     return 0
 
 
@@ -423,7 +437,9 @@ class RestorationPlan:
     skip_existing: bool
 
 
-def plan_restoration(args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device) -> RestorationPlan:
+def plan_restoration(
+    args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device, console: Console
+) -> RestorationPlan:
     """Load the generator, mix it with --dni, and say what is missing before any image is read."""
     if args.weights == [BICUBIC] and args.scale is not None:
         generator = bicubic_generator(args.scale)
@@ -434,7 +450,7 @@ def plan_restoration(args: argparse.Namespace, tree: dict[str, Any] | None, devi
         generator = next(iter(generators.values()))
     if args.dni:
         prefer = "raw" if args.weights_of == "raw" else "ema"
-        generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer)
+        generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer, console.warn)
     generator = at_scale(generator, args.scale or generator.network.scale)
     restorer = builder(args, device)(generator, None)
     restorer.told({})

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from data.source import Source, SourceEntry
 from data.sources.folder import read_listed
 from data.training import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Batch, Degradation, Plan
+from models.benchmarking.figures import Crop, write_figure
 from models.network import NETWORKS, Network
 from models.restoring.back_projection import BackProjection
 from models.restoring.generator import LoadedGenerator
@@ -345,6 +347,42 @@ class Contest:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What is written of images: all of them (`<set>/<checkpoint>/<image>.png`) with strips, and crops as figures."""
+
+    folder: Path
+    images: bool = True
+    crops: Sequence[Crop] = ()
+
+    def write(
+        self,
+        tested: BenchmarkSet,
+        index: int,
+        item: ValidationItem,
+        restored: Mapping[str, Tensor],
+        rows: dict[str, Scores],
+    ) -> None:
+        """Write what each row of the table made of an image. Raises OptionError for a crop that reaches beyond it."""
+        name, set_name = tested.images[index], tested.valid.name
+        made = {row: to_8bit(sr) for row, sr in restored.items()}
+        if self.images:
+            write_images(self.folder / set_name, name, item, made, rows)
+        for number, crop in enumerate(self.crops, 1):
+            if crop.is_of(set_name, name):
+                captions = {f"{row}\n{_numbers(rows[row])}": image for row, image in made.items()}
+                captions = {"LQ": to_8bit(item.batch.lq), **captions}
+                if (gt := item.batch.targets.get("plain")) is not None:
+                    captions["GT"] = to_8bit(gt)
+                stem = f"{set_name}_{name.replace('/', '_')}_{number}"
+                write_figure(self.folder / "figures" / stem, crop, captions)
+
+
+def _numbers(scores: Scores) -> str:
+    """The first two numbers of an image, which is what fits below a crop."""
+    return " / ".join(formatted(value, column) for column, value in list(scores.items())[:2])
+
+
+@dataclass(frozen=True)
 class ImageScores:
     """What one image gave: numbers by row, and PSNR of bicubic by the sigma with which it was smoothed."""
 
@@ -358,17 +396,16 @@ def run_set(
     measure: Measure,
     processes: Processes,
     console: Console,
-    images_to: Path | None = None,
+    outputs: Outputs | None = None,
     smoothing: bool = True,
 ) -> SetResult:
     """Restore and measure a set, its images shared out over the ranks; all ranks get the result.
 
-    With `images_to`, writes `<set>/<checkpoint>/<image>.png`, and strips of all with a number where there are several
-    checkpoints. With `smoothing`, degraded sets get the line of bicubic, smoothed. Raises OptionError naming the image
-    that cannot be measured.
+    With `smoothing`, degraded sets get the line of bicubic, smoothed. Raises OptionError naming the image that cannot
+    be measured.
     """
     smoothing = smoothing and tested.degraded
-    images = measure_images(tested, contest.all, measure, processes, console, images_to, smoothing)
+    images = measure_images(tested, contest.all, measure, processes, console, outputs, smoothing)
     scores = {row: {name: image.rows[row] for name, image in images.items()} for row in (BICUBIC, *contest.all)}
     result = SetResult(tested.valid.name, tested.valid.scale, tested.origin, scores, [])
     if smoothing:
@@ -383,7 +420,7 @@ def measure_images(
     measure: Measure,
     processes: Processes,
     console: Console,
-    images_to: Path | None,
+    outputs: Outputs | None,
     smoothing: bool,
 ) -> dict[str, ImageScores]:
     """Restore each image by bicubic and by every restorer, write what they made of it, and measure."""
@@ -393,17 +430,19 @@ def measure_images(
     with console.progress(len(mine), desc=valid.name) as progress:
         for index, item in zip(mine, one_ahead(valid.__getitem__, mine), strict=True):
             try:
-                outputs = {BICUBIC: bicubic(item.batch.lq, valid.scale)}
+                restored = {BICUBIC: bicubic(item.batch.lq, valid.scale)}
                 for name, restorer in restorers.items():
-                    outputs[name] = restorer(item.batch.lq, item.batch.conditions(restorer.conditions))
+                    restored[name] = restorer(item.batch.lq, item.batch.conditions(restorer.conditions))
                 gt = item.batch.targets.get("plain")
-                rows = {name: measure(sr, gt, valid.scale) for name, sr in outputs.items()}
-                of_sigma = smoothing_scores(outputs[BICUBIC], item.gt, first_protocol, valid.scale) if smoothing else {}
+                rows = {name: measure(sr, gt, valid.scale) for name, sr in restored.items()}
+                by_sigma = {}
+                if smoothing:
+                    by_sigma = smoothing_scores(restored[BICUBIC], item.gt, first_protocol, valid.scale)
             except ValueError as error:
                 raise OptionError(f"{valid.name}, {item.name}: {error}") from error
-            measured[index] = ImageScores(rows, of_sigma)
-            if images_to is not None:
-                write_outputs(images_to / valid.name, tested.images[index], item, outputs, rows)
+            measured[index] = ImageScores(rows, by_sigma)
+            if outputs is not None:
+                outputs.write(tested, index, item, restored, rows)
             progress.update()
     return _gathered(measured, tested)
 
@@ -462,17 +501,17 @@ def formatted(number: float, column: str) -> str:
     return f"{number:.{2 if column.startswith('PSNR') else 4}f}"
 
 
-def write_outputs(
-    folder: Path, name: str, item: ValidationItem, outputs: Mapping[str, Tensor], scores: Mapping[str, Scores]
+def write_images(
+    folder: Path, name: str, item: ValidationItem, made: Mapping[str, np.ndarray], scores: Mapping[str, Scores]
 ) -> None:
-    """Write what each checkpoint made of an image, and the strip."""
-    for checkpoint, sr in outputs.items():
-        write_image(folder / checkpoint / f"{name}.png", to_8bit(sr))
-    if len(outputs) > 2:  # bicubic and two more
+    """Write what each row made of an image, and the strip of all with a number where there are several checkpoints."""
+    for row, image in made.items():
+        write_image(folder / row / f"{name}.png", image)
+    if len(made) > 2:  # bicubic and two more
         number = main_number(list(next(iter(scores.values()))))
         unit = "dB" if number.startswith("PSNR") else number
-        captions = ["LQ", *(f"{row} {scores[row][number]:.2f} {unit}" for row in outputs)]
-        parts = [item.batch.lq, *outputs.values()]
+        captions = ["LQ", *(f"{row} {scores[row][number]:.2f} {unit}" for row in made)]
+        parts = [to_8bit(item.batch.lq), *made.values()]
         if (gt := item.batch.targets.get("plain")) is not None:
-            captions, parts = [*captions, "GT"], [*parts, gt]
-        write_image(folder / "strips" / f"{name}.png", strip([to_8bit(part) for part in parts], captions))
+            captions, parts = [*captions, "GT"], [*parts, to_8bit(gt)]
+        write_image(folder / "strips" / f"{name}.png", strip(parts, captions))

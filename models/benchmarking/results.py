@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.benchmarking.benchmark import Measure, Scores, SetResult, formatted
+from models.benchmarking.figures import latex_table
 from utils.logging import table
 from utils.storage.files import replace_text
 
@@ -21,11 +22,13 @@ Checkpoints = Mapping[str, Mapping[str, Any]]
 def write_results(
     folder: Path, name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints
 ) -> str:
-    """Writes `results.md`, `results.csv` and `results.json`; returns the Markdown."""
+    """Write `results` as .md, .csv, .json and .tex, and the means alone as `summary.csv`; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(name, results, measure, checkpoints)
     replace_text(folder / "results.md", text)
     replace_text(folder / "results.csv", comma_separated(results, measure))
+    replace_text(folder / "summary.csv", summary(results, measure))
+    replace_text(folder / "results.tex", latex(name, results, measure))
     content = as_tree(name, results, measure, checkpoints)
     replace_text(folder / "results.json", json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
     return text
@@ -64,6 +67,32 @@ def comma_separated(results: Sequence[SetResult], measure: Measure) -> str:
             for image, scores in [*images.items(), ("", result.means(row))]:
                 writer.writerow([result.name, result.scale, row, image, *(scores.get(c, "") for c in measure.columns)])
     return out.getvalue()
+
+
+def summary(results: Sequence[SetResult], measure: Measure) -> str:
+    """Write a line per set and checkpoint, with the means."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["set", "scale", "checkpoint", "images", *measure.columns])
+    for result in results:
+        for row, images in result.scores.items():
+            means = result.means(row)
+            writer.writerow([result.name, result.scale, row, len(images), *(means.get(c, "") for c in measure.columns)])
+    return out.getvalue()
+
+
+def latex(name: str, results: Sequence[SetResult], measure: Measure) -> str:
+    """Write a table per set for \\input, the best number of each column bold; the protocol stands in a comment."""
+    parts = [f"% {name}: measured by {measure}\n% \\usepackage{{booktabs}}\n"]
+    higher = {c: measure.metrics[c.rpartition(" ")[0]].higher_is_better for c in measure.columns}
+    for result in results:
+        columns = [column for column in measure.columns if column in result.columns]
+        means = {row: result.means(row) for row in result.scores}
+        best = {c: (max if higher[c] else min)(of_row[c] for of_row in means.values()) for c in columns}
+        rows = [[row, *(formatted(of_row[c], c) for c in columns)] for row, of_row in means.items()]
+        marks = [[of_row[c] == best[c] for c in columns] for of_row in means.values()]
+        parts.append(latex_table([f"{result.name} x{result.scale}", *columns], rows, marks))
+    return "\n".join(parts)
 
 
 def as_tree(name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints) -> dict[str, Any]:

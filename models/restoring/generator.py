@@ -1,11 +1,12 @@
 """The generator that a weight file holds: found, built, filled, mixed with another, and named in tables."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.network import NETWORKS, Network
@@ -64,16 +65,43 @@ def _guess(state: Mapping[str, Tensor], otherwise: Mapping[str, Any] | None) -> 
         return dict(otherwise)
 
 
-def interpolate(generator: LoadedGenerator, path: Path, strength: float, prefer: Prefer = "ema") -> LoadedGenerator:
-    """Mixes the weights of two files of one network (deep network interpolation, Wang et al., CVPR 2019).
+RELATED = 0.2
+"""Weights of networks that were trained apart correlate less."""
+
+
+def correlation(first: Network, second: Network) -> float:
+    """Return how far two networks of one structure agree: the cosine between all weights of their convolutions.
+
+    About 0 for networks that were trained apart, near 1 where one was fine-tuned from the other.
+    """
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    weights = zip(*(pair for pair in pairs if pair[0].dim() > 1), strict=True)
+    a, b = (torch.cat([weight.flatten() for weight in of_one]).double() for of_one in weights)
+    return float(torch.cosine_similarity(a, b, dim=0))
+
+
+def interpolate(
+    generator: LoadedGenerator,
+    path: Path,
+    strength: float,
+    prefer: Prefer = "ema",
+    warn: Callable[[str], None] = lambda _: None,
+) -> LoadedGenerator:
+    """Mix the weights of two files of one network (deep network interpolation, Wang et al., CVPR 2019).
 
     Each weight is strength·(the generator's) + (1 - strength)·(the file's): 1 leaves the generator as it is.
+    Networks that were trained apart are warned of.
 
     Raises:
         OptionError: if the file cannot be read, or its names or shapes are not those of the generator.
     """
     other = deepcopy(generator.network)
     load_weights(other, path, prefer=prefer)
+    if (agreement := correlation(generator.network, other)) < RELATED:
+        warn(
+            f"{path}: its weights and those to mix with correlate by {agreement:.2f}, as of networks that were trained "
+            "apart; mixtures look well only where one was fine-tuned from the other (Wang et al., CVPR 2019)"
+        )
     pairs = zip(generator.network.state_dict().items(), other.state_dict().values(), strict=True)
     other.load_state_dict({k: a * strength + b * (1 - strength) if a.is_floating_point() else a for (k, a), b in pairs})
     return LoadedGenerator(other, generator.path, generator.options)

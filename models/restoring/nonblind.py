@@ -15,7 +15,7 @@ from scipy.fft import dstn, idstn
 from torch import Tensor
 
 from degradations.kernels.families import isotropic_gaussian, shift_to_upper_left
-from degradations.kernels.files import read_bank
+from degradations.kernels.files import Bank
 from utils.options.fields import Count, OptionError, Positive
 
 NoiseLevel = Annotated[float, Field(ge=0, le=255)]
@@ -69,21 +69,33 @@ class Assumption:
             raise OptionError(f"--kernel-width, --kernel: {error}") from error
 
     @cached_property
+    def _bank(self) -> Bank | None:
+        return None if self.path is None else Bank.read(self.path)
+
+    @cached_property
     def _kernel(self) -> np.ndarray:
-        if self.path is None:
+        if self._bank is None:
             return isotropic_gaussian(GAUSSIAN_SIDE, self.width or 0.0)
-        kernels = read_bank(self.path)
+        kernels = self._bank.kernels
         if self.index >= len(kernels):
             raise ValueError(f"found index {self.index}, but {self.path} holds {len(kernels)} kernels, counted from 0")
         return kernels[self.index]
 
     def conditions(self, scale: int) -> dict[str, Tensor]:
-        """`kernel` (1, k, k) and `sigma` (1,), float32. Raises OptionError for a scale that no Gaussian is made for."""
+        """Return `kernel` (1, k, k) and `sigma` (1,), float32.
+
+        Raises OptionError for a scale that no Gaussian is made for, or another than the kernel's file says.
+        """
         kernel = self._kernel
-        if self.path is None:
+        if self._bank is None:
             if scale > GAUSSIAN_SIDE // 2:
                 raise OptionError(f"found scale {scale}, expected 1 to {GAUSSIAN_SIDE // 2} for a Gaussian kernel")
             kernel = shift_to_upper_left(kernel, scale)
+        elif self._bank.scale not in (None, scale):
+            raise OptionError(
+                f"{self.path}: says that its kernel is for scale {self._bank.scale}, but images are enlarged by "
+                f"{scale}; use --scale {self._bank.scale}, or a kernel made for {scale}"
+            )
         return {"kernel": torch.from_numpy(kernel).float()[None], "sigma": torch.tensor([self.noise_level / 255])}
 
     def __str__(self) -> str:

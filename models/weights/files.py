@@ -6,12 +6,14 @@ from typing import Literal
 from models.weights.layouts import Prefer
 from models.weights.zoo import PREFIX, zoo_file
 from utils.options.fields import OptionError
+from utils.storage.checkpoint import Checkpoints
 
 OUR_FILES: dict[Prefer, str] = {"ema": "network_g_ema.safetensors", "raw": "network_g.safetensors"}
 
 
 def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[Path]:
-    """Return the weight files that a path means: itself, those of a checkpoint folder of ours, or of `zoo:NAME`.
+    """Return the weight files that a path means: itself, those of a checkpoint folder of ours, of a
+    run's newest checkpoint, or of `zoo:NAME`.
 
     Raises OptionError if the folder or the zoo has none.
     """
@@ -19,11 +21,16 @@ def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[
         return [zoo_file(str(path))]
     if not path.is_dir():
         return [path]
+    if (path / "checkpoints").is_dir():
+        newest = Checkpoints(path / "checkpoints").newest()
+        if newest is None:
+            raise OptionError(f"{path}: this run has no checkpoint yet")
+        path = newest
     wanted: tuple[Prefer, ...] = ("ema", "raw") if weights_of == "both" else (weights_of,)
     files = [path / OUR_FILES[prefer] for prefer in wanted]
     if missing := [file.name for file in files if not file.is_file()]:
         raise OptionError(
-            f"{path}: this folder has no {' and no '.join(missing)}; expected a weight file, or a checkpoint folder "
-            "such as runs/NAME/checkpoints/psnr_00001200"
+            f"{path}: this folder has no {' and no '.join(missing)}; expected a weight file, a run such as "
+            "runs/NAME, or a checkpoint folder such as runs/NAME/checkpoints/psnr_00001200"
         )
     return files
