@@ -370,7 +370,8 @@ class Outputs:
         for number, crop in enumerate(self.crops, 1):
             if crop.is_of(set_name, name):
                 captions = {f"{row}\n{_numbers(rows[row])}": image for row, image in made.items()}
-                captions = {"LQ": to_8bit(item.batch.lq), **captions}
+                which = " / ".join(list(next(iter(rows.values())))[:2])
+                captions = {f"LQ\n{which}": to_8bit(item.batch.lq), **captions}
                 if (gt := item.batch.targets.get("plain")) is not None:
                     captions["GT"] = to_8bit(gt)
                 stem = f"{set_name}_{name.replace('/', '_')}_{number}"
