@@ -1,4 +1,4 @@
-"""Trains the stages of an option file.
+"""Train the stages of an option file.
 
     torchrun train.py --opt options/quickstart.yml
 
@@ -33,11 +33,10 @@ from models.training.building import build_stage, distribute, hand_over, load_op
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.training.rehearsal import try_out
 from models.training.report import final_report, next_command
-from models.training.resume import choose_resume
-from models.training.saving import Saver
+from models.training.resume import Saver, choose_resume
 from models.training.watch import Diverged, Watcher
-from utils.logging import Console, Progress, write_status
-from utils.optim import Ema, set_rate
+from utils.logging import Console, write_status
+from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
 from utils.options import files as option_files
 from utils.options.arguments import whole
 from utils.options.fields import OptionError
@@ -81,7 +80,7 @@ class Trainer:
     # --- the run ---------------------------------------------------------------------------------------------------
 
     def run(self, only: str | None = None, resume: LoadedCheckpoint | None = None) -> None:
-        """Trains all stages that are not finished yet, or one of them."""
+        """Train all stages that are not finished yet, or one of them."""
         names = list(self.experiment.stages)
         if resume is not None:
             reached = names.index(resume.meta["stage"])
@@ -96,7 +95,7 @@ class Trainer:
             self.run_stage(name, resume if here else None)
 
     def run_stage(self, name: str, resume: LoadedCheckpoint | None = None) -> None:
-        """Trains one stage from its hand-over, or from where a checkpoint left it. Once, it goes back to the newest
+        """Train one stage from its hand-over, or from where a checkpoint left it. Once, it goes back to the newest
         checkpoint where gradients are not finite: what was transient is cured, what was not ends the run."""
         self.enter(name, resume)
         try:
@@ -113,7 +112,7 @@ class Trainer:
                 raise AgreedError(f"{again}, also from the last good checkpoint, which is kept") from again
 
     def iterate(self, name: str) -> None:
-        """The iterations of the entered stage that are left, with logs, validations and checkpoints in their turn."""
+        """Do what is left of the entered stage, with logs, validations and checkpoints in their turn."""
         logger, total = self.experiment.logger, self.settings.iterations
         if self.iteration == 0:
             self.validate()
@@ -123,9 +122,10 @@ class Trainer:
                 with progress.waiting():
                     micros = next(batches)
                 values = self.train_step(micros)
-                report = self.iteration % logger.print_every == 0 or self.iteration == total
-                progress.update(1, **(self.report(values, progress) if report else {}))
                 last = self.iteration == total
+                due = last or self.iteration % logger.print_every == 0
+                shown = self.watcher.report(name, self.iteration, values, self.rate, progress) if due else {}
+                progress.update(1, **shown)
                 saves = last or self.iteration % logger.save_every == 0
                 if saves or self.stop_signal:
                     self.settle()
@@ -138,7 +138,7 @@ class Trainer:
                     raise Preempted(signal.Signals(self.stop_signal).name)
 
     def enter(self, name: str, resume: LoadedCheckpoint | None) -> None:
-        """Builds a stage and fills its networks: from a checkpoint, by hand-over, or freshly."""
+        """Build a stage and fill its networks: from a checkpoint, by hand-over, or freshly."""
         self.name, self.settings, self.iteration = name, self.experiment.settings(name), 0
         self.batch_size = self.experiment.batch_size(name)
         self.stage = build_stage(self.experiment, name, self.processes)
@@ -161,7 +161,7 @@ class Trainer:
     # --- batches ---------------------------------------------------------------------------------------------------
 
     def batches(self, total: int) -> Generator[list[Batch]]:
-        """The micro-batches of this rank, one list per step, from the step after the current one."""
+        """Give the micro-batches of this rank, one list per step, from the step after the current one."""
         data = self.experiment.data
         dataset = TrainingSet(
             self.mix,
@@ -185,7 +185,7 @@ class Trainer:
     # --- one iteration -----------------------------------------------------------------------------------------------
 
     def train_step(self, micros: Sequence[Batch]) -> dict[str, Tensor]:
-        """One iteration: degrade, then each phase that is due, then the moving average. Returns values to log."""
+        """Do one iteration: degrade, each phase that is due, the moving average. Returns values to log."""
         self.watcher.note_mishaps(micros)
         self.experiment.performance.begin_step()
         for phase in self.stage.phases():
@@ -202,7 +202,7 @@ class Trainer:
         return values
 
     def run_phase(self, phase: Phase, batches: Sequence[Batch], memos: Sequence[Memo]) -> dict[str, Tensor]:
-        """Gradients of all micro-batches, a check that they are finite on every rank, then the optimizer step."""
+        """Add up the gradients of all micro-batches, see whether they are finite on every rank, and step."""
         for name, network in self.stage.networks.items():
             network.requires_grad_(name in phase.networks)
         nets = {n: self.ddp[n] if n in phase.networks else network for n, network in self.stage.networks.items()}
@@ -232,27 +232,25 @@ class Trainer:
         return values
 
     def finish_phase(self, phase: Phase, finite: Tensor, batches: Sequence[Batch]) -> None:
-        """Steps, unless some rank met a non-finite gradient: then all skip. On a GPU the optimizer sees that by itself,
-        and the loop hears of it an iteration later, so that nobody waits for the device."""
+        """Step, unless some rank met a non-finite gradient: then all skip."""
         told = [torch.full_like(finite, n, dtype=torch.int) for n in (self.signalled, len(self.watcher.new_mishaps))]
         agreement = Agreement(torch.stack([(~finite).int(), *told]))
         if self.scaler.is_enabled():
-            self.scaler.step(phase.optimizer)  # in fp16 the scaler itself skips what overflowed
-            self.scaler.update()
+            step_scaled(phase.optimizer, self.scaler)
         elif phase.optimizer.param_groups[0].get("fused"):
-            phase.optimizer.found_inf = agreement.flags[0].float()  # type: ignore[attr-defined]
-            phase.optimizer.step()
-        elif not agreement.read()[0]:
-            phase.optimizer.step()
+            step_fused(phase.optimizer, agreement.flags[0])
+        else:
+            step_unless(phase.optimizer, agreement.read()[0])
         self.unsettled.append((phase, self.iteration, batches, agreement))
-        self.settle(len(self.stage.phases()) if self.device.type == "cuda" else 0)
+        self.settle(in_flight=len(self.stage.phases()) if self.device.type == "cuda" else 0)
 
-    def settle(self, left: int = 0) -> None:
-        """Heeds what the ranks agreed on: signals, unreadable files, non-finite gradients, whose batch is written down.
+    def settle(self, in_flight: int = 0) -> None:
+        """Heed what the ranks agreed on: signals, unreadable files, steps that were skipped.
 
-        The newest `left` agreements may still be on their way.
+        On a GPU the newest `in_flight` agreements may still be on their way, and the loop hears of a skip an iteration
+        later, so that it never waits for the device. Without a GPU it hears at once.
         """
-        while len(self.unsettled) > left:
+        while len(self.unsettled) > in_flight:
             phase, iteration, batches, agreement = self.unsettled.popleft()
             nonfinite, self.stop_signal, mishaps = agreement.read()
             if mishaps:
@@ -263,25 +261,25 @@ class Trainer:
             elif not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
                 self.watcher.nonfinite(self.name, iteration, phase.name, batches)
 
+    @property
+    def rate(self) -> float:
+        """The newest learning rate, of the generator."""
+        return self.stage.phases()[0].optimizer.param_groups[0]["lr"]
+
     def autocast(self) -> torch.autocast | nullcontext[None]:
-        """Autocast to the stage's precision; nothing in fp32."""
+        """Return autocast to the stage's precision; nothing in fp32."""
         dtype = self.settings.dtype(self.device)
         return nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
 
-    def report(self, values: dict[str, Tensor], progress: Progress) -> dict[str, float]:
-        """Writes down losses and rates; returns the losses for the progress line."""
-        rate = self.stage.phases()[0].optimizer.param_groups[0]["lr"]
-        return self.watcher.report(self.name, self.iteration, values, rate, progress)
-
     def validate(self) -> None:
-        """Scores the moving average on every validation set; a signal meanwhile ends it, and then the run."""
+        """Score the moving average on every validation set; a signal meanwhile ends it, and then the run."""
         self.watcher.validate(self.name, self.iteration, self.ema.network, self.device, lambda: self.signalled)
         self.stop_signal = distributed.agree(torch.tensor([max(self.signalled, self.stop_signal)]))[0]
 
     # --- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything besides weights that the next step depends on."""
+        """Return everything besides weights that the next step depends on."""
         return {
             "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.stage.phases()},
             "scaler": self.scaler.state_dict(),
@@ -290,7 +288,7 @@ class Trainer:
         }
 
     def restore(self, saved: LoadedCheckpoint) -> None:
-        """Takes the stage up where a checkpoint left it."""
+        """Take the stage up where a checkpoint left it."""
         for name, network in [*self.stage.networks.items(), ("network_g_ema", self.ema.network)]:
             network.load_state_dict(saved.networks[name])
         load_optimizers(self.stage, saved.state["optimizers"])
@@ -302,7 +300,7 @@ class Trainer:
         self.watcher.resume(self.name, self.iteration)
 
     def save(self, final: bool) -> None:
-        """Writes a checkpoint."""
+        """Save a checkpoint."""
         networks = {n: network.state_dict() for n, network in self.stage.networks.items()}
         self.saver.save(
             self.name,
@@ -316,7 +314,7 @@ class Trainer:
         )
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remembers a signal; the loop ends after the step, once all ranks know of it."""
+        """Remember a signal; the loop ends after the step, once all ranks know of it."""
         self.signalled = number
 
 
@@ -324,7 +322,7 @@ class Trainer:
 
 
 def arguments() -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--opt", type=Path, metavar="FILE", help="option file (YAML, or JSON with // comments)")
     text = "override an option, such as degradation.steps.jpeg.prob=0"
@@ -344,7 +342,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the command line. Returns the exit status."""
+    """Run the command line. Returns the exit status."""
     args = arguments()
     if args.schema:
         Console().info(f"wrote {write_schema(Path(__file__).parent / 'options')}")
@@ -378,7 +376,7 @@ def main() -> int:
 def train(
     experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: argparse.Namespace
 ) -> int:
-    """Trains in the run folder, with a lock on it and its status written there."""
+    """Train in the run folder, with a lock on it and its status written there."""
     folder = args.runs / experiment.name
     status = partial(write_status, folder, console)
     with ExitStack() as held:

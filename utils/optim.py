@@ -221,6 +221,24 @@ class Ema:
             mine.copy_(theirs)
 
 
+def step_scaled(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Step in fp16: the scaler sees by itself which gradients overflowed, skips them, and lowers its scale."""
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def step_fused(optimizer: Optimizer, nonfinite: torch.Tensor) -> None:
+    """Step unless a flag on the optimizer's own device is set; its kernel looks, so that nobody waits."""
+    optimizer.found_inf = nonfinite.float()  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def step_unless(optimizer: Optimizer, nonfinite: int) -> None:
+    """Step unless a flag is set that was waited for."""
+    if not nonfinite:
+        optimizer.step()
+
+
 def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
     """Sets every group's rate to its base rate times a factor."""
     for optimizer in optimizers:
@@ -231,6 +249,3 @@ def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
 def default_schedule() -> Schedule:
     """The base rate throughout."""
     return Constant()
-
-
-__all__ = ["SCHEDULES", "Ema", "Init", "Optim", "Schedule", "default_schedule", "set_rate"]

@@ -1,7 +1,5 @@
 """Building a stage: fresh networks, what it takes over from elsewhere, and how its networks are called."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +25,7 @@ from utils.storage.checkpoint import Checkpoints
 
 
 def make_ready(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console) -> None:
-    """Takes the steps of `prepare:`, and checks the options once more, now that the pools which they name are there."""
+    """Take the steps of `prepare:`, and check the options once more, now that the pools which they name are there."""
     if experiment.prepare is None:
         return
     from data.prepare.steps import prepare  # loads as long as PyTorch's half, and few runs want it
@@ -43,7 +41,7 @@ def make_ready(experiment: Experiment, tree: dict[str, Any], processes: Processe
 
 
 def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stage:
-    """A stage with fresh networks on the CPU. Their weights depend on the run seed and the stage's name alone.
+    """Return a stage with fresh networks on the CPU. Their weights depend on the run seed and the stage's name alone.
 
     Raises AgreedError if its batch does not divide among ranks and micro-batches, or a constructor refuses.
     """
@@ -60,7 +58,7 @@ def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stag
 
 
 def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
-    """Builds a stage to come once, so that what only a constructor sees is said now and not after days."""
+    """Build a stage to come once, so that what only a constructor sees is said now and not after days."""
     build_stage(experiment, name, processes)
     start = experiment.settings(name).init_from
     for key in ("checkpoint", "network_d"):
@@ -69,44 +67,55 @@ def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
 
 
 def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Checkpoints) -> str:
-    """Fills a stage with what its `init_from` names. Returns what was done, in words.
+    """Fill a stage with what its `init_from` names. Return what was done, in words.
 
     Raises AgreedError if the earlier stage is not finished or lacks what is to be carried, OptionError for weights
     that cannot be read.
     """
     if start is None:
         return f"stage {name} starts from fresh weights"
-    if start.checkpoint is not None:
-        network = stage.networks["network_g"]
-        path = weight_files(Path(start.checkpoint), start.weights)[0]
-        report = load_weights(network, path, prefer=start.weights, strict=False)
-        if len(report.missing) + len(report.mismatched) == len(network.state_dict()):
-            raise AgreedError(f"stages.{name}.init_from.checkpoint: nothing in {start.checkpoint} fits: {report}")
-        words = f"stage {name} starts from {start.checkpoint}: {report}"
-        if start.network_d is None:
-            anew = [*(other for other in stage.networks if other != "network_g"), "optimizer"]
-            return f"{words}; anew start: {', '.join(anew)}"
-        if "network_d" not in stage.networks:
-            raise AgreedError(f"stages.{name}.init_from.network_d: this stage has no discriminator")
-        report = load_weights(stage.networks["network_d"], start.network_d, prefer=start.weights, strict=False)
-        return f"{words}; its discriminator from {start.network_d}: {report}"
-    assert start.stage is not None
-    if (folder := checkpoints.finished(start.stage)) is None:
-        raise AgreedError(f"stages.{name}.init_from: stage {start.stage} is not finished in {checkpoints.folder}")
-    source = checkpoint.load(folder)
-    for carried in start.carry:
-        if carried in stage.networks:
-            key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
-            if key not in source.networks:
-                raise AgreedError(f"stages.{name}.init_from.carry: stage {start.stage} has no {carried}")
-            stage.networks[carried].load_state_dict(source.networks[key])
-    if "optimizer" in start.carry:
-        load_optimizers(stage, source.state["optimizers"])
+    try:
+        if start.checkpoint is not None:
+            return f"stage {name} starts from {start.checkpoint}: {take_files(stage, start, Path(start.checkpoint))}"
+        take_stage(stage, start, checkpoints)
+    except AgreedError as error:
+        raise AgreedError(f"stages.{name}.init_from{error}") from error
     return f"stage {name} starts from the {start.weights} weights of stage {start.stage}"
 
 
+def take_files(stage: Stage, start: Handover, path: Path) -> str:
+    """Fill a stage's networks from weight files, ours or published. Return what fitted, and what starts anew."""
+    network = stage.networks["network_g"]
+    report = load_weights(network, weight_files(path, start.weights)[0], prefer=start.weights, strict=False)
+    if len(report.missing) + len(report.mismatched) == len(network.state_dict()):
+        raise AgreedError(f".checkpoint: nothing in {path} fits: {report}")
+    if start.network_d is None:
+        others = [*(other for other in stage.networks if other != "network_g"), "optimizer"]
+        return f"{report}; anew start: {', '.join(others)}"
+    if "network_d" not in stage.networks:
+        raise AgreedError(".network_d: this stage has no discriminator")
+    report_d = load_weights(stage.networks["network_d"], start.network_d, prefer=start.weights, strict=False)
+    return f"{report}; its discriminator from {start.network_d}: {report_d}"
+
+
+def take_stage(stage: Stage, start: Handover, checkpoints: Checkpoints) -> None:
+    """Fill a stage with what it carries over from the end of an earlier one."""
+    assert start.stage is not None
+    if (folder := checkpoints.finished(start.stage)) is None:
+        raise AgreedError(f": stage {start.stage} is not finished in {checkpoints.folder}")
+    earlier = checkpoint.load(folder)
+    for carried in start.carry:
+        if carried in stage.networks:
+            key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
+            if key not in earlier.networks:
+                raise AgreedError(f".carry: stage {start.stage} has no {carried}")
+            stage.networks[carried].load_state_dict(earlier.networks[key])
+    if "optimizer" in start.carry:
+        load_optimizers(stage, earlier.state["optimizers"])
+
+
 def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
-    """Restores optimizers by phase name. Rates, betas and decay stay those of the option file."""
+    """Restore optimizers by phase name. Rates, betas and decay stay those of the option file."""
     for phase in stage.phases():
         if phase.name in states:
             chosen = [{k: v for k, v in group.items() if k != "params"} for group in phase.optimizer.param_groups]
@@ -119,8 +128,8 @@ def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
 
 
 def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Module:
-    """The network as its own phase calls it: through DDP where there are several processes, through DataParallel where
-    one process was started by hand on a machine of several GPUs.
+    """Return the network as its own phase calls it: through DDP where there are several processes, through DataParallel
+    where one process was started by hand on a machine of several GPUs.
 
     Raises OptionError for a stage whose forward pass keeps state: DataParallel would lose it.
     """

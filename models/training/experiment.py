@@ -22,14 +22,30 @@ from degradations.plan import MissingPoolError
 from losses import LossTerm
 from models.network import Network
 from models.stages.stage import Stage, StageSettings
-from models.training.health import Health
 from models.training.performance import Performance
 from utils.optim import Init
 from utils.options import files as option_files
 from utils.options.components import OptionsError, Problem, Spec, check_tree, tree_schema
-from utils.options.fields import Count, OptionError, PositiveInt
+from utils.options.fields import Count, OptionError, Positive, PositiveInt, Prob
 
 SCHEMA_FILE = "schema.json"
+
+
+@dataclass(frozen=True)
+class Health:
+    """From when on a run is warned of. A value has to stay above its threshold for `steps` iterations; null is never.
+
+    Args:
+        d_accuracy: share of images (or places of a logit map) that the discriminator judges rightly.
+        colour_drift: largest difference of the mean colour between output and input of a batch, in 8-bit levels.
+        data_wait: share of the time in which the step waits for data.
+        steps: for how long, in iterations.
+    """
+
+    d_accuracy: Prob | None = 0.95
+    colour_drift: Positive | None = 3.0
+    data_wait: Prob | None = 0.1
+    steps: PositiveInt = 1000
 
 
 @dataclass(frozen=True)

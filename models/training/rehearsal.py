@@ -1,7 +1,5 @@
 """What can be said of a run beforehand: that all of it works, what it will cost, and where the time goes."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -113,15 +111,11 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
     if run.console.is_main:
         trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(trace))
-    events = of_device(profiler.key_averages(), gpu)
-    key = "self_device_time_total" if gpu else "self_cpu_time_total"
-    largest = sorted(events, key=lambda event: -getattr(event, key))[:10]
-    total = sum(getattr(event, key) for event in events)
-    rows = [cost(event, getattr(event, key), total, steps) for event in largest]
-    run.console.info(table([f"stage {name}", "ms/iteration", "share", "calls/iteration"], rows))
+    order = f"self_{'device' if gpu else 'cpu'}_time_total"
+    run.console.info(profiler.key_averages().table(sort_by=order, row_limit=10, max_name_column_width=60))
     flops, rate = counter.get_total_flops() * steps / seconds, matrix_rate(run.device, run.settings.dtype(run.device))
     lines = [
-        f"{1000 * seconds / steps:.1f} ms per iteration, {100 * waited / seconds:.1f} % of it waiting for data",
+        f"stage {name}: {1000 * seconds / steps:.1f} ms/iteration, {waited / seconds:.1%} of it waiting for data",
         f"{flops / 1e12:.3f} TFLOP/s, {100 * flops / rate:.0f} % of the {rate / 1e12:.3f} of a large matrix product",
     ]
     if gpu:
@@ -143,12 +137,6 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
-
-
-def cost(event: Any, microseconds: float, total: float, steps: int) -> list[str]:  # noqa: ANN401
-    """A row of the table of largest costs."""
-    share = f"{100 * microseconds / max(total, 1e-9):.1f} %"
-    return [str(event.key)[:60], f"{microseconds / 1000 / steps:.2f}", share, f"{event.count / steps:.0f}"]
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,8 +1,7 @@
 """What a run shows of itself: validation scores, sample images, and the table and sheet at its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +18,20 @@ from utils.metrics.evaluate import best_smoothing, bicubic, default_metrics, mea
 from utils.metrics.protocol import PROTOCOLS, Protocol
 from utils.processes.distributed import agree, gather_objects, together
 from utils.processes.distributed import world_size as process_count
-from utils.storage import checkpoint as checkpoints
+from utils.storage import checkpoint
 
 PROTOCOL: Protocol = PROTOCOLS["kair"]
 """Validation follows KAIR: RGB, border = scale, on 8-bit values."""
 
-Restore = Callable[[Batch], Tensor]
+
+@torch.no_grad()
+def restored(network: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+    """Return a batch restored by a network on a device, as float32 (B, 3, H, W) on the CPU."""
+    given = replace(batch, targets={}).to(device)
+    return network(given.lq, **given.conditions(getattr(network, "conditions", ()))).float().cpu()
 
 
-def restorer(network: nn.Module, device: torch.device) -> Restore:
-    """Restores a batch with a network on a device; the result is on the CPU."""
-
-    @torch.no_grad()
-    def restore(batch: Batch) -> Tensor:
-        conditions = batch.conditions(getattr(network, "conditions", ()))
-        given = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conditions.items()}
-        return network(batch.lq.to(device), **given).float().cpu()
-
-    return restore
-
-
-def validate(
+def evaluate(
     network: nn.Module,
     valid: ValidationSet,
     device: torch.device,
@@ -47,58 +39,58 @@ def validate(
     images: int,
     stopped: Callable[[], int] = int,
 ) -> tuple[dict[str, float], list[np.ndarray]] | None:
-    """Mean PSNR and SSIM of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
+    """Return mean PSNR and SSIM of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
 
     The images are shared out over the ranks; every rank gets the same means. The strips are on the main rank only.
     None, on all ranks, where `stopped` on one of them says that there is no more time.
     """
     network.eval()
-    restore, metrics, found, strips = restorer(network, device), default_metrics(), [], []
+    metrics, scores, strips = default_metrics(), [], []
     with together():  # an unreadable file on one rank must not leave the others waiting
         for index in range(rank, len(valid), process_count()):
             if stopped():
                 break
             item = valid[index]
-            sr = restore(item.batch)
-            values = score(sr, item.gt, metrics, PROTOCOL, valid.scale)
-            found.append((index, values))
+            sr = restored(network, item.batch, device)
+            scores.append((index, score(sr, item.gt, metrics, PROTOCOL, valid.scale)))
             if rank == 0 and len(strips) < images:
                 parts = [item.batch.lq, bicubic(item.batch.lq, valid.scale), sr, item.gt]
-                captions = ["LQ", "bicubic", f"SR {values['PSNR']:.2f} dB", f"GT {Path(item.name).name}"]
+                psnr = scores[-1][1]["PSNR"]
+                captions = ["LQ", "bicubic", f"SR {psnr:.2f} dB", f"GT {Path(item.name).name}"]
                 strips.append(strip([to_8bit(part) for part in parts], captions))
     if agree(torch.tensor([stopped()]))[0]:
         return None
-    rows = sorted(pair for part in gather_objects(found) for pair in part)
-    return mean_scores([values for _, values in rows]), strips
+    by_index = sorted(pair for part in gather_objects(scores) for pair in part)
+    return mean_scores([values for _, values in by_index]), strips
 
 
 def final_report(
     folder: Path, experiment: Experiment, sets: Sequence[ValidationSet], device: torch.device, console: Console
 ) -> None:
-    """Scores bicubic, smoothed bicubic and every stage's averaged weights; writes `results.md` and `samples.png`."""
+    """Score bicubic, smoothed bicubic and every stage's averaged weights; write `results.md` and `samples.png`."""
     networks = _stage_networks(folder, experiment, device)
     if not sets or not networks:
         return
-    text = []
+    paragraphs = []
     for valid in sets:
-        rows, strips = compare(valid, {f"{name} stage": restorer(net, device) for name, net in networks.items()})
+        rows, strips = compare(valid, {f"{name} stage": network for name, network in networks.items()}, device)
         cells = [
             [name, *(f"{values[m]:.{2 if m == 'PSNR' else 4}f}" for m in ("PSNR", "SSIM"))]
             for name, values in rows.items()
         ]
-        text.append(f"{valid.name}: {len(valid)} images, x{valid.scale}, {PROTOCOL}, EMA weights\n\n")
-        text[-1] += table(["", "PSNR", "SSIM"], cells)
+        paragraphs.append(f"{valid.name}: {len(valid)} images, x{valid.scale}, {PROTOCOL}, EMA weights\n\n")
+        paragraphs[-1] += table(["", "PSNR", "SSIM"], cells)
         path = folder / (f"samples_{valid.name}.png" if len(sets) > 1 else "samples.png")
         write_image(path, sheet(strips))
-        text.append(f"sample sheet: {path}")
-    (folder / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    console.info("\n" + "\n\n".join(text))
+        paragraphs.append(f"sample sheet: {path}")
+    (folder / "results.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    console.info("\n" + "\n\n".join(paragraphs))
 
 
 def compare(
-    valid: ValidationSet, restorers: Mapping[str, Restore], images: int = 6
+    valid: ValidationSet, networks: Mapping[str, nn.Module], device: torch.device, images: int = 6
 ) -> tuple[dict[str, dict[str, float]], list[np.ndarray]]:
-    """Mean scores of bicubic, the best smoothed bicubic and each restorer; and strips with numbers."""
+    """Return mean scores of bicubic, the best smoothed bicubic and each network; and strips with numbers."""
     metrics, scale = default_metrics(), valid.scale
     items = [valid[i] for i in range(len(valid))]
     upscaled = [bicubic(item.batch.lq, scale) for item in items]
@@ -106,7 +98,7 @@ def compare(
     outputs: dict[str, list[Tensor]] = {
         "bicubic": upscaled,
         f"bicubic, smoothed (sigma {sigma:g})": [smoothed(image, sigma) for image in upscaled],
-        **{name: [restore(item.batch) for item in items] for name, restore in restorers.items()},
+        **{name: [restored(network, item.batch, device) for item in items] for name, network in networks.items()},
     }
     scores = {
         name: [score(sr, item.gt, metrics, PROTOCOL, scale) for sr, item in zip(made, items, strict=True)]
@@ -124,23 +116,22 @@ def compare(
     return {name: mean_scores(values) for name, values in scores.items()}, strips
 
 
+def _finished(folder: Path, experiment: Experiment) -> dict[str, Path]:
+    """Return the averaged weights at the end of each finished stage."""
+    saved = checkpoint.Checkpoints(folder / "checkpoints")
+    ends = {stage: saved.finished(stage) for stage in experiment.stages}
+    return {stage: end / "network_g_ema.safetensors" for stage, end in ends.items() if end is not None}
+
+
 def _stage_networks(folder: Path, experiment: Experiment, device: torch.device) -> dict[str, nn.Module]:
-    """The averaged generator at the end of each finished stage."""
-    saved = checkpoints.Checkpoints(folder / "checkpoints")
-    networks = {}
-    for stage in experiment.stages:
-        if (path := saved.finished(stage)) is not None:
-            network = build_generator(experiment)
-            network.load_state_dict(checkpoints.read_weights(path / "network_g_ema.safetensors")[0])
-            networks[stage] = network.to(device).eval()
+    networks: dict[str, nn.Module] = {}
+    for stage, weights in _finished(folder, experiment).items():
+        networks[stage] = build_generator(experiment).to(device).eval()
+        networks[stage].load_state_dict(checkpoint.read_weights(weights)[0])
     return networks
 
 
 def next_command(folder: Path, experiment: Experiment, source: str) -> str | None:
-    """The `test.py` command that goes on from here, or None while no stage is finished."""
-    saved = checkpoints.Checkpoints(folder / "checkpoints")
-    finished = [path for stage in experiment.stages if (path := saved.finished(stage)) is not None]
-    if not finished:
-        return None
-    weights = " ".join(str(path / "network_g_ema.safetensors") for path in finished)
-    return f"python test.py --opt {source} --weights {weights} -o results/{experiment.name}"
+    """Return the `test.py` command that goes on from here, or None while no stage is finished."""
+    weights = " ".join(map(str, _finished(folder, experiment).values()))
+    return f"python test.py --opt {source} --weights {weights} -o results/{experiment.name}" if weights else None

@@ -1,27 +1,53 @@
-"""Which checkpoint a run goes on from."""
-
-from __future__ import annotations
+"""The checkpoints of a run: written for all ranks together, and the one that it goes on from."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from utils.logging import Console
 from utils.options import files as option_files
 from utils.options.fields import OptionError
 from utils.processes import distributed
-from utils.processes.distributed import Processes
+from utils.processes.distributed import AgreedError, Processes
 from utils.storage import checkpoint
-from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint
+from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
 
 MAY_CHANGE = ("name", "logger", "performance", "data.workers", "data.validation", "data.max_unreadable")
 """Options that a resumed run may have otherwise than the run it resumes."""
 
 
+class Saver:
+    """Saves checkpoints from the main process. One that fails (a full disk) is only warned of, until `limit` in a row
+    have, since training may outlive it."""
+
+    def __init__(self, checkpoints: Checkpoints, limit: int, processes: Processes, console: Console) -> None:
+        self.checkpoints, self.limit, self.processes, self.console = checkpoints, limit, processes, console
+        self.failures = 0
+
+    def save(self, stage: str, iteration: int, *contents: Any, final: bool, **more: Any) -> None:  # noqa: ANN401
+        """Call `Checkpoints.save` with these arguments. Raises AgreedError on every rank alike."""
+        failed = refused = 0
+        if self.processes.is_main:
+            try:
+                self.checkpoints.save(stage, iteration, *contents, final=final, **more)
+            except (SaveFailed, SaveRefused) as error:
+                failed, refused = int(isinstance(error, SaveFailed)), int(isinstance(error, SaveRefused))
+                self.console.warn(f"checkpoint not saved, training goes on: {error}")
+        failed, refused = distributed.agree(torch.tensor([failed, refused]))
+        self.failures = self.failures + 1 if failed else 0
+        if self.failures >= self.limit or (failed and final):
+            text = f"{self.failures} checkpoints in a row could not be saved in"
+            raise AgreedError(f"{text} {self.checkpoints.folder.parent}; free some disk space")
+        if refused and final:
+            raise AgreedError(f"stage {stage} ends with weights that are not finite; its checkpoints are kept")
+
+
 def choose_resume(
     wish: str, anyway: bool, folder: Path, tree: Mapping[str, Any], processes: Processes, console: Console
 ) -> LoadedCheckpoint | None:
-    """The checkpoint to go on from, said in words, or None to start anew.
+    """Return the checkpoint to go on from, said in words, or None to start anew.
 
     Args:
         wish: `auto` for the newest in the run folder, `none`, or the path of a checkpoint folder.
@@ -41,22 +67,21 @@ def choose_resume(
     if not (chosen := distributed.broadcast_string(str(path or ""))):
         return None
     with distributed.together():
-        found = checkpoint.load(chosen)
-        _refuse_differences(found, tree, anyway)
+        saved = checkpoint.load(chosen)
+        _refuse_differences(saved, tree, anyway)
     why = "the newest in the run folder" if wish == "auto" else "as --resume says"
-    console.info(
-        f"resuming from {found.folder} ({why}): stage {found.meta['stage']}, iteration {found.meta['iteration']}"
-    )
-    return found
+    stage, iteration = saved.meta["stage"], saved.meta["iteration"]
+    console.info(f"resuming from {saved.folder} ({why}): stage {stage}, iteration {iteration}")
+    return saved
 
 
-def _refuse_differences(found: LoadedCheckpoint, tree: Mapping[str, Any], accepted: bool) -> None:
-    if found.meta["stage"] not in tree["stages"]:
-        raise OptionError(f"{found.folder} is of stage {found.meta['stage']}, which the option file does not have")
-    different = [d for d in option_files.differences(found.meta["options"], tree) if not d.startswith(MAY_CHANGE)]
+def _refuse_differences(saved: LoadedCheckpoint, tree: Mapping[str, Any], accepted: bool) -> None:
+    if saved.meta["stage"] not in tree["stages"]:
+        raise OptionError(f"{saved.folder} is of stage {saved.meta['stage']}, which the option file does not have")
+    different = [d for d in option_files.differences(saved.meta["options"], tree) if not d.startswith(MAY_CHANGE)]
     if different and not accepted:
         raise OptionError(
-            f"{found.folder} was trained with other options:\n  "
+            f"{saved.folder} was trained with other options:\n  "
             + "\n  ".join(different)
             + "\nresume with the old ones, choose another `name`, or accept the new ones with --resume-anyway"
         )

@@ -1,12 +1,11 @@
-"""What a run writes down while it trains: losses and rates, validation scores and sample images, bad batches."""
-
-from __future__ import annotations
+"""What a run tells while it trains: losses and rates, scores and sample images, what goes wrong, fast or slowly."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +13,8 @@ from data.overlap import overlap
 from data.training import Mix, ValidationSet
 from degradations import Batch
 from models.networks.blocks import EncoderNetwork
-from models.training.experiment import Logger
-from models.training.health import HealthWatch
-from models.training.report import validate
+from models.training.experiment import Health, Logger
+from models.training.report import evaluate
 from utils.images.sheet import sheet
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
@@ -55,62 +53,82 @@ class Watcher:
             for text in overlap(trained, held_out):
                 self.console.warn(text)
 
+    def record(
+        self, stage: str, iteration: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Write numbers, and pictures (H, W, 3), to the logs. Nothing else writes there."""
+        if self.log is not None:
+            with self.despite_full_disk():
+                self.log.scalars(stage, iteration, values)
+                for name, picture in (pictures or {}).items():
+                    self.log.images(stage, iteration, name, picture)
+
     def report(
         self, stage: str, iteration: int, values: Mapping[str, Tensor], rate: float, progress: Progress
     ) -> dict[str, float]:
-        """Writes losses (means over the ranks), learning rate, speed and memory to the log, and warns of what looks
-        unwell; returns the losses for the progress line."""
+        """Record losses (means over the ranks), learning rate, speed and memory; warn of what looks unwell.
+
+        Returns:
+            The losses, for the progress line.
+        """
         none = torch.zeros((), device=self.processes.device)
         stacked = torch.stack([value.detach().double() for value in values.values()] or [none])
-        means = distributed.all_mean(stacked).tolist()[: len(values)]
-        if self.log is None:
+        means = dict(zip(values, distributed.all_mean(stacked).tolist(), strict=False))
+        if not self.processes.is_main:
             return {}
-        plain = {key.lstrip("_"): mean for key, mean in zip(values, means, strict=True)}
+        plain = {name.lstrip("_"): mean for name, mean in means.items()}
         everything = {**plain, "lr": rate, **progress.rates(), **memory_mb()}
-        for text in self.health.look(iteration, everything):
-            self.console.warn(f"{stage} {iteration}: {text}")
-        with self.despite_full_disk():
-            self.log.scalars(stage, iteration, everything)
-        return {key: plain[key.lstrip("_")] for key in values if not key.startswith("_")}
+        for warning in self.health.look(iteration, everything):
+            self.console.warn(f"{stage} {iteration}: {warning}")
+        self.record(stage, iteration, everything)
+        return {name: mean for name, mean in means.items() if not name.startswith("_")}
 
     def validate(
         self, stage: str, iteration: int, network: nn.Module, device: torch.device, stopped: Callable[[], int]
     ) -> None:
-        """Scores a network on every validation set and writes sample images, unless `stopped` meanwhile."""
+        """Score a network on every validation set and record sample images, unless `stopped` meanwhile."""
         distributed.broadcast_buffers(network)  # of batch norm, which every rank has of its own images
         for valid in self.sets:
-            found = validate(network, valid, device, self.processes.rank, self.logger.images, stopped)
-            if found is None:
+            result = evaluate(network, valid, device, self.processes.rank, self.logger.images, stopped)
+            if result is None:
                 return
-            rows, strips = found
-            self.scores[valid.name] = rows
-            text = ", ".join(f"{metric} {value:.4g}" for metric, value in rows.items())
-            self.console.info(f"{stage} {iteration}: {valid.name} {text}")
-            if self.log is not None:
-                with self.despite_full_disk():
-                    self.log.scalars(stage, iteration, {f"{valid.name}/{k}": v for k, v in rows.items()})
-                    if strips:
-                        self.log.images(stage, iteration, valid.name, sheet(strips))
-            if valid.entry.embedding is not None:
+            scores, strips = result
+            self.scores[valid.name] = scores
+            self._tell(stage, iteration, valid.name, scores, {valid.name: sheet(strips)} if strips else None)
+            if (draws := valid.entry.embedding) is not None:
                 with distributed.together():
-                    self._report_embedding(stage, iteration, network, valid, valid.entry.embedding)
+                    self._report_embedding(stage, iteration, network, valid, draws)
 
     def _report_embedding(
         self, stage: str, iteration: int, network: nn.Module, valid: ValidationSet, draws: int
     ) -> None:
-        from models.embedding.report import validation_report  # plots, which few runs want
+        from models.embedding.report import validation_report  # it draws figures, and few runs want them
 
         if not isinstance(network, EncoderNetwork):
-            text = f"{type(network).__name__} has no encoder; choose network_g dasr or cdsr, or remove this option"
-            raise OptionError(f"data.validation.{valid.name}.embedding: {text}")
-        if self.log is not None:
+            kind = type(network).__name__
+            raise OptionError(
+                f"data.validation.{valid.name}.embedding: {kind} has no encoder; choose network_g dasr or cdsr, or "
+                "remove this option"
+            )
+        if self.processes.is_main:
             with self.despite_full_disk():
                 folder = self.folder / "embedding" / f"{valid.name}_{stage}_{iteration:08d}"
-                found = validation_report(folder, network.encoder, valid, draws)
-                told = {name: value for name, value in found.items() if value is not None}
-                text = ", ".join(f"{name} {value:.3f}" for name, value in told.items())
-                self.console.info(f"{stage} {iteration}: {valid.name} embedding: {text}")
-                self.log.scalars(stage, iteration, {f"{valid.name}/embedding {k}": v for k, v in told.items()})
+                scores = validation_report(folder, network.encoder, valid, draws)
+                known = {f"embedding {name}": score for name, score in scores.items() if score is not None}
+                self._tell(stage, iteration, valid.name, known)
+
+    def _tell(
+        self,
+        stage: str,
+        iteration: int,
+        name: str,
+        scores: Mapping[str, float],
+        pictures: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Say and record the scores of a validation set."""
+        words = ", ".join(f"{metric} {score:.4g}" for metric, score in scores.items())
+        self.console.info(f"{stage} {iteration}: {name} {words}")
+        self.record(stage, iteration, {f"{name}/{metric}": score for metric, score in scores.items()}, pictures)
 
     def means(self) -> dict[str, float]:
         """What `best` is judged by: the means over the validation sets."""
@@ -176,3 +194,58 @@ class Watcher:
             yield
         except OSError as error:
             self.console.warn(f"{self.folder}: logs cannot be written, training goes on: {error}", once="log")
+
+
+# Logged value: (threshold's name, what it means, what to change).
+_RULES = {
+    "d_accuracy": (
+        "d_accuracy",
+        "the discriminator tells restored from real images almost always, so the generator learns little from it",
+        "lower optim_d.lr, let it step less often (turn_d.every), or give the gan loss less weight",
+    ),
+    "colour_drift": (
+        "colour_drift",
+        "the mean colour of the output leaves that of the input (8-bit levels)",
+        "give the pixel loss more weight or lower optim_g.lr; if colours are meant to change, raise the threshold",
+    ),
+    "wait_share": (
+        "data_wait",
+        "the step waits for data this share of the time",
+        "raise data.workers, cut images into tiles (python -m data.prepare tiles), or set degradation.where: device",
+    ),
+}
+
+
+class HealthWatch:
+    """Follows logged values; speaks once when one has been above its threshold for long enough, and again only after
+    it was below."""
+
+    def __init__(self, health: Health) -> None:
+        self.health = health
+        self._since: dict[str, int] = {}
+        self._told: set[str] = set()
+        self._newest = 0
+
+    def look(self, iteration: int, values: Mapping[str, float]) -> list[str]:
+        """The warnings that the values of an iteration give rise to."""
+        found = []
+        if iteration < self._newest:  # another stage, or back to a checkpoint
+            self._since.clear()
+            self._told.clear()
+        self._newest = iteration
+        for key, (threshold, meaning, advice) in _RULES.items():
+            limit = getattr(self.health, threshold)
+            if key not in values or limit is None:
+                continue
+            if values[key] <= limit:
+                self._since.pop(key, None)
+                self._told.discard(key)
+                continue
+            since = self._since.setdefault(key, iteration)
+            if iteration - since >= self.health.steps and key not in self._told:
+                self._told.add(key)
+                found.append(
+                    f"{key} is {values[key]:.3g}, above {limit:g} since iteration {since}: {meaning}; {advice} "
+                    f"(threshold: logger.health.{threshold})"
+                )
+        return found

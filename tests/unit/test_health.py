@@ -8,7 +8,8 @@ import torch
 from losses import LOSSES
 from losses.gan import GanLoss
 from models.stages.stage import colour_drift
-from models.training.health import Health, HealthWatch
+from models.training.experiment import Health
+from models.training.watch import HealthWatch
 
 
 @pytest.mark.parametrize(

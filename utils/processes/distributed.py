@@ -1,7 +1,5 @@
 """The processes of a run, as torchrun starts them. With one process every function here does nothing."""
 
-from __future__ import annotations
-
 import os
 import time
 import uuid
@@ -21,7 +19,7 @@ T = TypeVar("T")
 
 
 class AgreedError(OptionError):
-    """Raised on every rank alike, so that none waits for another; the main one says it."""
+    """An error raised on every rank alike, so that none waits for another; the main one says it."""
 
 
 # Long enough for the slowest thing that one rank does while others wait. A rank that dies does not cost it:
@@ -49,7 +47,7 @@ class Processes:
 
 
 def start(device: str = "auto") -> Processes:
-    """Joins the processes of this run: one, or as many as torchrun started (NCCL on CUDA, gloo on the CPU).
+    """Join the processes of this run: one, or as many as torchrun started (NCCL on CUDA, gloo on the CPU).
 
     Args:
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, or `cuda:N` in a run of one process.
@@ -77,29 +75,40 @@ def start(device: str = "auto") -> Processes:
     return Processes(rank, world_size, local_rank, chosen, gpus)
 
 
-def _name_of_start(store: dist.Store, rank: int, world_size: int) -> str:
-    """A name that the processes of this start share, and none before them.
+# The three messages by which the ranks of a start agree on its name, in torchrun's store.
+_ASKS = "asks/{rank}"  # every other rank: a word that nobody used before
+_ANSWER = "answers/{word}"  # the main one, to whatever asks it finds: the name of this start
+_UNDERSTOOD = "understood/{name}/{rank}"  # every other rank, so that the main one need not answer any more
 
-    torchrun keeps one store over its restarts, where the addresses of processes that are gone would be met; the number
-    of restarts does not tell starts apart, for each machine counts its own. So each rank asks under a word that nobody
-    used before, and the main one answers whatever asks it finds until every rank has understood.
+
+def _name_of_start(store: dist.Store, rank: int, world_size: int) -> str:
+    """Return a name that the processes of this start share, and none before them.
+
+    torchrun keeps one store over its restarts, where the addresses of processes that are gone would be met, and their
+    asks are. The number of restarts does not tell starts apart, for each machine counts its own.
     """
     word = uuid.uuid4().hex
-    if rank > 0:
-        store.set(f"asks/{rank}", word)
-        name = store.get(f"answers/{word}").decode()
-        store.set(f"understood/{name}/{rank}", "yes")
-        return name
-    missing, end = set(range(1, world_size)), time.monotonic() + _TIMEOUT.total_seconds()
+    return _answer_all(store, word, set(range(1, world_size))) if rank == 0 else _ask(store, word, rank)
+
+
+def _ask(store: dist.Store, word: str, rank: int) -> str:
+    store.set(_ASKS.format(rank=rank), word)
+    name = store.get(_ANSWER.format(word=word)).decode()
+    store.set(_UNDERSTOOD.format(name=name, rank=rank), "yes")
+    return name
+
+
+def _answer_all(store: dist.Store, name: str, missing: set[int]) -> str:
+    end = time.monotonic() + _TIMEOUT.total_seconds()
     while missing:
         if time.monotonic() > end:
-            raise OptionError(f"ranks {sorted(missing)} of {world_size} did not come within {_TIMEOUT}")
-        for other in missing:
-            if store.check([f"asks/{other}"]):
-                store.set(f"answers/{store.get(f'asks/{other}').decode()}", word)
-        missing = {other for other in missing if not store.check([f"understood/{word}/{other}"])}
+            raise OptionError(f"ranks {sorted(missing)} did not come within {_TIMEOUT}")
+        for rank in missing:
+            if store.check([_ASKS.format(rank=rank)]):  # perhaps of an earlier start, whom the answer does not hurt
+                store.set(_ANSWER.format(word=store.get(_ASKS.format(rank=rank)).decode()), name)
+        missing = {rank for rank in missing if not store.check([_UNDERSTOOD.format(name=name, rank=rank)])}
         time.sleep(0.01)
-    return word
+    return name
 
 
 def _environment() -> tuple[int, int, int]:
@@ -132,13 +141,13 @@ def _device(name: str, local_rank: int, world_size: int) -> torch.device:
 
 
 def stop() -> None:
-    """Leaves the process group."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -157,7 +166,7 @@ class _AllMean(torch.autograd.Function):
 
 
 def all_mean(x: Tensor) -> Tensor:
-    """The mean of a float tensor over all ranks, differentiable (twice too); every rank must call it."""
+    """Return the mean of a float tensor over all ranks, differentiable (twice too); every rank must call it."""
     return x if world_size() == 1 else _AllMean.apply(x)  # type: ignore[return-value]
 
 
@@ -176,19 +185,19 @@ class Agreement:
         self._arrived = torch.cuda.current_stream(flags.device).record_event() if flags.is_cuda else None
 
     def read(self) -> list[int]:
-        """The flags, once they are there."""
+        """Return the flags, once they are there."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return [int(value) for value in self._host.tolist()]
 
 
 def agree(flags: Tensor) -> list[int]:
-    """The largest value of each integer flag over all ranks, at once."""
+    """Return the largest value of each integer flag over all ranks, at once."""
     return Agreement(flags).read()
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every rank's value, in rank order, on all ranks."""
+    """Return every rank's value, in rank order, on all ranks."""
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()
@@ -197,7 +206,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """Every rank's tensor, in rank order along the first axis, on all ranks; a constant. Shapes must be equal."""
+    """Return every rank's tensor, in rank order along the first axis, on all ranks, as a constant of equal shapes."""
     if world_size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(world_size())]
@@ -206,14 +215,14 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Gives every rank the main process's buffers."""
+    """Give every rank the main process's buffers."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def broadcast_string(text: str) -> str:
-    """The main process's text, on all ranks."""
+    """Return the main process's text, on all ranks."""
     if world_size() == 1:
         return text
     texts = [text]
@@ -222,13 +231,13 @@ def broadcast_string(text: str) -> str:
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Wait until every rank is here."""
     agree(torch.zeros(1, dtype=torch.int32))
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Lets a block fail on all ranks or on none. Every rank must come here; the block may not call the others.
+    """Let a block fail on all ranks or on none. Every rank must come here; the block may not call the others.
 
     Raises AgreedError on all ranks where one met an OptionError or OSError. In a run of one process, that error itself.
     """
