@@ -6,8 +6,6 @@ One process, or as many as torchrun starts, on the CPU or on GPUs. Reads top to 
 goes through the stages, `Trainer.train_step` is one iteration.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Whether a run would be judged on what it learns from."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,14 +52,14 @@ def _sentence(valid: str, train: str, pairs: dict[Path, Path], count: int) -> st
 
 
 def _files(source: Source) -> list[tuple[Path, int]]:
-    found = []
+    files = []
     for path in map(source.path, range(len(source))):
         try:
             if path is not None:
-                found.append((path, path.stat().st_size))
+                files.append((path, path.stat().st_size))
         except OSError:
             continue  # whoever reads it says so
-    return found
+    return files
 
 
 def _digest(path: Path) -> bytes:

@@ -1,7 +1,5 @@
 """Pairs on disk: degraded images beside their ground truth, with the plans that made them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,21 +43,21 @@ def named_files(arguments: Sequence[str], scale: int) -> tuple[Files, list[str]]
 
     Raises OptionError if there are none, or two have one name.
     """
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for argument in map(Path, arguments):
         inside = image_files(argument) if argument.is_dir() else [argument]
         for path in inside:
             name = (path.relative_to(argument) if argument.is_dir() else Path(path.name)).with_suffix("").as_posix()
-            if name in found:
-                raise OptionError(f"{found[name]} and {path} would both be called {name}; give them in two commands")
-            found[name] = path
-    if not found:
+            if name in by_name:
+                raise OptionError(f"{by_name[name]} and {path} would both be called {name}; give them in two commands")
+            by_name[name] = path
+    if not by_name:
         raise OptionError(f"no images in {', '.join(arguments)}")
-    return Files(list(found.values()), scale), list(found)
+    return Files(list(by_name.values()), scale), list(by_name)
 
 
 def write_pairs(valid: ValidationSet, names: Sequence[str], folder: Path, about: str, console: Console) -> int:
-    """Writes gt/NAME.png, lq/NAME.png and a line of plans.jsonl ({name, index, plan}) for each image.
+    """Write gt/NAME.png, lq/NAME.png and a line of plans.jsonl ({name, index, plan}) for each image.
 
     Goes on where an earlier call stopped; `about` describes the degradation, and must be what it was then. Ground
     truth keeps its depth, low-quality images are rounded to 8 bits.
@@ -113,23 +111,23 @@ def _write_pair(item: ValidationItem, name: str, folder: Path) -> Plan:
 
 
 def read_plans(file: Path, unfinished: bool = False) -> list[dict[str, Any]]:
-    """The lines of a file of plans: mappings with `name` or `path`, and `plan` as a Plan's JSON tree.
+    """Return the lines of a file of plans: mappings with `name` or `path`, and `plan` as a Plan's JSON tree.
 
     Raises OptionError naming the line that is none; `unfinished` leaves out a last one that a kill cut short.
     """
-    found, texts = [], file.read_text(encoding="utf-8").splitlines()
-    for number, text in enumerate(texts, 1):
+    plans, lines = [], file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            line = json.loads(text)
-            plan_of(line)
-            found.append({"name": line["path"] if "path" in line else line["name"], **line})
+            entry = json.loads(line)
+            plan_of(entry)
+            plans.append({"name": entry["path"] if "path" in entry else entry["name"], **entry})
         except (ValueError, KeyError, TypeError) as error:
-            if not (unfinished and number == len(texts)):
+            if not (unfinished and number == len(lines)):
                 expected = '{"name" or "path": ..., "plan": {...}}'
                 raise OptionError(f"{file}, line {number}: expected {expected} ({error})") from error
-    return found
+    return plans
 
 
 def plan_of(line: dict[str, Any]) -> Plan:
-    """The plan of a line. Raises ValueError or KeyError if it has none."""
+    """Return the plan of a line. Raises ValueError or KeyError if it has none."""
     return Plan.from_json(json.dumps(line["plan"]))

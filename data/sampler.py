@@ -5,8 +5,6 @@ accumulation and resume change nothing. It is computed, not looked up: a keyed p
 memory and a few microseconds.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -28,7 +26,7 @@ def index_of(
     counts: Sequence[int],
     weights: Sequence[float | None],
 ) -> tuple[int, int]:
-    """The image of a sample.
+    """Return the image of a sample.
 
     Without weights every image comes once per epoch, in a new order each time. With weights, each block of (at
     least) 1000 samples has every source's exact share, and each source runs through its own epochs from block to
@@ -62,7 +60,7 @@ def index_of(
 
 @lru_cache(maxsize=64)
 def _quotas(counts: tuple[int, ...], weights: tuple[float | None, ...]) -> tuple[int, ...]:
-    """How many samples of a block each source gives. Without weights the block is one epoch of everything."""
+    """Return how many samples of a block each source gives. Without weights the block is one epoch of everything."""
     if len(counts) != len(weights) or not counts:
         raise ValueError(f"found {len(counts)} sources and {len(weights)} weights, expected equally many, at least one")
     if min(counts) < 1:
@@ -94,7 +92,7 @@ def _ends(quotas: tuple[int, ...]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def _keys(seed: int, stage: str, stream: int, epoch: int) -> tuple[int, ...]:
-    """The round keys of one permutation."""
+    """Return the round keys of one permutation."""
     return tuple(int(key) for key in generator(4, seed, stage, stream, epoch).integers(2**63, size=_ROUNDS))
 
 
@@ -120,7 +118,7 @@ def _permuted(position: int, length: int, keys: tuple[int, ...]) -> int:
 
 
 def _mixed(value: int) -> int:
-    """A 64-bit hash in which every input bit moves every output bit (the finaliser of splitmix64)."""
+    """Return a 64-bit hash in which every input bit moves every output bit (the finaliser of splitmix64)."""
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     value = (value ^ value >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return value ^ value >> 31
@@ -134,7 +132,7 @@ def numbers_of_step(
     micro: int = 0,
     accumulate: int = 1,
 ) -> range:
-    """The sample numbers of one micro-batch of one rank.
+    """Return the sample numbers of one micro-batch of one rank.
 
     Step t (from 1) takes the numbers (t - 1)·B … t·B - 1 for the global batch size B. Each rank has a contiguous
     share of them, and each of its `accumulate` micro-batches a contiguous share of that.
@@ -169,7 +167,7 @@ class PairPool:
         self.size, self.numbers = size, list[int]()
 
     def exchange(self, batch: Sequence[int], order: Sequence[int]) -> list[int]:
-        """Puts a batch in and gives the one to use; `order` is a permutation of the full pool's places."""
+        """Put a batch in and give the one to use; `order` is a permutation of the full pool's places."""
         if len(self.numbers) < self.size:
             self.numbers += batch
             return list(batch)

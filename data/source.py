@@ -1,7 +1,5 @@
 """What every image source offers, and the registry of sources."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,7 +34,7 @@ class Source:
         raise NotImplementedError(f"{type(self).__name__} names nothing")
 
     def path(self, index: int) -> Path | None:
-        """The file that holds image `index` and nothing else, or None where there is no such file."""
+        """Return the file that holds image `index` and nothing else, or None where there is no such file."""
         return None
 
     def read(self, index: int) -> np.ndarray:
@@ -44,7 +42,7 @@ class Source:
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
     def read_lq(self, index: int) -> np.ndarray:
-        """The low-quality partner of `read(index)`; only where `paired`."""
+        """Return the low-quality partner of `read(index)`; only where `paired`."""
         raise NotImplementedError(f"{type(self).__name__} has no low-quality images")
 
 

@@ -76,8 +76,11 @@ class Unusable(Exception):  # noqa: N818 - another image is drawn instead
 
 
 def degradation_of(entry: SourceEntry, default: Degradation, scale: int, where: str) -> Degradation:
-    """A source's own degradation, or the default. Raises OptionError where one has low-quality images to give and
-    the other does not start from them, or the other way round."""
+    """Return a source's own degradation, or the default.
+
+    Raises OptionError where one has low-quality images to give and the other does not start from them, or the other
+    way round.
+    """
     chosen = default if entry.degradation is None else entry.degradation.component(scale=scale)
     if chosen.starts_from_lq and not entry.source.paired:
         raise OptionError(
@@ -102,7 +105,7 @@ class Mix:
 
     @classmethod
     def build(cls, specs: Mapping[str, Spec[Source]], default: Degradation, scale: int) -> Mix:
-        """Builds all sources. Raises OptionError for a source that does not suit its degradation."""
+        """Build all sources. Raises OptionError for a source that does not suit its degradation."""
         entries, degradations = [], []
         for name, spec in specs.items():
             entry: SourceEntry = spec.build(scale=scale)  # type: ignore[assignment]
@@ -310,7 +313,7 @@ def _cat(tensors: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
 
 
 def reflect_to(image: np.ndarray, side: int) -> np.ndarray:
-    """Mirrors an image at its bottom and right edges until both sides are at least `side`."""
+    """Mirror an image at its bottom and right edges until both sides are at least `side`."""
     bottom, right = (max(0, side - length) for length in image.shape[:2])
     return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
 
@@ -337,7 +340,7 @@ def draw_augment(rng: np.random.Generator, kind: Augment) -> tuple[bool, int]:
 
 
 def augment(image: np.ndarray, flip: bool, turns: int) -> np.ndarray:
-    """Turns (H, W, C) counter-clockwise by quarter turns, then flips it upside down."""
+    """Turn (H, W, C) counter-clockwise by quarter turns, then flip it upside down."""
     turned = np.rot90(image, turns)
     return turned[::-1] if flip else turned
 
@@ -351,7 +354,7 @@ class ValidationItem:
 
     @property
     def gt(self) -> Tensor:
-        """The plain ground truth (1, 3, H, W)."""
+        """Return the plain ground truth (1, 3, H, W)."""
         return self.batch.targets["plain"]
 
 
@@ -375,13 +378,13 @@ class ValidationSet:
         return len(self.entry.source) * self.entry.repeats
 
     def item_name(self, number: int) -> str:
-        """The name of an item: its image's, with a number where one image is degraded several times."""
+        """Return the name of an item: its image's, with a number where one image is degraded several times."""
         index, again = number % len(self.entry.source), number // len(self.entry.source)
         path = Path(self.entry.source.name(index))
         return str(path.with_stem(f"{path.stem}_{again}") if again else path)
 
     def __getitem__(self, number: int) -> ValidationItem:
-        """Raises UnreadableImageError for a file that cannot be read, since a validation set must be whole, and
+        """Return an image. Raises UnreadableImageError for a file that cannot be read, since a set must be whole, and
         OptionError for an image that the degradation refuses."""
         source = self.entry.source
         index = number % len(source)
@@ -403,7 +406,7 @@ class ValidationSet:
 def _window(
     gt: np.ndarray, lq: np.ndarray | None, scale: int, crop: int | None, multiple: int = 1
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cuts bottom and right to multiples of the scale (and of `multiple`); with `crop`, keeps a central part on the
+    """Cut bottom and right to multiples of the scale (and of `multiple`); with `crop`, keep a central part on the
     low-quality grid."""
     unit = math.lcm(scale, multiple)
     height, width = (side // unit * unit // scale for side in gt.shape[:2])

@@ -55,7 +55,7 @@ class Console:
         _print(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
 
     def progress(self, total: int, initial: int = 0, desc: str = "", every_seconds: float = 30) -> Progress:
-        """A progress bar on a terminal, a line every so often elsewhere, nothing on other ranks."""
+        """Return a progress bar on a terminal, a line every so often elsewhere, nothing on other ranks."""
         return Progress(total, initial, desc, every_seconds, visible=self.is_main)
 
 
@@ -65,7 +65,7 @@ def _print(text: str, file: IO[str]) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table with aligned columns; columns of numbers are right-aligned."""
+    """Return a Markdown table with aligned columns; columns of numbers are right-aligned."""
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [headers, *rows]]
     if any(len(row) != len(headers) for row in cells):
         raise ValueError(f"found rows of {sorted({len(row) for row in cells})} cells, expected {len(headers)}")
@@ -106,7 +106,7 @@ class Progress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+        """Count the time inside as waiting for data."""
         start = time.monotonic()
         try:
             yield
@@ -124,7 +124,7 @@ class Progress:
         return {"speed": (self.done - done) / elapsed, "wait_share": share}
 
     def update(self, steps: int = 1, **values: object) -> None:
-        """Counts steps; `values` are shown beside the speed, floats with four digits."""
+        """Count steps; `values` are shown beside the speed, floats with four digits."""
         self.done += steps
         self._values = values or self._values
         if self._bar is not None:
@@ -133,7 +133,7 @@ class Progress:
             self._show()
 
     def close(self) -> None:
-        """Shows the last state and ends the line."""
+        """Show the last state and end the line."""
         if self.done > self._shown_done:
             self._show()
         if self._bar is not None:
@@ -190,7 +190,7 @@ class MetricsLog:
             os.truncate(self.path, content.rfind(b"\n") + 1)
 
     def resume(self, stage: str, iteration: int) -> None:
-        """Cuts what this stage logged beyond the iteration it resumes from, so that curves are continuous."""
+        """Cut what this stage logged beyond the iteration it resumes from, so that curves are continuous."""
         self._resumed_at[stage] = iteration
         if stage in self._writers:
             self._writers.pop(stage).close()
@@ -200,7 +200,7 @@ class MetricsLog:
         self._file = self.path.open("a", encoding="utf-8")
 
     def scalars(self, stage: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Logs numbers by name."""
+        """Log numbers by name."""
         numbers = {name: float(value) for name, value in values.items()}
         plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         line = {"stage": stage, "iteration": iteration, "time": round(time.time(), 3), **plain}
@@ -211,7 +211,7 @@ class MetricsLog:
                 self._writer(stage).add_scalar(name, value, iteration)
 
     def images(self, stage: str, iteration: int, name: str, image: Tensor | np.ndarray) -> None:
-        """Shows an image in TensorBoard: a tensor (3, H, W) in [0, 1], or a uint8 array (H, W, 3)."""
+        """Show an image in TensorBoard: a tensor (3, H, W) in [0, 1], or a uint8 array (H, W, 3)."""
         if self.tensorboard:
             layout = "CHW" if isinstance(image, Tensor) else "HWC"
             pixels = image.detach().float().clamp(0, 1).cpu() if isinstance(image, Tensor) else image
@@ -226,7 +226,7 @@ class MetricsLog:
         return self._writers[stage]
 
     def close(self) -> None:
-        """Writes out everything."""
+        """Write out everything."""
         self._file.close()
         for writer in self._writers.values():
             writer.close()
@@ -241,7 +241,7 @@ def _keep(line: str, stage: str, iteration: int) -> bool:
 
 
 def write_status(folder: str | Path, console: Console, state: str, reason: str = "") -> None:
-    """Replaces status.json of a run folder: state, reason, time, host, pid. Only the main process writes; a failure
+    """Replace status.json of a run folder: state, reason, time, host, pid. Only the main process writes; a failure
     is warned of."""
     if not console.is_main:
         return
@@ -256,13 +256,13 @@ def write_status(folder: str | Path, console: Console, state: str, reason: str =
 def memory_mb() -> dict[str, float]:
     """Memory of this process in MiB: `ram`, `ram_peak`, and on CUDA `cuda_peak` (allocated by PyTorch)."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
-    found = {"ram_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    memory = {"ram_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
     statm = Path("/proc/self/statm")
     if statm.exists():
-        found["ram"] = int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
+        memory["ram"] = int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
         # ru_maxrss survives exec, so it may be the launcher's; VmHWM is this program's own, in KiB.
         peak = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-        found["ram_peak"] = int(peak[1]) / 1024 if peak else found["ram_peak"]
+        memory["ram_peak"] = int(peak[1]) / 1024 if peak else memory["ram_peak"]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
+        memory["cuda_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return memory

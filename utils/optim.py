@@ -1,7 +1,5 @@
 """Optimizers, learning-rate schedules as pure functions of completed steps, and the moving average of weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -39,7 +37,7 @@ class Optim:
             raise ValueError("nesterov: goes with `type: sgd` and a momentum above 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """The optimizer of these parameters. Its `initial_lr` is what schedules multiply."""
+        """Return the optimizer of these parameters. Its `initial_lr` is what schedules multiply."""
         groups = [{"params": [p for p in parameters if p.requires_grad], "initial_lr": self.lr}]
         common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         match self.type:
@@ -59,7 +57,7 @@ class Schedule:
     """
 
     def factor(self, completed: int, iterations: int) -> float:
-        """The factor for the step after `completed` ones, of a stage of `iterations` steps."""
+        """Return the factor for the step after `completed` ones, of a stage of `iterations` steps."""
         raise NotImplementedError(f"{type(self).__name__} has no factor")
 
 
@@ -173,7 +171,7 @@ class Init:
     gain: Positive = 1.0
 
     def apply(self, network: nn.Module) -> None:
-        """Fills every convolution (transposed ones too), linear and affine normalisation layer in place."""
+        """Fill every convolution (transposed ones too), linear and affine normalisation layer in place."""
         if self.type == "default":
             return
         for module in network.modules():
@@ -240,12 +238,12 @@ def step_unless(optimizer: Optimizer, nonfinite: int) -> None:
 
 
 def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
-    """Sets every group's rate to its base rate times a factor."""
+    """Set every group's rate to its base rate times a factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
 
 def default_schedule() -> Schedule:
-    """The base rate throughout."""
+    """Return the base rate throughout."""
     return Constant()

@@ -1,7 +1,5 @@
 """The two random streams of a run, as explicit generators. Nothing here or elsewhere touches a global generator."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 
@@ -11,7 +9,7 @@ from torch import Tensor
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A NumPy generator that depends on the whole key, in order. Words count by their CRC-32."""
+    """Return a NumPy generator that depends on the whole key, in order. Words count by their CRC-32."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
@@ -22,22 +20,22 @@ def sample_stream(seed: int, stage: str, number: int, attempt: int = 0) -> np.ra
 
 
 def step_stream(seed: int, stage: str, step: int) -> np.random.Generator:
-    """What a system draws once per optimizer step: equal on all ranks and micro-batches."""
+    """Return what a system draws once per optimizer step: equal on all ranks and micro-batches."""
     return generator(2, seed, stage, step)
 
 
 def validation_stream(seed: int, name: str, index: int) -> np.random.Generator:
-    """The frozen degradation of one validation image."""
+    """Return the frozen degradation of one validation image."""
     return generator(3, seed, name, index)
 
 
 def draw_seed(rng: np.random.Generator) -> int:
-    """A seed for a noise field, kept in a plan."""
+    """Return a seed for a noise field, kept in a plan."""
     return int(rng.integers(2**62))
 
 
 def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A PyTorch generator on a device, seeded."""
+    """Return a PyTorch generator on a device, seeded."""
     return torch.Generator(device=device).manual_seed(seed)
 
 

@@ -1,7 +1,5 @@
 """The contrastive stage: an encoder learns what images have in common that were degraded alike (DASR, CDSR)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar, Literal
@@ -58,7 +56,7 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Puts (B, dimension) keys in the place of the oldest; B need not divide the queue's size.
+        """Put (B, dimension) keys in the place of the oldest; B need not divide the queue's size.
 
         Raises AgreedError for more keys than the queue holds.
         """
@@ -165,7 +163,7 @@ class ContrastiveStage(Stage):
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-        found = super().problems(values)
+        problems = super().problems(values)
         if not values.get("losses") and values.get("freeze_encoder_at") is not None:
-            found.append(("freeze_encoder_at", "nothing else is trained here: there are no `losses`"))
-        return found
+            problems.append(("freeze_encoder_at", "nothing else is trained here: there are no `losses`"))
+        return problems

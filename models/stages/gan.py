@@ -1,7 +1,5 @@
 """The GAN stage: a generator and a discriminator in turn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -59,14 +57,14 @@ class GanStage(Stage):
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-        found = super().problems(values)
+        problems = super().problems(values)
         network_d = values["network_d"]
         if getattr(network_d.factory, "role", None) != "discriminator":
-            found.append(("network_d", f"`{network_d.name}` is a generator, expected a discriminator"))
+            problems.append(("network_d", f"`{network_d.name}` is a generator, expected a discriminator"))
         adversarial = [name for name, term in values["losses"].items() if term.spec.factory is GanLoss]
         if len(adversarial) != 1:
-            found.append(("losses", f"found {len(adversarial)} of type `gan`, expected one"))
-        return found
+            problems.append(("losses", f"found {len(adversarial)} of type `gan`, expected one"))
+        return problems
 
     def phases(self) -> list[Phase]:
         return [
@@ -108,5 +106,5 @@ class GanStage(Stage):
 
 
 def keeps_statistics(network: nn.Module) -> bool:
-    """Whether the forward pass depends on the whole batch, or changes the network: batch and spectral norms do."""
+    """Tell whether the forward pass depends on the whole batch, or changes the network: batch and spectral norms do."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) or hasattr(m, "weight_u") for m in network.modules())

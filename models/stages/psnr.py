@@ -1,7 +1,5 @@
 """The PSNR stage: one network, pixel (and other unadversarial) losses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

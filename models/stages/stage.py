@@ -1,7 +1,5 @@
 """What a training stage is: networks, optimizers, and phases that give losses. The loop itself is in train.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -64,14 +62,14 @@ class StageSettings:
     clip_grad_norm: Positive | None = None
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """The dtype of autocast on a device."""
+        """Return the dtype of autocast on a device."""
         wish = self.precision
         if wish == "auto":
             wish = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
 
     def rate_factor(self, completed: int, own: Schedule | None = None) -> float:
-        """The learning-rate factor of the step after `completed` ones, by a phase's `own` schedule or the stage's."""
+        """Return the learning-rate factor of the step after `completed` ones, by a phase's `own` schedule or the stage's."""
         return (own or self.schedule or default_schedule()).factor(completed, self.iterations)
 
 
@@ -83,7 +81,7 @@ class Turn:
     start: Count = 0
 
     def due(self, step: int) -> bool:
-        """Whether the phase runs in the step with this number (from 1)."""
+        """Return whether the phase runs in the step with this number (from 1)."""
         return step % self.every == 0 and step > self.start
 
 
@@ -132,40 +130,40 @@ class Stage:
         return [*self.networks.values(), *(term.loss for term in self.losses.values())]
 
     def to(self, device: torch.device) -> None:
-        """Moves networks and losses to a device."""
+        """Move networks and losses to a device."""
         for module in self.modules:
             module.to(device)
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """What is wrong with checked options as far as can be seen without building: (option, sentence) pairs."""
-        found = []
+        """Return what is wrong with checked options, as far as is seen without building: (option, sentence) pairs."""
+        problems = []
         for name, term in values.get("losses", {}).items():
             if isinstance(term, Eager) and (missing := set(getattr(term.spec.factory, "needs", ())) - cls.supplies):
                 message = f"`{term.spec.name}` needs {', '.join(sorted(missing))}, which this stage does not have"
-                found.append((f"losses.{name}", message))
-        return found
+                problems.append((f"losses.{name}", message))
+        return problems
 
     def refuse_needs(self) -> None:
-        """Raises ValueError for a loss that needs something which this stage does not supply."""
+        """Raise ValueError for a loss that needs something which this stage does not supply."""
         for name, term in self.losses.items():
             if missing := set(term.loss.needs) - self.supplies:
                 raise ValueError(f"losses.{name}: needs {', '.join(sorted(missing))}, which this stage does not have")
 
     def phases(self) -> list[Phase]:
-        """The phases of an iteration, in order."""
+        """Return the phases of an iteration, in order."""
         raise NotImplementedError(f"{type(self).__name__} has no phases")
 
     def after_step(self) -> None:
         """Called once after each iteration's phases."""
 
     def infer(self, network: nn.Module, batch: Batch) -> Tensor:
-        """The super-resolved images (B, C, H, W) of a network with the generator's interface."""
+        """Return the super-resolved images (B, C, H, W) of a network with the generator's interface."""
         names = getattr(self.networks["network_g"], "conditions", ())  # DDP's wrapper does not tell
         return network(batch.lq, **batch.conditions(names))
 
     def extras(self, losses: Mapping[str, LossTerm], batch: Batch, step: int) -> dict[str, Tensor]:
-        """What `weighted` hands to losses besides images: the moving average's output, in steps that need it."""
+        """Return what `weighted` hands to losses besides images: the moving average's output, in steps that need it."""
         if not any("sr_ema" in term.loss.needs and step % term.every == 0 for term in losses.values()):
             return {}
         assert self.ema_network is not None, "the trainer sets it when it enters a stage"
@@ -177,7 +175,7 @@ class Stage:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
 
 
 STAGES: Registry[Stage] = Registry(
@@ -188,7 +186,7 @@ STAGES: Registry[Stage] = Registry(
 def weighted(
     losses: Mapping[str, LossTerm], sr: Tensor, targets: Mapping[str, Tensor], step: int, **extras: Tensor
 ) -> dict[str, Tensor]:
-    """The weighted losses of an output under their option names, in float32 whatever autocast chose."""
+    """Return the weighted losses of an output under their option names, in float32 whatever autocast chose."""
     result = {}
     with torch.autocast(sr.device.type, enabled=False):
         for name, term in losses.items():
@@ -199,5 +197,5 @@ def weighted(
 
 
 def colour_drift(sr: Tensor, lq: Tensor) -> Tensor:
-    """The largest difference between the mean colours of output and input over a batch, in 8-bit levels; a scalar."""
+    """Return the largest difference of a batch's mean colour between output and input, in 8-bit levels; a scalar."""
     return (sr.detach().float().mean((0, 2, 3)) - lq.float().mean((0, 2, 3))).abs().max() * 255

@@ -3,8 +3,6 @@
 The top of the import graph: everything else may be used here, and only the entry points use this.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -87,7 +85,7 @@ class Experiment:
     prepare: Prepare | None = None
 
     def settings(self, stage: str) -> StageSettings:
-        """The settings of a stage that do not depend on its type."""
+        """Return the settings of a stage that do not depend on its type."""
         return self.stages[stage].settings
 
     def batch_size(self, stage: str) -> int:
@@ -96,7 +94,7 @@ class Experiment:
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Experiment, dict[str, Any]]:
-    """Reads and checks an option file. Returns the experiment and the resolved option tree.
+    """Read and check an option file. Return the experiment and the resolved option tree.
 
     Raises OptionsError with every problem, each with its dotted path.
     """
@@ -105,7 +103,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
 
 
 def check_experiment(tree: Mapping[str, Any], source: str = "") -> Experiment:
-    """Checks an option tree. Raises OptionsError with every problem."""
+    """Check an option tree. Raises OptionsError with every problem."""
     tree = {key: value for key, value in tree.items() if value is not None}
     scale = tree.get("scale")
     context = {"scale": scale} if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else {}
@@ -178,8 +176,8 @@ def _check_degradation(
 
 
 def _rehearsed_draws(crop: int, degradation: Degradation, where: str, prepares: bool) -> list[Problem]:
-    """A crop that the degradation refuses, such as one smaller than its kernels, is said before training; so is a pool
-    that is not there, unless it `prepares` pools first."""
+    """Say before training that the degradation refuses the crop, such as one smaller than its kernels, or that a pool
+    is not there, unless the run `prepares` pools first."""
     for number, scale in enumerate(256 * (degradation.scales or (degradation.scale,))):
         if crop % scale == 0:
             try:
@@ -241,7 +239,7 @@ def _default_target() -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of option files, for editors. `base:` is the file's own business and stands beside the fields."""
+    """Return the JSON schema of option files, for editors; `base:` is a file's own business and stands beside the fields."""
     result = tree_schema(Experiment, "blind super-resolution experiment")
     result["properties"] = {"base": {"anyOf": [{"type": "string"}, {"type": "array"}]}, **result["properties"]}
     # A file that inherits need not say everything, so nothing is required of a single file.
@@ -250,15 +248,17 @@ def schema() -> dict[str, Any]:
 
 
 def write_schema(folder: Path) -> Path:
-    """Writes the schema next to the option files."""
+    """Write the schema next to the option files."""
     path = folder / SCHEMA_FILE
     path.write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
     return path
 
 
 def build_generator(experiment: Experiment) -> Network:
-    """The generator, freshly initialised. Raises OptionError if its scale is not the experiment's, or it has nothing
-    to learn."""
+    """Return the generator, freshly initialised.
+
+    Raises OptionError if its scale is not the experiment's, or it has nothing to learn.
+    """
     network = experiment.network_g.build(scale=experiment.scale)
     if network.scale != experiment.scale:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has scale {network.scale}, not {experiment.scale}")
@@ -269,7 +269,7 @@ def build_generator(experiment: Experiment) -> Network:
 
 
 def validation_sets(experiment: Experiment, default: Degradation) -> list[ValidationSet]:
-    """The validation sets; `default` degrades those that name no degradation of their own."""
+    """Return the validation sets; `default` degrades those that name no degradation of their own."""
     return [
         ValidationSet(
             name,
@@ -283,6 +283,6 @@ def validation_sets(experiment: Experiment, default: Degradation) -> list[Valida
 
 
 def network_options(experiment: Experiment, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The option tree of the generator with its scale, as stored beside its weights."""
+    """Return the option tree of the generator with its scale, as stored beside its weights."""
     own = tree["network_g"]
     return {"scale": experiment.scale, **({"type": own} if isinstance(own, str) else own)}

@@ -1,7 +1,5 @@
 """The `performance` section of an option file: how a step is computed, never what."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -42,11 +40,11 @@ class Performance:
     prefetch: bool | None = None
 
     def prefetches(self, device: torch.device) -> bool:
-        """Whether batches are degraded ahead."""
+        """Return whether batches are degraded ahead."""
         return device.type == "cuda" if self.prefetch is None else self.prefetch
 
     def lay_out(self, stage: Stage, device: torch.device) -> None:
-        """Moves a fresh stage to its device, in the memory format of its choice, and tells its optimizers how to
+        """Move a fresh stage to its device, in the memory format of its choice, and tell its optimizers how to
         update: before they are loaded, since fused ones keep their state elsewhere."""
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
@@ -62,7 +60,7 @@ class Performance:
                     group["fused"] = False
 
     def speed_up(self, stage: Stage) -> None:
-        """Changes how a stage's parts are called; what they are called with, and their states, stay as they are.
+        """Change how a stage's parts are called; what they are called with, and their states, stay as they are.
 
         Raises OptionError if the generator names no blocks to recompute.
         """
@@ -73,13 +71,13 @@ class Performance:
                 module.compile(mode=self.compile)
 
     def begin_step(self) -> None:
-        """Says that what recorded graphs gave for the last step is no longer needed."""
+        """Say that what recorded graphs gave for the last step is no longer needed."""
         if self.compile in ("reduce-overhead", "max-autotune"):
             torch.compiler.cudagraph_mark_step_begin()
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Lets the blocks that a network names forget their activations. Raises OptionError if it names none."""
+    """Let the blocks that a network names forget their activations. Raises OptionError if it names none."""
     names = getattr(network, "recomputable", ())
     if not names:
         raise OptionError(

@@ -41,8 +41,8 @@ class Run(Protocol):
 
 
 def try_out(make: Callable[[Path], Run], processes: Processes, stage: str | None, profile: int, kept: Path) -> None:
-    """A dry run, or the profile of a stage (by default the first) over some iterations, whose trace is written to
-    `kept`. Nothing else is left behind."""
+    """Do a dry run, or profile a stage (by default the first) over some iterations and write the trace to `kept`.
+    Nothing else is left behind."""
     with tempfile.TemporaryDirectory() if processes.is_main else nullcontext("") as own:
         folder = Path(distributed.broadcast_string(own))
         with distributed.together():
@@ -55,7 +55,7 @@ def try_out(make: Callable[[Path], Run], processes: Processes, stage: str | None
 
 
 def dry_run(run: Run) -> None:
-    """Times two steps of each stage and runs one validation, and prints what the run will cost."""
+    """Time two steps of each stage and run one validation, and print what the run will cost."""
     rows = []
     for name in run.experiment.stages:
         run.enter(name, None)
@@ -83,7 +83,7 @@ def timed_step(run: Run, batches: Generator[list[Batch]]) -> tuple[float, float]
 
 
 def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
-    """Profiles iterations of a stage: writes a trace for https://ui.perfetto.dev and prints where the time goes.
+    """Profile iterations of a stage: write a trace for https://ui.perfetto.dev and print where the time goes.
 
     Achieved operations per second count convolutions and matrix products, as PyTorch's own counter does, and stand
     beside what the device reaches in one large matrix product of the stage's precision.
@@ -131,7 +131,7 @@ def of_device(events: Iterable[Any], gpu: bool) -> list[Any]:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """How much time spans (start, end) take together; where streams overlap it counts once."""
+    """Return how much time spans (start, end) take together; where streams overlap it counts once."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -154,6 +154,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until a device has done what it was given."""
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -38,8 +38,10 @@ class Saver:
         failed, refused = distributed.agree(torch.tensor([failed, refused]))
         self.failures = self.failures + 1 if failed else 0
         if self.failures >= self.limit or (failed and final):
-            text = f"{self.failures} checkpoints in a row could not be saved in"
-            raise AgreedError(f"{text} {self.checkpoints.folder.parent}; free some disk space")
+            folder = self.checkpoints.folder.parent
+            raise AgreedError(
+                f"{self.failures} checkpoints in a row could not be saved in {folder}; free some disk space"
+            )
         if refused and final:
             raise AgreedError(f"stage {stage} ends with weights that are not finite; its checkpoints are kept")
 

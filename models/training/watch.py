@@ -46,12 +46,12 @@ class Watcher:
         self.nonfinite_in_a_row, self._nonfinite_phase = 0, ""
 
     def warn_of_overlap(self, mix: Mix) -> None:
-        """Warns when validation images occur among those trained on."""
+        """Warn when validation images occur among those trained on."""
         if self.processes.is_main:
             held_out = {valid.name: valid.entry.source for valid in self.sets}
             trained = {name: entry.source for name, entry in zip(mix.names, mix.entries, strict=True)}
-            for text in overlap(trained, held_out):
-                self.console.warn(text)
+            for warning in overlap(trained, held_out):
+                self.console.warn(warning)
 
     def record(
         self, stage: str, iteration: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray] | None = None
@@ -131,16 +131,16 @@ class Watcher:
         self.record(stage, iteration, {f"{name}/{metric}": score for metric, score in scores.items()}, pictures)
 
     def means(self) -> dict[str, float]:
-        """What `best` is judged by: the means over the validation sets."""
+        """Return what `best` is judged by: the means over the validation sets."""
         return mean_scores(list(self.scores.values()))
 
     def finite(self, phase: str) -> None:
-        """A phase had a finite gradient: nothing is in a row any more, unless another phase still fails each time."""
+        """Note that a phase had a finite gradient: nothing is in a row any more, unless another phase still fails."""
         if phase == self._nonfinite_phase:
             self.nonfinite_in_a_row = 0
 
     def nonfinite(self, stage: str, iteration: int, phase: str, batches: Sequence[Batch]) -> None:
-        """Writes down the plans of a batch without a finite gradient, for `degradations.preview --replay`. Raises
+        """Write down the plans of a batch without a finite gradient, for `degradations.preview --replay`. Raises
         Diverged if there were too many in a row."""
         self.nonfinite_in_a_row += 1
         self._nonfinite_phase = phase
@@ -154,18 +154,20 @@ class Watcher:
             path.write_text("".join(lines), encoding="utf-8")
         self.console.warn(f"step {iteration}, phase {phase}: the gradient is not finite; skipped, see {path}")
         if self.nonfinite_in_a_row >= self.logger.nonfinite_in_a_row:
-            text = f"{self.nonfinite_in_a_row} updates in a row had no finite gradient"
-            raise Diverged(f"{text} (lower the learning rate or set stages.{stage}.clip_grad_norm)")
+            raise Diverged(
+                f"{self.nonfinite_in_a_row} updates in a row had no finite gradient (lower the learning rate or set "
+                f"stages.{stage}.clip_grad_norm)"
+            )
 
     def note_mishaps(self, micros: Sequence[Batch]) -> None:
-        """Remembers files that could not be used until all ranks share them."""
+        """Remember files that could not be used until all ranks share them."""
         new = dict(item for batch in micros for item in batch.mishaps if item[0] not in self.mishaps)
         self.new_mishaps.update(new)
 
     def share_mishaps(self, limit: int) -> None:
-        """Names each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
+        """Name each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
         new, self.new_mishaps = self.new_mishaps, {}
-        for path, reason in (item for found in distributed.gather_objects(new) for item in found.items()):
+        for path, reason in (item for of_rank in distributed.gather_objects(new) for item in of_rank.items()):
             if path not in self.mishaps:
                 self.mishaps.add(path)
                 self.console.warn(f"left out, another image is drawn instead: {reason}")
@@ -176,13 +178,13 @@ class Watcher:
             )
 
     def resume(self, stage: str, iteration: int) -> None:
-        """Cuts from the log what comes after the iteration that a run resumes from."""
+        """Cut from the log what comes after the iteration that a run resumes from."""
         self.nonfinite_in_a_row = 0
         if self.log is not None:
             self.log.resume(stage, iteration)
 
     def close(self) -> None:
-        """Writes out the logs."""
+        """Write out the logs."""
         if self.log is not None:
             with self.despite_full_disk():
                 self.log.close()
@@ -227,8 +229,8 @@ class HealthWatch:
         self._newest = 0
 
     def look(self, iteration: int, values: Mapping[str, float]) -> list[str]:
-        """The warnings that the values of an iteration give rise to."""
-        found = []
+        """Return the warnings that the values of an iteration give rise to."""
+        warnings = []
         if iteration < self._newest:  # another stage, or back to a checkpoint
             self._since.clear()
             self._told.clear()
@@ -244,8 +246,8 @@ class HealthWatch:
             since = self._since.setdefault(key, iteration)
             if iteration - since >= self.health.steps and key not in self._told:
                 self._told.add(key)
-                found.append(
+                warnings.append(
                     f"{key} is {values[key]:.3g}, above {limit:g} since iteration {since}: {meaning}; {advice} "
                     f"(threshold: logger.health.{threshold})"
                 )
-        return found
+        return warnings

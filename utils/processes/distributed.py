@@ -42,7 +42,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process prints, saves and logs."""
+        """Return whether this process prints, saves and logs."""
         return self.rank == 0
 
 
@@ -248,10 +248,10 @@ def together() -> Iterator[None]:
         if world_size() == 1:
             raise
         failure = error
-    texts = gather_objects("" if failure is None else str(failure) or type(failure).__name__)
-    for rank, text in enumerate(texts):
-        if text:
-            raise AgreedError(text if rank == 0 else f"on rank {rank}: {text}") from failure
+    reasons = gather_objects("" if failure is None else str(failure) or type(failure).__name__)
+    for rank, reason in enumerate(reasons):
+        if reason:
+            raise AgreedError(reason if rank == 0 else f"on rank {rank}: {reason}") from failure
 
 
 def _collective_device() -> torch.device:

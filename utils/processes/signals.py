@@ -1,7 +1,5 @@
 """Signals that ask a run to stop."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Sends the stopping signals to a handler; afterwards they do again what they did before."""
+    """Send the stopping signals to a handler; afterwards they do again what they did before."""
     before = {number: signal.signal(number, handler) for number in STOPPING}
     try:
         yield

@@ -4,8 +4,6 @@
 <run>/checkpoints/latest          the name of the newest one, for people and scripts
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -101,7 +99,7 @@ class Checkpoints:
         self.warn = warn
 
     def clean(self) -> None:
-        """Removes what a killed save left behind. For the main process, at the start, under the run's lock."""
+        """Remove what a killed save left behind. For the main process, at the start, under the run's lock."""
         for path in self.folder.glob(".tmp-*"):
             original = self.folder / path.name.removeprefix(".tmp-old-")
             if path.name.startswith(".tmp-old-") and not original.exists():
@@ -123,7 +121,7 @@ class Checkpoints:
         meta: Mapping[str, Any] | None = None,
         final: bool = False,
     ) -> Path:
-        """Saves and prunes; returns the new folder.
+        """Save and prune; return the new folder.
 
         Args:
             networks: state dicts by file name, such as `network_g` and `network_g_ema`.
@@ -167,7 +165,7 @@ class Checkpoints:
         shutil.rmtree(old, ignore_errors=True)
 
     def prune(self) -> None:
-        """Removes all but the last k, the best k of each stage, and the newest of each finished stage."""
+        """Remove all but the last k, the best k of each stage, and the newest of each finished stage."""
         entries = self._entries()
         kept = {entry.folder for entry in entries[-self.keep_last :]}
         for stage in {entry.stage for entry in entries}:
@@ -194,7 +192,7 @@ class Checkpoints:
             self.warn(f"{folder}: the old checkpoint cannot be removed ({error.strerror})")
 
     def newest(self) -> Path | None:
-        """The newest undamaged checkpoint, or None if there is none at all.
+        """Return the newest undamaged checkpoint, or None if there is none at all.
 
         A damaged one is named in a warning and the one before is taken. Raises CheckpointError if all are damaged.
         """
@@ -211,7 +209,7 @@ class Checkpoints:
         return None
 
     def finished(self, stage: str) -> Path | None:
-        """The newest final checkpoint of a stage, or None if the stage is not finished."""
+        """Return the newest final checkpoint of a stage, or None if the stage is not finished."""
         last = _last_final([entry for entry in self._entries() if entry.stage == stage])
         return None if last is None else last.folder
 
@@ -238,7 +236,7 @@ class Checkpoints:
 
 
 def load(folder: str | Path, map_location: str | torch.device = "cpu") -> LoadedCheckpoint:
-    """Reads a checkpoint folder. Raises CheckpointError naming the file that is missing, damaged or unsafe."""
+    """Read a checkpoint folder. Raises CheckpointError naming the file that is missing, damaged or unsafe."""
     folder = Path(folder)
     if (problem := find_damage(folder)) is not None:
         raise CheckpointError(f"checkpoint {folder} cannot be used: {problem}")
@@ -257,7 +255,7 @@ def load(folder: str | Path, map_location: str | torch.device = "cpu") -> Loaded
 def read_weights(
     path: str | Path, map_location: str | torch.device = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict of a weight file, and what it says about itself: `network` (options), `scale`, …"""
+    """Return the state dict of a weight file, and what it says about itself: `network` (options), `scale`, …"""
     try:
         with safetensors.safe_open(str(path), framework="pt", device=str(map_location)) as file:
             said = file.metadata() or {}
@@ -268,7 +266,7 @@ def read_weights(
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder by its manifest, or None: every file there, with its size and hash."""
+    """Return what is wrong with a checkpoint folder, or None: every file of its manifest, with its size and hash."""
     if not folder.is_dir():
         return "there is no such folder"
     try:
@@ -291,19 +289,19 @@ def find_damage(folder: Path) -> str | None:
 
 
 def all_finite(weights: Weights) -> bool:
-    """Whether all floating-point tensors are finite; waits for the device once."""
-    found = [torch.isfinite(v).all() for v in weights.values() if v.is_floating_point() or v.is_complex()]
-    return bool(torch.stack(found).all()) if found else True
+    """Return whether all floating-point tensors are finite; waits for the device once."""
+    finite = [torch.isfinite(v).all() for v in weights.values() if v.is_floating_point() or v.is_complex()]
+    return bool(torch.stack(finite).all()) if finite else True
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """What code and libraries this process runs: git commit (`+changes` if the tree differs), Python, PyTorch, CUDA."""
+    """Return what this process runs: git commit (`+changes` if the tree differs), Python, PyTorch, CUDA."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        found = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True)
-        return found.stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
@@ -321,7 +319,7 @@ def _write_all(
     describe: Mapping[str, Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> None:
-    """Writes every file, the manifest last. The bytes are made in memory, so every failure is a plain OSError."""
+    """Write every file, the manifest last. The bytes are made in memory, so every failure is a plain OSError."""
     files = {}
 
     def put(name: str, content: bytes) -> None:

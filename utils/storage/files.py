@@ -1,13 +1,11 @@
 """Writing files so that a kill or a power cut leaves either the old content or the new one, never half of it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
+    """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -15,7 +13,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the disk has a folder's entries (names that were created, renamed or removed)."""
+    """Wait until the disk has a folder's entries (names that were created, renamed or removed)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -24,12 +22,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces the text of a file in one step."""
+    """Replace the text of a file in one step."""
     replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Replaces a file in one step."""
+    """Replace a file in one step."""
     aside = path.with_name(f".tmp-{path.name}")
     try:
         write_durably(aside, content)

@@ -11,7 +11,7 @@ import lmdb
 
 
 def reader(folder: str | Path) -> Reader:
-    """The one reader of a database in this process: LMDB refuses to open it twice, and two sources may share it."""
+    """Return this process's one reader of a database: LMDB refuses to open it twice, and two sources may share it."""
     return _reader(os.path.realpath(folder))
 
 
@@ -43,7 +43,7 @@ class Reader:
         return self._opened
 
     def get(self, key: str) -> bytes | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         with self._environment().begin() as transaction:
             return transaction.get(key.encode())
 
@@ -59,9 +59,9 @@ class Reader:
 
 
 def refuse_cut_off(environment: lmdb.Environment, folder: Path) -> None:
-    """Closes and raises OSError for a database whose file lacks pages: to touch those would kill the process."""
+    """Close and raise OSError for a database whose file lacks pages: to touch those would kill the process."""
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    found = (folder / "data.mdb").stat().st_size
-    if found < needed:
+    size = (folder / "data.mdb").stat().st_size
+    if size < needed:
         environment.close()
-        raise OSError(f"data.mdb has {found} of at least {needed} bytes, so it is cut off; copy it again")
+        raise OSError(f"data.mdb has {size} of at least {needed} bytes, so it is cut off; copy it again")

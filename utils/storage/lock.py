@@ -22,7 +22,7 @@ class RunLock:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Takes the lock, making the folder if need be. Raises OptionError naming the holder."""
+        """Take the lock, making the folder if need be. Raises OptionError naming the holder."""
         self.path = Path(folder) / "run.lock"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -38,7 +38,7 @@ class RunLock:
         os.pwrite(self._descriptor, json.dumps(about).encode(), 0)
 
     def release(self) -> None:
-        """Gives the lock back; again and again if you like."""
+        """Give the lock back; again and again if you like."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
