@@ -239,7 +239,7 @@ def _default_target() -> str:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of option files, for editors; `base:` is a file's own business and stands beside the fields."""
+    """Return the JSON schema of option files, for editors; `base:`, a file's own business, stands beside the fields."""
     result = tree_schema(Experiment, "blind super-resolution experiment")
     result["properties"] = {"base": {"anyOf": [{"type": "string"}, {"type": "array"}]}, **result["properties"]}
     # A file that inherits need not say everything, so nothing is required of a single file.
