@@ -31,7 +31,7 @@ from models.training.building import build_stage, distribute, hand_over, load_op
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.training.rehearsal import try_out
 from models.training.report import final_report, next_command
-from models.training.resume import Saver, choose_resume
+from models.training.resume import Resume, Saver, choose_resume
 from models.training.watch import Diverged, Watcher
 from utils.logging import Console, write_status
 from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
@@ -56,11 +56,18 @@ class Trainer:
     """One run of an experiment: its stages in order, each a loop over optimizer steps."""
 
     signalled = 0  # what reached this process; `stop_signal` is what all ranks know of
+    schedule_start = 0  # the iteration at which the learning-rate schedule began
 
     def __init__(
-        self, experiment: Experiment, tree: dict[str, Any], processes: Processes, folder: Path, console: Console
+        self,
+        experiment: Experiment,
+        tree: dict[str, Any],
+        processes: Processes,
+        folder: Path,
+        console: Console,
+        how: Resume = Resume(),  # noqa: B008 - frozen
     ) -> None:
-        self.experiment, self.tree, self.processes = experiment, tree, processes
+        self.experiment, self.tree, self.processes, self.how = experiment, tree, processes, how
         self.folder, self.console, self.device = folder, console, processes.device
         default = experiment.degradation.component(scale=experiment.scale)
         self.mix = Mix.build(experiment.data.train, default, experiment.scale)
@@ -77,30 +84,39 @@ class Trainer:
 
     # --- the run ---------------------------------------------------------------------------------------------------
 
-    def run(self, only: str | None = None, resume: LoadedCheckpoint | None = None) -> None:
+    def run(self, resume: LoadedCheckpoint | None = None) -> None:
         """Train all stages that are not finished yet, or one of them."""
         names = list(self.experiment.stages)
         if resume is not None:
-            reached = names.index(resume.meta["stage"])
-            names = names[reached + bool(resume.meta["final"]) :]
+            names = names[names.index(resume.meta["stage"]) :]
+            if resume.meta["iteration"] >= self.experiment.settings(names[0]).iterations:
+                names, resume = names[1:], None
+        resumed = None if resume is None else names[0]
+        only = self.how.only
         names = [name for name in names if only in (None, name)]
         if not names:
             self.console.info("nothing is left to train: " + ("the run is finished" if only is None else f"{only} is"))
+            return
+        with distributed.together():
+            if self.processes.is_main:  # not before, since it is to say what was done
+                (self.folder / "options.yml").write_text(option_files.dump(self.tree), encoding="utf-8")
         for name in names[1:]:
             rehearse(self.experiment, name, self.processes)
         for name in names:
-            here = resume is not None and (resume.meta["stage"], resume.meta["final"]) == (name, False)
-            self.run_stage(name, resume if here else None)
+            self.run_stage(name, resume if name == resumed else None)
 
     def run_stage(self, name: str, resume: LoadedCheckpoint | None = None) -> None:
         """Train one stage from its hand-over, or from where a checkpoint left it. Once, it goes back to the newest
         checkpoint where gradients are not finite: what was transient is cured, what was not ends the run."""
+        if resume is None:
+            self.begin(name)
         self.enter(name, resume)
         try:
             self.iterate(name)
         except Diverged as error:
-            good = choose_resume("auto", True, self.folder, self.tree, self.processes, self.console)
-            if good is None or (good.meta["stage"], good.meta["final"]) != (name, False):
+            how = replace(self.how, wish="auto", anyway=True)
+            good = choose_resume(how, self.folder, self.experiment, self.tree, self.processes, self.console)
+            if good is None or good.meta["stage"] != name or good.meta["iteration"] >= self.settings.iterations:
                 raise AgreedError(f"{error}, and there is no checkpoint of stage {name} to go back to") from error
             self.console.warn(f"{error}; going back to the newest checkpoint, once")
             self.enter(name, good)
@@ -108,6 +124,14 @@ class Trainer:
                 self.iterate(name)
             except Diverged as again:
                 raise AgreedError(f"{again}, also from the last good checkpoint, which is kept") from again
+
+    def begin(self, name: str) -> None:
+        """Make room for a stage from its start: what an earlier training of it left is kept elsewhere."""
+        with distributed.together():
+            aside = self.checkpoints.set_aside(name) if self.processes.is_main else None
+            if aside is not None:
+                self.console.info(f"stage {name} is trained anew; its checkpoints of before are kept in {aside}")
+                self.watcher.resume(name, -1)
 
     def iterate(self, name: str) -> None:
         """Do what is left of the entered stage, with logs, validations and checkpoints in their turn."""
@@ -137,7 +161,8 @@ class Trainer:
 
     def enter(self, name: str, resume: LoadedCheckpoint | None) -> None:
         """Build a stage and fill its networks: from a checkpoint, by hand-over, or freshly."""
-        self.name, self.settings, self.iteration = name, self.experiment.settings(name), 0
+        self.name, self.settings = name, self.experiment.settings(name)
+        self.iteration = self.schedule_start = 0
         self.batch_size = self.experiment.batch_size(name)
         self.stage = build_stage(self.experiment, name, self.processes)
         performance = self.experiment.performance
@@ -187,7 +212,7 @@ class Trainer:
         self.watcher.note_mishaps(micros)
         self.experiment.performance.begin_step()
         for phase in self.stage.phases():
-            set_rate([phase.optimizer], self.settings.rate_factor(self.iteration, phase.schedule))
+            set_rate([phase.optimizer], self.settings.rate_factor(self.iteration, phase.schedule, self.schedule_start))
         self.iteration += 1
         batches = [degrade(batch, self.mix.degradations, self.device) for batch in micros]
         memos: list[Memo] = [{} for _ in batches]
@@ -293,8 +318,8 @@ class Trainer:
         if saved.state["scaler"]:  # else it was saved in another precision than fp16
             self.scaler.load_state_dict(saved.state["scaler"])
         self.stage.load_state_dict(saved.state["stage"])
-        self.watcher.scores = saved.state["scores"]
-        self.iteration = saved.meta["iteration"]
+        self.watcher.scores, self.watcher.scored_at = saved.state["scores"], saved.meta.get("metrics_iteration")
+        self.iteration, self.schedule_start = saved.meta["iteration"], saved.meta.get("schedule_start", 0)
         self.watcher.resume(self.name, self.iteration)
 
     def save(self, final: bool) -> None:
@@ -307,7 +332,11 @@ class Trainer:
             self.state_dict(),
             describe={"network_g": {"network": network_options(self.experiment, self.tree)}},
             metrics=self.watcher.means(),
-            meta={"options": self.tree},
+            meta={
+                "options": self.tree,
+                "metrics_iteration": self.watcher.scored_at,
+                "schedule_start": self.schedule_start,
+            },
             final=final,
         )
 
@@ -329,6 +358,8 @@ def arguments() -> argparse.Namespace:
     text = "go on from the run's newest checkpoint (auto), from a given one, or start anew (none)"
     parser.add_argument("--resume", default="auto", metavar="auto|none|PATH", help=text)
     parser.add_argument("--resume-anyway", action="store_true", help="resume although options differ")
+    text = "where a stage's `iterations` are more than they were: start its learning-rate schedule anew"
+    parser.add_argument("--extend", action="store_true", help=text)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     text = "build everything, run two steps of each stage and one validation, leave nothing behind"
@@ -382,21 +413,20 @@ def train(
             if processes.is_main:
                 held.enter_context(RunLock(folder))
                 Checkpoints(folder / "checkpoints").clean()
-        resume = choose_resume(args.resume, args.resume_anyway, folder, tree, processes, console)
+        how = Resume(args.resume, args.resume_anyway, args.extend, args.stage)
+        resume = choose_resume(how, folder, experiment, tree, processes, console)
         try:
             with distributed.together():
-                trainer = Trainer(experiment, tree, processes, folder, console)
-                if processes.is_main:
-                    (folder / "options.yml").write_text(option_files.dump(tree), encoding="utf-8")
+                trainer = Trainer(experiment, tree, processes, folder, console, how)
             held.callback(trainer.watcher.close)
             status("running")
             with handled(trainer.on_signal):
-                trainer.run(args.stage, resume)
+                trainer.run(resume)
             if processes.is_main and args.stage is None:
                 final_report(folder, experiment, trainer.validation, processes.device, console)
                 if (command := next_command(folder, experiment, str(args.opt))) is not None:
                     console.info(f"\nnext, benchmark it:\n  {command}")
-            status("finished")
+            status("finished", "" if args.stage is None else f"stage {args.stage}")
             return 0
         except Preempted as reason:
             console.info(f"stopped by {reason}; everything is saved, the same command goes on")

@@ -14,6 +14,7 @@ from degradations import Batch, Plan
 from models.stages.stage import Stage, StageSettings
 from models.training.experiment import Logger
 from models.training.performance import Performance
+from models.training.resume import Resume
 from models.training.watch import Watcher
 from train import Trainer
 from utils.logging import Console
@@ -32,6 +33,7 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0), performance=Performance())  # type: ignore[assignment]
     trainer.mix = SimpleNamespace(degradations=())  # type: ignore[assignment]
     trainer.watcher = Watcher(Logger(tensorboard=False), (), Path("nowhere"), ELSEWHERE, Console(rank=1))
+    trainer.how = Resume()
     trainer.stop_signal, trainer.unsettled = 0, deque()
     trainer.ema = Ema(stage.networks["network_g"], trainer.settings.ema_decay)
     stage.ema_network = trainer.ema.network

@@ -68,9 +68,10 @@ class StageSettings:
             wish = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
 
-    def rate_factor(self, completed: int, own: Schedule | None = None) -> float:
-        """Return the learning-rate factor of the step after `completed` ones, by a phase's `own` schedule or the stage's."""
-        return (own or self.schedule or default_schedule()).factor(completed, self.iterations)
+    def rate_factor(self, completed: int, own: Schedule | None = None, start: int = 0) -> float:
+        """Return the learning-rate factor of the step after `completed` ones, by a phase's `own` schedule or the
+        stage's, which began at `start`."""
+        return (own or self.schedule or default_schedule()).factor(completed - start, self.iterations - start)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """The checkpoints of a run: written for all ranks together, and the one that it goes on from."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.training.experiment import Experiment
 from utils.logging import Console
 from utils.options import files as option_files
 from utils.options.fields import OptionError
@@ -46,23 +50,42 @@ class Saver:
             raise AgreedError(f"stage {stage} ends with weights that are not finite; its checkpoints are kept")
 
 
+@dataclass(frozen=True)
+class Resume:
+    """How a run goes on.
+
+    Attributes:
+        wish: `auto` for the newest checkpoint in the run folder, `none`, or the path of a checkpoint folder.
+        anyway: accept that options differ.
+        extend: where a stage is longer than it was, start its learning-rate schedule anew.
+        only: the stage that alone is trained, or all.
+    """
+
+    wish: str = "auto"
+    anyway: bool = False
+    extend: bool = False
+    only: str | None = None
+
+
 def choose_resume(
-    wish: str, anyway: bool, folder: Path, tree: Mapping[str, Any], processes: Processes, console: Console
+    how: Resume,
+    folder: Path,
+    experiment: Experiment,
+    tree: Mapping[str, Any],
+    processes: Processes,
+    console: Console,
 ) -> LoadedCheckpoint | None:
     """Return the checkpoint to go on from, said in words, or None to start anew.
 
-    Args:
-        wish: `auto` for the newest in the run folder, `none`, or the path of a checkpoint folder.
-        anyway: accept that options differ.
-        tree: the option tree of this run.
+    Its meta["schedule_start"] is the iteration at which its learning-rate schedule began, or begins now.
 
     Raises OptionError when options differ in what matters, or when `none` meets a folder with checkpoints.
     """
-    path = None if wish in ("auto", "none") else Path(wish)
+    path = None if how.wish in ("auto", "none") else Path(how.wish)
     with distributed.together():
         if processes.is_main and path is None:  # one rank decides, the others follow
-            path = Checkpoints(folder / "checkpoints", warn=console.warn).newest()
-            if path is not None and wish == "none":
+            path = _newest(Checkpoints(folder / "checkpoints", warn=console.warn), experiment, how.only)
+            if path is not None and how.wish == "none":
                 raise OptionError(
                     f"{folder} already holds checkpoints; choose another `name`, or leave out --resume none"
                 )
@@ -70,20 +93,69 @@ def choose_resume(
         return None
     with distributed.together():
         saved = checkpoint.load(chosen)
-        _refuse_differences(saved, tree, anyway)
-    why = "the newest in the run folder" if wish == "auto" else "as --resume says"
+        longer = _refuse_differences(saved, experiment, tree, how)
+        start = _schedule_start(saved, experiment, how) if saved.meta["stage"] in longer else None
+    why = "the newest in the run folder" if how.wish == "auto" else "as --resume says"
     stage, iteration = saved.meta["stage"], saved.meta["iteration"]
     console.info(f"resuming from {saved.folder} ({why}): stage {stage}, iteration {iteration}")
+    if start is not None:
+        total, rates = experiment.settings(stage).iterations, "starts anew" if start else "goes on as it was"
+        console.info(f"stage {stage} is made longer, from {iteration} to {total} iterations; its schedule {rates}")
+        saved.meta["schedule_start"] = start
+        after = "stays as it is" if how.only else "is trained anew afterwards"
+        for later in dropwhile(lambda name: name != stage, experiment.stages):
+            if later != stage and Checkpoints(folder / "checkpoints").finished(later) is not None:
+                console.info(f"stage {later}, trained from the shorter one, {after}")
     return saved
 
 
-def _refuse_differences(saved: LoadedCheckpoint, tree: Mapping[str, Any], accepted: bool) -> None:
-    if saved.meta["stage"] not in tree["stages"]:
+def _newest(checkpoints: Checkpoints, experiment: Experiment, only: str | None) -> Path | None:
+    """Return the newest checkpoint, or the end of the first stage before it that is to be longer than it was."""
+    newest = checkpoints.newest()
+    if newest is None or (reached := checkpoint.read_meta(newest)["stage"]) not in experiment.stages:
+        return newest
+    for stage in takewhile(lambda name: name != reached, experiment.stages):
+        end = checkpoints.finished(stage) if only in (None, stage) else None
+        if end is not None and checkpoint.read_meta(end)["iteration"] < experiment.settings(stage).iterations:
+            return end
+    return newest
+
+
+def _refuse_differences(
+    saved: LoadedCheckpoint, experiment: Experiment, tree: Mapping[str, Any], how: Resume
+) -> set[str]:
+    """Return the stages that are longer than they were. Raises OptionError for what else differs and matters."""
+    if saved.meta["stage"] not in experiment.stages:
         raise OptionError(f"{saved.folder} is of stage {saved.meta['stage']}, which the option file does not have")
-    different = [d for d in option_files.differences(saved.meta["options"], tree) if not d.startswith(MAY_CHANGE)]
-    if different and not accepted:
+    before = saved.meta["options"]
+    longer = {
+        name
+        for name in experiment.stages
+        if how.only in (None, name)
+        and (before["stages"].get(name) or {}).get("iterations", math.inf) < experiment.settings(name).iterations
+    }
+    may_change = (*MAY_CHANGE, *(f"stages.{name}.iterations:" for name in longer))
+    different = [line for line in option_files.differences(before, tree) if not line.startswith(may_change)]
+    if different and not how.anyway:
         raise OptionError(
             f"{saved.folder} was trained with other options:\n  "
             + "\n  ".join(different)
             + "\nresume with the old ones, choose another `name`, or accept the new ones with --resume-anyway"
         )
+    return longer
+
+
+def _schedule_start(saved: LoadedCheckpoint, experiment: Experiment, how: Resume) -> int:
+    """Return the iteration at which the schedule of a longer stage begins. Raises OptionError where that is unsaid."""
+    stage, reached = saved.meta["stage"], int(saved.meta["iteration"])
+    settings = experiment.settings(stage)
+    if how.extend:
+        return reached
+    if settings.schedule is not None and settings.schedule.spans_stage and not how.anyway:
+        was, more = saved.meta["options"]["stages"][stage]["iterations"], settings.iterations - reached
+        raise OptionError(
+            f"stages.{stage}.iterations: was {was}, is {settings.iterations}, but its schedule spans the whole stage, "
+            f"so its rates would have been others all along; start it anew over the {more} further iterations with "
+            "--extend, or go on in the middle of the longer one with --resume-anyway"
+        )
+    return int(saved.meta.get("schedule_start", 0))

@@ -32,6 +32,7 @@ class Watcher:
 
     Attributes:
         scores: the newest mean scores by validation set.
+        scored_at: the iteration that they are of.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Watcher:
         self.logger, self.sets, self.folder, self.processes, self.console = logger, sets, folder, processes, console
         self.log = MetricsLog(folder, tensorboard=logger.tensorboard) if processes.is_main else None
         self.scores: dict[str, dict[str, float]] = {}
+        self.scored_at: int | None = None
         self.mishaps: set[str] = set()
         self.new_mishaps: dict[str, str] = {}
         self.health = HealthWatch(logger.health)
@@ -93,7 +95,7 @@ class Watcher:
             if result is None:
                 return
             scores, strips = result
-            self.scores[valid.name] = scores
+            self.scores[valid.name], self.scored_at = scores, iteration
             self._tell(stage, iteration, valid.name, scores, {valid.name: sheet(strips)} if strips else None)
             if (draws := valid.entry.embedding) is not None:
                 with distributed.together():

@@ -63,6 +63,7 @@ class _Entry:
     folder: Path
     stage: str
     number: int
+    iteration: int
     metrics: dict[str, float | None]
     final: bool
 
@@ -208,6 +209,15 @@ class Checkpoints:
             )
         return None
 
+    def set_aside(self, stage: str) -> Path | None:
+        """Move the checkpoints of a stage that is trained anew out of the way; return where they are, if any."""
+        aside = self.folder.parent / "replaced" / time.strftime("%Y%m%d-%H%M%S")
+        moved = [entry.folder for entry in self._entries() if entry.stage == stage]
+        for folder in moved:
+            aside.mkdir(parents=True, exist_ok=True)
+            folder.rename(aside / folder.name)
+        return aside if moved else None
+
     def finished(self, stage: str) -> Path | None:
         """Return the newest final checkpoint of a stage, or None if the stage is not finished."""
         last = _last_final([entry for entry in self._entries() if entry.stage == stage])
@@ -224,9 +234,11 @@ class Checkpoints:
         for folder in self._folders():
             try:
                 meta = _read_json(folder / "meta.json")
-                entries.append(
-                    _Entry(folder, meta["stage"], int(meta["number"]), dict(meta["metrics"]), bool(meta["final"]))
-                )
+                iteration, metrics = int(meta["iteration"]), dict(meta["metrics"])
+                if meta.get("metrics_iteration", iteration) != iteration:  # of other weights than these
+                    metrics = {}
+                number, final = int(meta["number"]), bool(meta["final"])
+                entries.append(_Entry(folder, meta["stage"], number, iteration, metrics, final))
             except (CheckpointError, KeyError, TypeError, ValueError) as error:
                 warn(f"checkpoint {folder} is damaged ({_reason(error)}); it is passed over")
         return sorted(entries, key=lambda entry: entry.number)
@@ -250,6 +262,11 @@ def load(folder: str | Path, map_location: str | torch.device = "cpu") -> Loaded
     except (OSError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from error
     return LoadedCheckpoint(folder, networks, state, _read_json(folder / "meta.json"))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return the facts about a checkpoint. Raises CheckpointError if they cannot be read."""
+    return _read_json(folder / "meta.json")
 
 
 def read_weights(
