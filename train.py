@@ -30,9 +30,9 @@ from models.stages.stage import Memo, Phase
 from models.training.building import build_stage, distribute, hand_over, load_optimizers, make_ready, rehearse
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.training.rehearsal import try_out
-from models.training.report import final_report, next_command
+from models.training.report import Diverged, final_report, next_command
 from models.training.resume import Resume, Saver, choose_resume
-from models.training.watch import Diverged, Watcher
+from models.training.watch import Watcher
 from utils.logging import Console, write_status
 from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
 from utils.options import files as option_files
@@ -78,6 +78,7 @@ class Trainer:
         )
         self.watcher = Watcher(logger, self.validation, folder, processes, console)
         self.watcher.warn_of_overlap(self.mix)
+        self.images = self.mix.fingerprints() if processes.is_main else {}
         self.saver = Saver(self.checkpoints, logger.save_failures, processes, console)
         self.stop_signal = 0
         self.unsettled: deque[tuple[Phase, int, Sequence[Batch], Agreement]] = deque()
@@ -336,6 +337,7 @@ class Trainer:
                 "options": self.tree,
                 "metrics_iteration": self.watcher.scored_at,
                 "schedule_start": self.schedule_start,
+                "images": self.images,
             },
             final=final,
         )
@@ -412,6 +414,7 @@ def train(
         with distributed.together():
             if processes.is_main:
                 held.enter_context(RunLock(folder))
+                console.keep(folder / "console.log")
                 Checkpoints(folder / "checkpoints").clean()
         how = Resume(args.resume, args.resume_anyway, args.extend, args.stage)
         resume = choose_resume(how, folder, experiment, tree, processes, console)
@@ -424,7 +427,7 @@ def train(
                 trainer.run(resume)
             if processes.is_main and args.stage is None:
                 final_report(folder, experiment, trainer.validation, processes.device, console)
-                if (command := next_command(folder, experiment, str(args.opt))) is not None:
+                if (command := next_command(folder, experiment)) is not None:
                     console.info(f"\nnext, benchmark it:\n  {command}")
             status("finished", "" if args.stage is None else f"stage {args.stage}")
             return 0

@@ -1,5 +1,6 @@
 """What every image source offers, and the registry of sources."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,6 +67,18 @@ class SourceEntry:
     multiple: PositiveInt = 1
     repeats: PositiveInt = 1
     embedding: TwoOrMore | None = None
+
+
+def fingerprint(source: Source, sampled: int = 8) -> str:
+    """Return what tells a source's images from others, wherever they lie: number, names, the content of a few."""
+    count = len(source)
+    digest = hashlib.sha256(repr([count, *(Path(source.name(index)).name for index in range(count))]).encode())
+    for index in range(0, count, max(1, count // sampled)):
+        try:
+            digest.update(source.read(index).tobytes())
+        except UnreadableImageError:
+            digest.update(b"unreadable")
+    return digest.hexdigest()
 
 
 DATASETS: Registry[Source] = Registry("data set", "data.sources", protocol=Source, entry=SourceEntry)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from data.sampler import index_of
-from data.source import Augment, Source, SourceEntry, UnreadableImageError
+from data.source import Augment, Source, SourceEntry, UnreadableImageError, fingerprint
 from degradations import Batch, Degradation, Degraded, Plan, paired_crop
 from utils.options.components import Spec
 from utils.options.fields import Count, OptionError, PositiveInt
@@ -112,6 +112,10 @@ class Mix:
             degradations.append(degradation_of(entry, default, scale, f"data.train.{name}"))
             entries.append(entry)
         return cls(tuple(entries), tuple(specs), tuple(degradations))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return what tells the images of each source from others, by its name."""
+        return {name: fingerprint(entry.source) for name, entry in zip(self.names, self.entries, strict=True)}
 
     @property
     def counts(self) -> list[int]:

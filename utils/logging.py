@@ -7,11 +7,12 @@ import math
 import os
 import re
 import resource
+import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -37,26 +38,41 @@ class Console:
         self.rank = rank
         self.is_main = rank == 0
         self._told: set[str] = set()
+        self._log: Path | None = None
+
+    def keep(self, path: Path) -> None:
+        """Append all that is said from now on to a file too, as far as the disk allows, below the command line."""
+        self._log = path
+        self._keep(f"$ {shlex.join(sys.argv)}")
+
+    def _say(self, text: str, file: IO[str]) -> None:
+        _print(text, file)
+        self._keep(text)
+
+    def _keep(self, text: str) -> None:
+        if self._log is not None:
+            with suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def info(self, text: str) -> None:
         """Something worth reading."""
         if self.is_main:
-            _print(text, sys.stdout)
+            self._say(text, sys.stdout)
 
     def warn(self, text: str, once: str | None = None) -> None:
         """Something to look at; with a key `once`, only the first time that key is used."""
         if self.is_main and once not in self._told:
-            _print(f"warning: {text}", sys.stderr)
+            self._say(f"warning: {text}", sys.stderr)
         if once is not None:
             self._told.add(once)
 
     def error(self, text: str) -> None:
         """Why the run ends."""
-        _print(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
+        self._say(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
 
     def progress(self, total: int, initial: int = 0, desc: str = "", every_seconds: float = 30) -> Progress:
         """Return a progress bar on a terminal, a line every so often elsewhere, nothing on other ranks."""
-        return Progress(total, initial, desc, every_seconds, visible=self.is_main)
+        return Progress(total, initial, desc, every_seconds, self.is_main, self._say)
 
 
 def _print(text: str, file: IO[str]) -> None:
@@ -92,10 +108,18 @@ class Progress:
     `speed` (iterations per second) and `wait_share` are of the time since the line was last shown.
     """
 
-    def __init__(self, total: int, initial: int, desc: str, every_seconds: float, visible: bool) -> None:
+    def __init__(
+        self,
+        total: int,
+        initial: int,
+        desc: str,
+        every_seconds: float,
+        visible: bool,
+        say: Callable[[str, IO[str]], None],
+    ) -> None:
         self.total, self.done, self.desc = total, initial, desc
         self.speed, self.wait_share = 0.0, 0.0
-        self._visible = visible
+        self._visible, self._say = visible, say
         terminal = visible and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=initial, desc=desc, dynamic_ncols=True, unit="it") if terminal else None
         self._every = 1.0 if terminal else every_seconds
@@ -156,7 +180,7 @@ class Progress:
             mean = (self.done - self._began[1]) / max(now - self._began[0], 1e-9)
             left = tqdm.format_interval((self.total - self.done) / mean) if mean > 0 else "?"
             share = f"{self.done}/{self.total} ({self.done / max(1, self.total):.0%})"
-            _print(", ".join([f"{self.desc}: {share}".removeprefix(": "), rate, f"{left} left", *shown]), sys.stdout)
+            self._say(", ".join([f"{self.desc}: {share}".removeprefix(": "), rate, f"{left} left", *shown]), sys.stdout)
 
     def __enter__(self) -> Progress:
         return self
@@ -240,6 +264,9 @@ def _keep(line: str, stage: str, iteration: int) -> bool:
         return False
 
 
+_RESERVED = bytes(2**13)
+
+
 def write_status(folder: str | Path, console: Console, state: str, reason: str = "") -> None:
     """Replace status.json of a run folder: state, reason, time, host, pid. Only the main process writes; a failure
     is warned of."""
@@ -247,8 +274,14 @@ def write_status(folder: str | Path, console: Console, state: str, reason: str =
         return
     about = {"state": state, "reason": reason, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     about |= {"host": socket.gethostname(), "pid": os.getpid()}
+    status, reserve = Path(folder) / "status.json", Path(folder) / ".reserve"
     try:
-        replace_text(Path(folder) / "status.json", json.dumps(about, indent=1) + "\n")
+        with suppress(OSError):
+            replace_text(status, json.dumps(about, indent=1) + "\n")
+            reserve.write_bytes(_RESERVED)
+            return
+        reserve.unlink(missing_ok=True)  # kept for this: how a run ended is written on a full disk too
+        replace_text(status, json.dumps(about, indent=1) + "\n")
     except OSError as error:
         console.warn(f"{folder}: status.json cannot be written: {error}")
 

@@ -1,5 +1,6 @@
 """What a run shows of itself: validation scores, sample images, and the table and sheet at its end."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,14 @@ from utils.metrics.protocol import PROTOCOLS, Protocol
 from utils.processes.distributed import agree, gather_objects, together
 from utils.processes.distributed import world_size as process_count
 from utils.storage import checkpoint
+from utils.storage.checkpoint import all_finite
 
 PROTOCOL: Protocol = PROTOCOLS["kair"]
 """Validation follows KAIR: RGB, border = scale, on 8-bit values."""
+
+
+class Diverged(Exception):  # noqa: N818 - handled once
+    """A network, or too many gradients in a row, are not finite; raised on all ranks alike."""
 
 
 @torch.no_grad()
@@ -42,23 +48,29 @@ def evaluate(
     """Return mean PSNR and SSIM of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
 
     The images are shared out over the ranks; every rank gets the same means. The strips are on the main rank only.
-    None, on all ranks, where `stopped` on one of them says that there is no more time.
+    None, on all ranks, where `stopped` on one of them says that there is no more time. Raises Diverged, on all ranks,
+    where the network gives one of them something that is not finite.
     """
     network.eval()
-    metrics, scores, strips = default_metrics(), [], []
+    metrics, scores, strips, diverged = default_metrics(), [], [], False
     with together():  # an unreadable file on one rank must not leave the others waiting
         for index in range(rank, len(valid), process_count()):
             if stopped():
                 break
             item = valid[index]
             sr = restored(network, item.batch, device)
+            if diverged := not all_finite({"sr": sr}):
+                break
             scores.append((index, score(sr, item.gt, metrics, PROTOCOL, valid.scale)))
             if rank == 0 and len(strips) < images:
                 parts = [item.batch.lq, bicubic(item.batch.lq, valid.scale), sr, item.gt]
                 psnr = scores[-1][1]["PSNR"]
                 captions = ["LQ", "bicubic", f"SR {psnr:.2f} dB", f"GT {Path(item.name).name}"]
                 strips.append(strip([to_8bit(part) for part in parts], captions))
-    if agree(torch.tensor([stopped()]))[0]:
+    stop, diverges = agree(torch.tensor([stopped(), int(diverged)]))
+    if diverges:
+        raise Diverged(f"the network gives values that are not finite for images of data.validation.{valid.name}")
+    if stop:
         return None
     by_index = sorted(pair for part in gather_objects(scores) for pair in part)
     return mean_scores([values for _, values in by_index]), strips
@@ -131,7 +143,8 @@ def _stage_networks(folder: Path, experiment: Experiment, device: torch.device) 
     return networks
 
 
-def next_command(folder: Path, experiment: Experiment, source: str) -> str | None:
-    """Return the `test.py` command that goes on from here, or None while no stage is finished."""
-    weights = " ".join(map(str, _finished(folder, experiment).values()))
-    return f"python test.py --opt {source} --weights {weights} -o results/{experiment.name}" if weights else None
+def next_command(folder: Path, experiment: Experiment) -> str | None:
+    """Return the `test.py` command that goes on from here, with the run's own options; None if no stage is finished."""
+    weights = map(str, _finished(folder, experiment).values())
+    command = ["python", "test.py", "--opt", str(folder / "options.yml"), "--weights", *weights]
+    return shlex.join([*command, "-o", f"results/{experiment.name}"]) if len(command) > 5 else None

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from data.source import SourceEntry, fingerprint
 from models.training.experiment import Experiment
 from utils.logging import Console
 from utils.options import files as option_files
@@ -134,7 +135,7 @@ def _refuse_differences(
         if how.only in (None, name)
         and (before["stages"].get(name) or {}).get("iterations", math.inf) < experiment.settings(name).iterations
     }
-    may_change = (*MAY_CHANGE, *(f"stages.{name}.iterations:" for name in longer))
+    may_change = (*MAY_CHANGE, *(f"stages.{name}.iterations:" for name in longer), *_moved(saved, experiment, tree))
     different = [line for line in option_files.differences(before, tree) if not line.startswith(may_change)]
     if different and not how.anyway:
         raise OptionError(
@@ -143,6 +144,18 @@ def _refuse_differences(
             + "\nresume with the old ones, choose another `name`, or accept the new ones with --resume-anyway"
         )
     return longer
+
+
+def _moved(saved: LoadedCheckpoint, experiment: Experiment, tree: Mapping[str, Any]) -> list[str]:
+    """Return the options that say where the training images lie, as far as those are the same images as before."""
+    same = []
+    for name, spec in experiment.data.train.items():
+        before, now = (options["data"]["train"].get(name) for options in (saved.meta["options"], tree))
+        if before != now and name in (known := saved.meta.get("images", {})):
+            entry = cast(SourceEntry, spec.build(scale=experiment.scale))
+            if known[name] == fingerprint(entry.source):
+                same += [f"data.train.{name}.{key}" for key in ("root", "gt_root", "lq_root", "names")]
+    return same
 
 
 def _schedule_start(saved: LoadedCheckpoint, experiment: Experiment, how: Resume) -> int:

@@ -14,17 +14,13 @@ from data.training import Mix, ValidationSet
 from degradations import Batch
 from models.networks.blocks import EncoderNetwork
 from models.training.experiment import Health, Logger
-from models.training.report import evaluate
+from models.training.report import Diverged, evaluate
 from utils.images.sheet import sheet
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
 from utils.options.fields import OptionError
 from utils.processes import distributed
 from utils.processes.distributed import AgreedError, Processes
-
-
-class Diverged(Exception):  # noqa: N818 - handled once
-    """Too many updates in a row had no finite gradient; raised on all ranks alike."""
 
 
 class Watcher:

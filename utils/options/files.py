@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from utils.options.fields import OptionError
 
 MAX_DEPTH = 40
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*')
 
 
@@ -91,12 +93,27 @@ def _check_depth(value: Any, source: str, depth: int = 0) -> None:  # noqa: ANN4
 def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The option tree of a file, its `base:` files merged below it and `--set a.b=value` overrides above.
 
-    Raises OptionError if a file is missing, cannot be parsed, or inherits from itself.
+    `${NAME}` in a text, such as a path, is the environment's variable.
+
+    Raises OptionError if a file is missing, cannot be parsed, or inherits from itself, or a variable is not set.
     """
     options = _load_file(Path(path), ())
     for text in overrides:
         options = merge(options, _override(text))
-    return options
+    return _expanded(options, "")
+
+
+def _expanded(value: Any, where: str) -> Any:  # noqa: ANN401
+    """Return an option tree in which `${NAME}` is the environment's. Raises OptionError for one that is not set."""
+    if isinstance(value, Mapping):
+        return {key: _expanded(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item, where) for item in value]
+    if not isinstance(value, str):
+        return value
+    if unset := [name for name in _VARIABLE.findall(value) if name not in os.environ]:
+        raise OptionError(f"{where}: ${{{unset[0]}}} is not set; export {unset[0]}=PATH, or write the path itself")
+    return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
 
 
 def _load_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:

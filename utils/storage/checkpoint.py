@@ -153,7 +153,10 @@ class Checkpoints:
             replace_text(self.folder / "latest", target.name + "\n")
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
-            raise SaveFailed(error.errno, f"{target} could not be saved: {error.strerror or error}") from error
+            free = shutil.disk_usage(next(path for path in target.absolute().parents if path.exists())).free
+            kept = ", ".join(entry.folder.name for entry in self._entries()) or "none"
+            reason = f"{error.strerror or error}; {free / 2**20:,.0f} MiB are free there; kept: {kept}"
+            raise SaveFailed(error.errno, f"{target} could not be saved: {reason}") from error
         self.prune()
         return target
 

@@ -1,0 +1,99 @@
+"""What a run leaves in its folder, and says on the console: true, complete, and of use in the next command."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.run.tiny import environment, finished, option_tree, pictures, train, write_options
+from utils.logging import Console, write_status
+from utils.options.fields import OptionError
+from utils.options.files import load
+from utils.storage.checkpoint import Checkpoints
+
+
+def test_the_next_command_runs_word_for_word(tmp_path: Path) -> None:
+    """Also when the folders came by `--set`; and the folder keeps what was said."""
+    images = pictures(tmp_path / "my images")
+    tree = option_tree(tmp_path / "nowhere", psnr=2)
+    del tree["stages"]["gan"]
+    sets = [f"data.{kind}.pictures.root={images}" for kind in ("train", "validation")]
+    run = finished(write_options(tmp_path / "tiny.yml", tree), tmp_path / "runs", "--set", sets[0], "--set", sets[1])
+    command = shlex.split(run.out.strip().splitlines()[-1])
+    (tmp_path / "test.py").symlink_to(ROOT / "test.py")
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "psnr_00000002" in (tmp_path / "results" / "tiny" / "results.md").read_text()
+
+    kept = (run.folder / "console.log").read_text()
+    assert "train.py --opt" in kept.splitlines()[0] and "my images" in kept.splitlines()[0]
+    for line in run.out.splitlines():
+        assert line in kept
+    assert "warning: data.validation.pictures: " in kept
+
+
+def test_a_network_that_is_not_finite_is_said_at_validation(tmp_path: Path) -> None:
+    """Not scored by a number that the rounding of NaN makes up, and no checkpoint is the best by it."""
+    images = pictures(tmp_path / "images")
+    tree = option_tree(images, psnr=8, validate_every=2, save_every=2, print_every=1)
+    tree["stages"]["psnr"]["optim_g"] = {"lr": 1e38}
+    run = train(write_options(tmp_path / "tiny.yml", tree), tmp_path / "runs", "--stage", "psnr")
+    assert run.code == 1 and "Traceback" not in run.err
+    assert "the network gives values that are not finite for images of data.validation.pictures" in run.err
+    assert "RuntimeWarning" not in run.err and run.status["state"] == "failed"
+    assert not list((run.folder / "checkpoints").glob("psnr_*"))
+
+
+def test_moved_images_are_known_again(tmp_path: Path) -> None:
+    """By number, names and content: others of the same names are refused as before. Paths may name variables."""
+    tree = option_tree(pictures(tmp_path / "images"), psnr=2)
+    del tree["stages"]["gan"]
+    tree["data"]["train"]["pictures"]["root"] = "${PICTURES}/images"
+    options = write_options(tmp_path / "tiny.yml", tree)
+    with pytest.raises(OptionError, match=r"data.train.pictures.root: \$\{PICTURES\} is not set"):
+        load(options)
+    os.environ["PICTURES"] = str(tmp_path)
+    try:
+        finished(options, tmp_path / "runs")
+        shutil.copytree(tmp_path / "images", tmp_path / "elsewhere" / "images")
+        os.environ["PICTURES"] = str(tmp_path / "elsewhere")
+        moved = finished(options, tmp_path / "runs", "--set", "stages.psnr.iterations=4")
+        assert "stage psnr is made longer" in moved.out
+        pictures(tmp_path / "elsewhere" / "images", height=64)
+        other = train(options, tmp_path / "runs", "--set", "stages.psnr.iterations=6")
+        assert other.code == 1 and "data.train.pictures.root: was" in other.err
+    finally:
+        del os.environ["PICTURES"]
+
+
+def test_how_a_run_ended_is_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_status(tmp_path, Console(), "running")
+    honest = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if (tmp_path / ".reserve").exists():
+            raise OSError(28, "No space left on device")
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    write_status(tmp_path, Console(), "failed", "the disk is full")
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_failed_save_names_the_space_left_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save("psnr", 1, {"network_g": {}}, {})
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("utils.storage.checkpoint.write_durably", full)
+    with pytest.raises(
+        OSError, match=r"psnr_00000002 could not be saved: No space .*MiB are free .*kept: psnr_00000001"
+    ):
+        checkpoints.save("psnr", 2, {"network_g": {}}, {})
