@@ -73,10 +73,15 @@ class Trainer:
         self.mix = Mix.build(experiment.data.train, default, experiment.scale)
         self.validation = validation_sets(experiment, default)
         logger = experiment.logger
-        self.checkpoints = Checkpoints(
-            folder / "checkpoints", logger.keep_last, logger.keep_best, metric=logger.best_by, warn=console.warn
-        )
         self.watcher = Watcher(logger, self.validation, folder, processes, console)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints",
+            logger.keep_last,
+            logger.keep_best,
+            metric=logger.best_by,
+            lower_is_better=self.watcher.scorer.lower_is_better(logger.best_by),
+            warn=console.warn,
+        )
         self.watcher.warn_of_overlap(self.mix)
         self.images = self.mix.fingerprints() if processes.is_main else {}
         self.saver = Saver(self.checkpoints, logger.save_failures, processes, console)
@@ -426,7 +431,7 @@ def train(
             with handled(trainer.on_signal):
                 trainer.run(resume)
             if processes.is_main and args.stage is None:
-                final_report(folder, experiment, trainer.validation, processes.device, console)
+                final_report(folder, experiment, trainer.validation, trainer.watcher.scorer, processes.device, console)
                 if (command := next_command(folder, experiment)) is not None:
                     console.info(f"\nnext, benchmark it:\n  {command}")
             status("finished", "" if args.stage is None else f"stage {args.stage}")

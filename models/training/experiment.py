@@ -6,9 +6,9 @@ The top of the import graph: everything else may be used here, and only the entr
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from losses import LossTerm
 from models.network import Network
 from models.stages.stage import Stage, StageSettings
 from models.training.performance import Performance
+from utils.metrics import Metric
 from utils.optim import Init
 from utils.options import files as option_files
 from utils.options.components import OptionsError, Problem, Spec, check_tree, tree_schema
@@ -50,9 +51,10 @@ class Health:
 class Logger:
     """When to print, validate and save, in iterations, and what to keep.
 
-    The newest `keep_last` checkpoints stay, and the `keep_best` by the validation metric `best_by` (its mean over the
-    sets, as the table names it); the end of each stage always. After `nonfinite_in_a_row` updates without a finite
-    gradient the newest checkpoint is taken up again, once.
+    Validation measures PSNR, SSIM and further `metrics` by name, after KAIR: in RGB, and with `luma` in Y too, which
+    are called such as PSNR and PSNR Y. The newest `keep_last` checkpoints stay, and the `keep_best` by the number
+    `best_by` (its mean over the sets, as the table names it); the end of each stage always. After `nonfinite_in_a_row`
+    updates without a finite gradient the newest checkpoint is taken up again, once.
     """
 
     print_every: PositiveInt = 100
@@ -60,7 +62,9 @@ class Logger:
     save_every: PositiveInt = 5000
     keep_last: PositiveInt = 3
     keep_best: Count = 1
-    best_by: Literal["PSNR", "SSIM"] = "PSNR"
+    best_by: str = "PSNR"
+    metrics: Mapping[str, Spec[Metric]] = field(default_factory=dict)
+    luma: bool = False
     tensorboard: bool = True
     images: Count = 4
     save_failures: PositiveInt = 3

@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,19 +12,55 @@ from torch import Tensor, nn
 
 from data.training import ValidationSet
 from degradations import Batch
-from models.training.experiment import Experiment, build_generator
+from models.training.experiment import Experiment, Logger, build_generator
 from utils.images.files import write_image
 from utils.images.sheet import sheet, strip
 from utils.logging import Console, table
+from utils.metrics import Metric
 from utils.metrics.evaluate import best_smoothing, bicubic, default_metrics, mean_scores, score, smoothed, to_8bit
 from utils.metrics.protocol import PROTOCOLS, Protocol
+from utils.options.fields import OptionError
 from utils.processes.distributed import agree, gather_objects, together
 from utils.processes.distributed import world_size as process_count
 from utils.storage import checkpoint
 from utils.storage.checkpoint import all_finite
 
-PROTOCOL: Protocol = PROTOCOLS["kair"]
-"""Validation follows KAIR: RGB, border = scale, on 8-bit values."""
+
+@dataclass(frozen=True)
+class Scorer:
+    """What validation measures, after KAIR: border = scale, 8-bit values; luma's numbers are called such as PSNR Y."""
+
+    metrics: Mapping[str, Metric]
+    protocols: Mapping[str, Protocol]
+
+    @classmethod
+    def build(cls, logger: Logger, device: torch.device) -> Self:
+        """Return the metrics of an option file. Raises OptionError for one that lacks a file or a package."""
+        more = {name.upper(): spec.component(device=str(device)) for name, spec in logger.metrics.items()}
+        metrics, protocols = {**default_metrics(), **more}, {"": PROTOCOLS["kair"]}
+        if logger.luma or any("rgb" not in metric.channels for metric in more.values()):
+            protocols[" Y"] = PROTOCOLS["kair_y"]
+        return cls(metrics, protocols)
+
+    def __call__(self, sr: Tensor, gt: Tensor, scale: int) -> dict[str, float]:
+        """Return the numbers of an image (1, 3, H, W)."""
+        numbers = {}
+        for suffix, protocol in self.protocols.items():
+            scores = score(sr, gt, self.metrics, protocol, scale)
+            numbers |= {f"{name}{suffix}": value for name, value in scores.items()}
+        return numbers
+
+    def lower_is_better(self, number: str) -> bool:
+        """Return the direction of a number. Raises OptionError for one that is not measured."""
+        directions = {
+            f"{name}{suffix}": metric.higher_is_better
+            for suffix, protocol in self.protocols.items()
+            for name, metric in self.metrics.items()
+            if protocol.channels in metric.channels
+        }
+        if number not in directions:
+            raise OptionError(f"logger.best_by: found {number!r}, expected one of {', '.join(directions)}")
+        return not directions[number]
 
 
 class Diverged(Exception):  # noqa: N818 - handled once
@@ -43,16 +80,17 @@ def evaluate(
     device: torch.device,
     rank: int,
     images: int,
+    scorer: Scorer,
     stopped: Callable[[], int] = int,
 ) -> tuple[dict[str, float], list[np.ndarray]] | None:
-    """Return mean PSNR and SSIM of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
+    """Return mean scores of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
 
     The images are shared out over the ranks; every rank gets the same means. The strips are on the main rank only.
     None, on all ranks, where `stopped` on one of them says that there is no more time. Raises Diverged, on all ranks,
     where the network gives one of them something that is not finite.
     """
     network.eval()
-    metrics, scores, strips, diverged = default_metrics(), [], [], False
+    scores, strips, diverged = [], [], False
     with together():  # an unreadable file on one rank must not leave the others waiting
         for index in range(rank, len(valid), process_count()):
             if stopped():
@@ -61,7 +99,7 @@ def evaluate(
             sr = restored(network, item.batch, device)
             if diverged := not all_finite({"sr": sr}):
                 break
-            scores.append((index, score(sr, item.gt, metrics, PROTOCOL, valid.scale)))
+            scores.append((index, scorer(sr, item.gt, valid.scale)))
             if rank == 0 and len(strips) < images:
                 parts = [item.batch.lq, bicubic(item.batch.lq, valid.scale), sr, item.gt]
                 psnr = scores[-1][1]["PSNR"]
@@ -77,7 +115,12 @@ def evaluate(
 
 
 def final_report(
-    folder: Path, experiment: Experiment, sets: Sequence[ValidationSet], device: torch.device, console: Console
+    folder: Path,
+    experiment: Experiment,
+    sets: Sequence[ValidationSet],
+    scorer: Scorer,
+    device: torch.device,
+    console: Console,
 ) -> None:
     """Score bicubic, smoothed bicubic and every stage's averaged weights; write `results.md` and `samples.png`."""
     networks = _stage_networks(folder, experiment, device)
@@ -85,13 +128,14 @@ def final_report(
         return
     paragraphs = []
     for valid in sets:
-        rows, strips = compare(valid, {f"{name} stage": network for name, network in networks.items()}, device)
+        rows, strips = compare(valid, {f"{name} stage": network for name, network in networks.items()}, scorer, device)
         cells = [
-            [name, *(f"{values[m]:.{2 if m == 'PSNR' else 4}f}" for m in ("PSNR", "SSIM"))]
-            for name, values in rows.items()
+            [row, *(f"{value:.{2 if 'PSNR' in name else 4}f}" for name, value in numbers.items())]
+            for row, numbers in rows.items()
         ]
-        paragraphs.append(f"{valid.name}: {len(valid)} images, x{valid.scale}, {PROTOCOL}, EMA weights\n\n")
-        paragraphs[-1] += table(["", "PSNR", "SSIM"], cells)
+        protocols = ", ".join(map(str, scorer.protocols.values()))
+        paragraphs.append(f"{valid.name}: {len(valid)} images, x{valid.scale}, {protocols}, EMA weights\n\n")
+        paragraphs[-1] += table(["", *next(iter(rows.values()))], cells)
         path = folder / (f"samples_{valid.name}.png" if len(sets) > 1 else "samples.png")
         write_image(path, sheet(strips))
         paragraphs.append(f"sample sheet: {path}")
@@ -100,20 +144,20 @@ def final_report(
 
 
 def compare(
-    valid: ValidationSet, networks: Mapping[str, nn.Module], device: torch.device, images: int = 6
+    valid: ValidationSet, networks: Mapping[str, nn.Module], scorer: Scorer, device: torch.device, images: int = 6
 ) -> tuple[dict[str, dict[str, float]], list[np.ndarray]]:
     """Return mean scores of bicubic, the best smoothed bicubic and each network; and strips with numbers."""
-    metrics, scale = default_metrics(), valid.scale
+    scale = valid.scale
     items = [valid[i] for i in range(len(valid))]
     upscaled = [bicubic(item.batch.lq, scale) for item in items]
-    sigma = best_smoothing(zip(upscaled, (item.gt for item in items), strict=True), PROTOCOL, scale)
+    sigma = best_smoothing(zip(upscaled, (item.gt for item in items), strict=True), scorer.protocols[""], scale)
     outputs: dict[str, list[Tensor]] = {
         "bicubic": upscaled,
         f"bicubic, smoothed (sigma {sigma:g})": [smoothed(image, sigma) for image in upscaled],
         **{name: [restored(network, item.batch, device) for item in items] for name, network in networks.items()},
     }
     scores = {
-        name: [score(sr, item.gt, metrics, PROTOCOL, scale) for sr, item in zip(made, items, strict=True)]
+        name: [scorer(sr, item.gt, scale) for sr, item in zip(made, items, strict=True)]
         for name, made in outputs.items()
     }
     strips = []

@@ -14,7 +14,7 @@ from data.training import Mix, ValidationSet
 from degradations import Batch
 from models.networks.blocks import EncoderNetwork
 from models.training.experiment import Health, Logger
-from models.training.report import Diverged, evaluate
+from models.training.report import Diverged, Scorer, evaluate
 from utils.images.sheet import sheet
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
@@ -41,6 +41,7 @@ class Watcher:
         self.mishaps: set[str] = set()
         self.new_mishaps: dict[str, str] = {}
         self.health = HealthWatch(logger.health)
+        self.scorer = Scorer.build(logger, processes.device)
         self.nonfinite_in_a_row, self._nonfinite_phase = 0, ""
 
     def warn_of_overlap(self, mix: Mix) -> None:
@@ -87,7 +88,7 @@ class Watcher:
         """Score a network on every validation set and record sample images, unless `stopped` meanwhile."""
         distributed.broadcast_buffers(network)  # of batch norm, which every rank has of its own images
         for valid in self.sets:
-            result = evaluate(network, valid, device, self.processes.rank, self.logger.images, stopped)
+            result = evaluate(network, valid, device, self.processes.rank, self.logger.images, self.scorer, stopped)
             if result is None:
                 return
             scores, strips = result

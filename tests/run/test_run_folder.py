@@ -37,6 +37,33 @@ def test_the_next_command_runs_word_for_word(tmp_path: Path) -> None:
     assert "warning: data.validation.pictures: " in kept
 
 
+def test_any_metric_is_measured_at_validation(tmp_path: Path) -> None:
+    """In RGB and Y, also a lower one that is better, by which the best checkpoint is chosen; in log and table."""
+    images = pictures(tmp_path / "images")
+    tree = option_tree(images, psnr=2, luma=True, best_by="NOISE", metrics={"noise": {"type": "noise"}})
+    del tree["stages"]["gan"]
+    options = write_options(tmp_path / "tiny.yml", tree)
+    run = finished(options, tmp_path / "runs", command=("-c", NOISE_METRIC))
+    line = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
+    numbers = ("PSNR", "SSIM", "NOISE", "PSNR Y", "SSIM Y")
+    assert [name for name in line if "/" in name] == [f"pictures/{name}" for name in numbers]
+    assert "| PSNR Y |" in (run.folder / "results.md").read_text().replace("  ", " ")
+    wrong = train(options, tmp_path / "wrong", "--set", "logger.best_by=PSNR_Y", command=("-c", NOISE_METRIC))
+    assert wrong.code == 1 and "expected one of PSNR, SSIM" in wrong.err
+
+
+NOISE_METRIC = """
+import sys, train
+from utils.metrics import METRICS, Metric
+@METRICS.register("noise")
+class Noise(Metric):
+    higher_is_better, channels = False, ("rgb",)
+    def __call__(self, sr, gt):
+        return float(abs(sr - gt).mean())
+sys.exit(train.main())
+"""
+
+
 def test_a_network_that_is_not_finite_is_said_at_validation(tmp_path: Path) -> None:
     """Not scored by a number that the rounding of NaN makes up, and no checkpoint is the best by it."""
     images = pictures(tmp_path / "images")
