@@ -56,11 +56,6 @@ class Schedule:
     "Milestone m" means that step m + 1 is the first at the new rate.
     """
 
-    @property
-    def spans_stage(self) -> bool:
-        """Whether other `iterations` change the factor of every step, and not only how many there are."""
-        return False
-
     def factor(self, completed: int, iterations: int) -> float:
         """Return the factor for the step after `completed` ones, of a stage of `iterations` steps."""
         raise NotImplementedError(f"{type(self).__name__} has no factor")
@@ -152,10 +147,6 @@ class Cosine(Schedule):
             raise ValueError(
                 f"found {len(self.restart_weights)} restart_weights for {len(self.periods)} periods, expected as many"
             )
-
-    @property
-    def spans_stage(self) -> bool:
-        return not self.periods
 
     def factor(self, completed: int, iterations: int) -> float:
         start = 0

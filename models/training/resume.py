@@ -12,7 +12,9 @@ import torch
 from data.source import SourceEntry, fingerprint
 from models.training.experiment import Experiment
 from utils.logging import Console
+from utils.optim import SCHEDULES, Constant
 from utils.options import files as option_files
+from utils.options.components import Eager
 from utils.options.fields import OptionError
 from utils.processes import distributed
 from utils.processes.distributed import AgreedError, Processes
@@ -100,7 +102,10 @@ def choose_resume(
     stage, iteration = saved.meta["stage"], saved.meta["iteration"]
     console.info(f"resuming from {saved.folder} ({why}): stage {stage}, iteration {iteration}")
     if start is not None:
-        total, rates = experiment.settings(stage).iterations, "starts anew" if start else "goes on as it was"
+        total, rates = (
+            experiment.settings(stage).iterations,
+            "starts anew" if start == iteration else "goes on as it was",
+        )
         console.info(f"stage {stage} is made longer, from {iteration} to {total} iterations; its schedule {rates}")
         saved.meta["schedule_start"] = start
         after = "stays as it is" if how.only else "is trained anew afterwards"
@@ -164,11 +169,19 @@ def _schedule_start(saved: LoadedCheckpoint, experiment: Experiment, how: Resume
     settings = experiment.settings(stage)
     if how.extend:
         return reached
-    if settings.schedule is not None and settings.schedule.spans_stage and not how.anyway:
-        was, more = saved.meta["options"]["stages"][stage]["iterations"], settings.iterations - reached
+    start, was = int(saved.meta.get("schedule_start", 0)), saved.meta["options"]["stages"][stage]["iterations"]
+    values = [value for value in experiment.stages[stage].values.values() if isinstance(value, Eager)]
+    schedules = [value.spec.component() for value in values if value.spec.registry is SCHEDULES]  # those of phases
+    done = [step - start for step in (reached // 2, reached - 1) if step >= start]
+    if not how.anyway and any(
+        schedule.factor(step, was - start) != schedule.factor(step, settings.iterations - start)
+        for schedule in (settings.schedule or Constant(), *schedules)
+        for step in done
+    ):
+        more = settings.iterations - reached
         raise OptionError(
-            f"stages.{stage}.iterations: was {was}, is {settings.iterations}, but its schedule spans the whole stage, "
-            f"so its rates would have been others all along; start it anew over the {more} further iterations with "
+            f"stages.{stage}.iterations: was {was}, is {settings.iterations}, but of a stage so long the "
+            f"schedule would have given other rates up to here; start it anew over the {more} further iterations with "
             "--extend, or go on in the middle of the longer one with --resume-anyway"
         )
-    return int(saved.meta.get("schedule_start", 0))
+    return start
