@@ -33,7 +33,7 @@ from models.training.rehearsal import try_out
 from models.training.report import Diverged, final_report, next_command
 from models.training.resume import Resume, Saver, choose_resume
 from models.training.watch import Watcher
-from utils.logging import Console, write_status
+from utils.logging import Console, reserve, write_status
 from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
 from utils.options import files as option_files
 from utils.options.arguments import whole
@@ -420,6 +420,7 @@ def train(
             if processes.is_main:
                 held.enter_context(RunLock(folder))
                 console.keep(folder / "console.log")
+                reserve(folder)
                 Checkpoints(folder / "checkpoints").clean()
         how = Resume(args.resume, args.resume_anyway, args.extend, args.stage)
         resume = choose_resume(how, folder, experiment, tree, processes, console)

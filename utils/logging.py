@@ -264,7 +264,13 @@ def _keep(line: str, stage: str, iteration: int) -> bool:
         return False
 
 
-_RESERVED = bytes(2**13)
+_RESERVE = ".reserve"
+
+
+def reserve(folder: Path) -> None:
+    """Keep a few kilobytes of the disk, so that how a run ended can be written when it is full."""
+    with suppress(OSError):
+        (folder / _RESERVE).write_bytes(bytes(2**13))
 
 
 def write_status(folder: str | Path, console: Console, state: str, reason: str = "") -> None:
@@ -274,14 +280,13 @@ def write_status(folder: str | Path, console: Console, state: str, reason: str =
         return
     about = {"state": state, "reason": reason, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     about |= {"host": socket.gethostname(), "pid": os.getpid()}
-    status, reserve = Path(folder) / "status.json", Path(folder) / ".reserve"
+    status, text = Path(folder) / "status.json", json.dumps(about, indent=1) + "\n"
     try:
-        with suppress(OSError):
-            replace_text(status, json.dumps(about, indent=1) + "\n")
-            reserve.write_bytes(_RESERVED)
-            return
-        reserve.unlink(missing_ok=True)  # kept for this: how a run ended is written on a full disk too
-        replace_text(status, json.dumps(about, indent=1) + "\n")
+        try:
+            replace_text(status, text)
+        except OSError:
+            (Path(folder) / _RESERVE).unlink(missing_ok=True)
+            replace_text(status, text)
     except OSError as error:
         console.warn(f"{folder}: status.json cannot be written: {error}")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import ROOT
 from tests.run.tiny import environment, finished, option_tree, pictures, train, write_options
-from utils.logging import Console, write_status
+from utils.logging import Console, reserve, write_status
 from utils.options.fields import OptionError
 from utils.options.files import load
 from utils.storage.checkpoint import Checkpoints
@@ -91,7 +91,8 @@ def test_moved_images_are_known_again(tmp_path: Path) -> None:
         os.environ["PICTURES"] = str(tmp_path / "elsewhere")
         moved = finished(options, tmp_path / "runs", "--set", "stages.psnr.iterations=4")
         assert "stage psnr is made longer" in moved.out
-        pictures(tmp_path / "elsewhere" / "images", height=64)
+        pictures(tmp_path / "other" / "images", height=64)
+        os.environ["PICTURES"] = str(tmp_path / "other")
         other = train(options, tmp_path / "runs", "--set", "stages.psnr.iterations=6")
         assert other.code == 1 and "data.train.pictures.root: was" in other.err
     finally:
@@ -100,6 +101,7 @@ def test_moved_images_are_known_again(tmp_path: Path) -> None:
 
 def test_how_a_run_ended_is_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_status(tmp_path, Console(), "running")
+    reserve(tmp_path)
     honest = Path.replace
 
     def full(self: Path, target: Path) -> Path:
