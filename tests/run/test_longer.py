@@ -25,11 +25,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("images"))
 
 
-def options_of(folder: Path, images: Path, psnr: int, gan: int = 0, **psnr_options: Any) -> Path:  # noqa: ANN401
+def options_of(folder: Path, images: Path, psnr: int, gan: int = 0, schedule: Any = None) -> Path:  # noqa: ANN401
     """An option file of one stage, or of two."""
     tree = option_tree(images, psnr, max(gan, 1), print_every=1, validate_every=4)
     tree["data"]["workers"] = 0
-    tree["stages"]["psnr"] |= psnr_options
+    if schedule is not None:
+        tree["stages"]["psnr"]["schedule"] = schedule
     if not gan:
         del tree["stages"]["gan"]
     return write_options(folder / f"{psnr}_{gan}.yml", tree)
@@ -63,9 +64,9 @@ def test_a_longer_stage_and_what_follows_it_end_as_in_one_go(images: Path, tmp_p
 
 def test_a_schedule_over_the_whole_stage_is_not_stretched_unasked(images: Path, tmp_path: Path) -> None:
     """`--extend` starts it anew; after a kill in the longer part it goes on as it began there."""
-    runs, cosine = tmp_path / "runs", {"schedule": {"type": "cosine", "floor": 0.1}}
-    first = finished(options_of(tmp_path, images, 4, **cosine), runs)
-    options = options_of(tmp_path, images, 8, **cosine)
+    runs, cosine = tmp_path / "runs", {"type": "cosine", "floor": 0.1}
+    first = finished(options_of(tmp_path, images, 4, schedule=cosine), runs)
+    options = options_of(tmp_path, images, 8, schedule=cosine)
     refused = train(options, runs)
     assert refused.code == 1 and "--extend" in refused.err and "Traceback" not in refused.err
     assert load(first.folder / "options.yml")["stages"]["psnr"]["iterations"] == 4
