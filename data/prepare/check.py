@@ -1,9 +1,6 @@
 """What is in a folder of images, and which of them had better not be trained on."""
 
-from __future__ import annotations
-
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,20 +11,19 @@ import numpy as np
 
 from data.prepare.work import Record, parallel, stamp
 from data.sources.folder import listable
-from utils.images.files import ImageError, decode_image_alpha, image_files
+from utils.images.files import ImageError, decode_picture, list_images
 from utils.images.header import parse_header
 from utils.logging import Console, table
 from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 
-_PNG_MODES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray + alpha", 6: "RGBA"}
-_JPEG_MODES = {1: "gray", 3: "RGB", 4: "CMYK"}
 _QUANTILES = {"smallest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "largest": 1.0}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a file: (height, width), mode, bits per channel, a hash of its pixels; or why it is bad.
+    """What is known of a file: (height, width), mode, bits per channel, a hash of its pixels, and what of it data
+    sets leave out; or why it is bad.
 
     `kind` is `good`, `truncated` or `unreadable`.
     """
@@ -39,6 +35,7 @@ class Facts:
     mode: str = ""
     bits: int = 0
     digest: str = ""
+    remark: str = ""
 
 
 def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int, console: Console) -> int:
@@ -48,25 +45,36 @@ def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int
     those with equal pixels, in whatever formats. With `out`, a check that was stopped goes on.
 
     Returns:
-        How many files could not be read.
+        How many files, or of several folders how many folders, could not be read.
 
     Raises:
-        OptionError: a folder is missing or empty, or `out` is given with several.
+        OptionError: the only folder is missing, there are no images, or `out` is given with several.
     """
     if out is not None and len(sources) > 1:
         raise OptionError(f"--out takes one folder, found {len(sources)}: `names:` lists images of one root")
     files: list[Path] = []
+    missing = 0
     for source in sources:
         try:
-            files += image_files(source)
+            listing = list_images(source)
         except OSError as error:
-            raise OptionError(str(error)) from error
+            if len(sources) == 1:
+                raise OptionError(str(error)) from error
+            console.error(str(error))
+            missing += 1
+            continue
+        files += listing.files
+        if listing.remark:
+            console.info(listing.remark)
     if not files:
         raise OptionError(f"there are no images in {', '.join(map(str, sources))}")
     found = _facts(files, out, sources, workers, console)
     bad = _bad(found, min_size)
     for kind, reason in bad.values():
         (console.error if kind in ("unreadable", "truncated") else console.info)(f"{kind}: {reason}")
+    for path, facts in found.items():
+        if facts.remark and path not in bad:
+            console.info(f"{path}: {facts.remark}")
     _report(found, bad, console)
     if out is not None:
         good = [path.relative_to(sources[0]).as_posix() for path in files if path not in bad]
@@ -76,7 +84,7 @@ def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int
         replace_text(out, "".join(f"{name}\n" for name in good))
         _partial(out).unlink(missing_ok=True)
         console.info(f"{out}: {len(good)} good images; use it as  {{type: folder, root: {sources[0]}, names: {out}}}")
-    return sum(kind in ("unreadable", "truncated") for kind, _ in bad.values())
+    return missing + sum(kind in ("unreadable", "truncated") for kind, _ in bad.values())
 
 
 def _partial(out: Path) -> Path:
@@ -113,38 +121,16 @@ def examine(path: Path) -> Facts:
     if not data:
         return Facts("truncated", before, f"{path}: the file is empty")
     try:
-        image, alpha, gray = decode_image_alpha(data, path)
+        picture = decode_picture(data, path)
+        image = picture.srgb().pixels
     except ImageError as error:
         damage = parse_header(data).damage or ""
         return Facts("truncated" if "cut off" in damage else "unreadable", before, str(error))
-    mode, bits = stored_mode(data) or (_decoded_mode(alpha is not None, gray), image.dtype.itemsize * 8)
+    header = parse_header(data)
     digest = hashlib.sha256(repr((image.shape, image.dtype.str)).encode())
     digest.update(image.tobytes())
-    return Facts("good", before, "", (image.shape[0], image.shape[1]), mode, bits, digest.hexdigest())
-
-
-def _decoded_mode(alpha: bool, gray: bool) -> str:
-    return _PNG_MODES[(0 if gray else 2) + (4 if alpha else 0)]
-
-
-def stored_mode(data: bytes) -> tuple[str, int] | None:
-    """Mode and bits per channel as a PNG, JPEG or BMP stores them; None for other formats."""
-    if data.startswith(b"\x89PNG") and len(data) > 25:
-        return _PNG_MODES.get(data[25], "?"), data[24]
-    if data.startswith(b"BM") and len(data) > 30:
-        (bits,) = struct.unpack_from("<H", data, 28)
-        return ("palette", bits) if bits <= 8 else ("RGB", 8)
-    if data.startswith(b"\xff\xd8"):
-        position = 2
-        while position + 10 <= len(data) and data[position] == 0xFF:
-            marker = data[position + 1]
-            if marker == 0xFF:  # a fill byte
-                position += 1
-            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                return _JPEG_MODES.get(data[position + 9], "?"), data[position + 4]
-            else:
-                position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    return None
+    size, bits = (image.shape[0], image.shape[1]), header.highest.bit_length()
+    return Facts("good", before, "", size, header.mode, bits, digest.hexdigest(), picture.remark)
 
 
 def _bad(found: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, str]]:

@@ -1,7 +1,5 @@
 """Folders of images to folders of images: the common part of `tiles` and `multiscale`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data.prepare.work import Failure, Record, named_images, parallel, refuse_inside, stamp
-from utils.images.files import ImageError, read_image_alpha, write_image
+from utils.images.files import ImageError, read_picture, write_image
 from utils.logging import Console
 from utils.storage.lock import RunLock
 
@@ -42,7 +40,7 @@ class Converted:
 def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console: Console) -> int:
     """Applies a job to all images of a folder; goes on where an earlier call was stopped.
 
-    Gray images stay gray, alpha is dropped, the depth stays. Everything is written as PNG.
+    Gray images stay gray, colours become sRGB, alpha is dropped, the depth stays. Everything is written as PNG.
 
     Returns:
         How many images could not be used; each is named on the console.
@@ -52,7 +50,7 @@ def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console
         OSError: the disk refuses, or a worker died.
     """
     refuse_inside(out, source)
-    names = named_images(source, strip)
+    names = named_images(source, strip, console)
     settings = {"kind": type(job).__name__.lower(), **asdict(job), "strip": strip}  # type: ignore[call-overload]
     with RunLock(out), Record(out / RECORD, settings) as record:
         todo = [(n, path) for n, path in names.items() if not _complete(record.done(n, path), out)]
@@ -88,12 +86,12 @@ def _one(job: Job, out: Path, item: tuple[str, Path]) -> Converted | Failure:
     name, path = item
     before = stamp(path)
     try:
-        image, _, gray = read_image_alpha(path)
+        picture = read_picture(path).srgb()
     except ImageError as error:
         return Failure(path, str(error))
-    image = image[..., 0] if gray else image
+    image = picture.pixels[..., 0] if picture.gray else picture.pixels
     written = []
     for suffix, array in job.outputs(image):
         write_image(out / f"{name}{suffix}.png", array)
         written.append(f"{name}{suffix}")
-    return Converted(written, job.remark(image), before)
+    return Converted(written, "; ".join(filter(None, (job.remark(image), picture.remark))), before)

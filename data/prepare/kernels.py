@@ -82,7 +82,7 @@ def collect_kernels(
     """
     with distributed.together():
         refuse_inside(out, source)
-        pool = Pool(out, named_images(source), settings)
+        pool = Pool(out, named_images(source, console=console), settings)
         todo = [name for name in pool.names if pool.estimate(name) is None]
     mine = todo[processes.rank :: processes.world_size]
     failed = 0

@@ -38,7 +38,7 @@ def write_database(source: Path, out: Path, strip: str, workers: int, console: C
     """Writes all images of a folder into a database; goes on where an earlier call was stopped.
 
     What is there already is kept if its file has not changed and its PNG is whole and of the recorded size. Gray
-    images stay gray (one channel), alpha is dropped, the depth stays. The list is written at the end: a folder
+    images stay gray (one channel), colours become sRGB, alpha is dropped, the depth stays. The list is written at the end: a folder
     without it is unfinished.
 
     Returns:
@@ -48,7 +48,7 @@ def write_database(source: Path, out: Path, strip: str, workers: int, console: C
         OptionError: there are no images, names clash or cannot be keys, or `out` holds images of another folder.
         OSError: the disk refuses, or a worker died.
     """
-    names = named_images(source, strip)
+    names = named_images(source, strip, console)
     for name, path in names.items():
         try:
             fits = parse_meta(f"{name}.png (1,1,3) 1").key == name

@@ -112,7 +112,7 @@ def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, cons
         OSError: the disk refuses, or a worker died.
     """
     refuse_inside(out, source)
-    names = named_images(source)
+    names = named_images(source, console=console)
     folder = out / _ASIDE if out.suffix == ".lmdb" else out
     with RunLock(out):
         found, failed = _measured(job, names, out, workers, console)

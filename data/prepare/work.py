@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from utils.images.files import image_files
+from utils.images.files import list_images
+from utils.logging import Console
 from utils.options.fields import OptionError
 
 T = TypeVar("T")
@@ -36,18 +37,20 @@ class Failure:
 # --- what there is to do ---------------------------------------------------------------------------------------------
 
 
-def named_images(root: Path, strip: str = "") -> dict[str, Path]:
-    """The images of a folder by name: the path inside it without ending, and without `strip` at its end.
+def named_images(root: Path, strip: str = "", console: Console | None = None) -> dict[str, Path]:
+    """Return the images of a folder by name: the path inside it without ending, and without `strip` at its end.
 
-    Raises OptionError if there are none, or two have one name.
+    Tells the console which files are left out. Raises OptionError if there are none, or two have one name.
     """
     try:
-        files = image_files(root)
+        listing = list_images(root)
     except OSError as error:
         raise OptionError(str(error)) from error
+    if console is not None and listing.remark:
+        console.info(listing.remark)
     found: dict[str, Path] = {}
     clashes = []
-    for path in files:
+    for path in listing.files:
         name = path.relative_to(root).with_suffix("").as_posix()
         name = name.removesuffix(strip) if len(Path(name).name) > len(strip) else name
         if name in found:

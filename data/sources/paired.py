@@ -8,11 +8,8 @@ import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
 from data.sources.folder import listed_images, read_listed
-from utils.images.files import ImageError, image_files, read_image
-from utils.images.header import parse_header
+from utils.images.files import ImageError, image_files, read_header, read_image
 from utils.options.fields import PositiveInt
-
-_HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 64 KiB a piece
 
 Size = tuple[int, int]
 
@@ -112,16 +109,15 @@ class Paired(Source):
 
 
 def image_size(path: Path) -> Size:
-    """(height, width) of an image, from the head of its file where that tells. Raises ImageError."""
-    try:
-        with path.open("rb") as file:
-            header = parse_header(file.read(_HEAD))
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if header.size is None or header.orientation > 1:  # turned images are rare enough to be read
+    """Return (height, width) of an image as it is read, from the head of its file where that tells.
+
+    Raises ImageError.
+    """
+    header = read_header(path)
+    if header.size is None:
         height, width = read_image(path).shape[:2]
         return height, width
-    return header.size
+    return header.size if header.orientation < 5 else header.size[::-1]
 
 
 def _images(root: Path, option: str) -> list[Path]:

@@ -12,14 +12,17 @@ from torch import Tensor
 from models.restoring.restorer import Restorer, unit_range
 from models.restoring.transparency import filled_from_within, put_back_hidden
 from utils.images.files import (
-    ALPHA_SUFFIXES,
-    DEEP_SUFFIXES,
+    PROFILE_SUFFIXES,
+    ImageError,
+    Picture,
     from_tensor,
-    image_files,
     is_image_name,
-    read_image_alpha,
+    list_images,
+    read_header,
+    read_picture,
     to_uint8,
     to_uint16,
+    why_not_held,
     write_image,
 )
 from utils.logging import Console
@@ -57,7 +60,7 @@ def restore_array(
         dtype of `image`.
     """
     factor = restorer.scale if outscale is None else outscale
-    size = tuple(max(1, int(side * factor + 1e-6)) for side in image.shape[:2])
+    size = enlarged(image.shape[:2], factor)
     own_size = size == tuple(side * restorer.scale for side in image.shape[:2])
 
     def restored(pixels: Tensor) -> Iterable[Tensor]:
@@ -75,6 +78,11 @@ def restore_array(
         _fill(result[..., 3:], bands, luma=by_network)
         put_back_hidden(result, image, filled, alpha)
     return result[..., 0] if result.shape[2] == 1 else result
+
+
+def enlarged(size: tuple[int, ...], factor: float) -> tuple[int, ...]:
+    """Return the sides of a result: rounded down, at least 1 pixel."""
+    return tuple(max(1, int(side * factor + 1e-6)) for side in size)
 
 
 def _fill(out: np.ndarray, bands: Iterable[Tensor], luma: bool) -> None:
@@ -105,26 +113,31 @@ def restore_files(
     console: Console,
     alpha_by: Literal["resize", "network"] = "resize",
     outscale: float | None = None,
+    colour: Literal["keep", "srgb"] = "keep",
 ) -> Iterator[bool]:
-    """Restores image files (source: target) by `restore_array`, and says of each whether it could be done.
+    """Restore image files (source: target) by `restore_array`, and say of each whether it could be done.
 
     While an image is restored, threads read the next and write the last. If anything fails, says what of which file,
-    and writes nothing.
+    and writes nothing. Results carry the colour profile of their image; with `colour` srgb, or where the format has
+    none, they are converted to sRGB.
     """
 
-    def read(source: Path, target: Path, _: object) -> tuple[Any, ...]:
-        image, alpha, gray = read_image_alpha(source)
-        deep, kind = image.dtype.itemsize > 1, target.suffix.lower()
-        if (deep and kind not in DEEP_SUFFIXES) or (alpha is not None and kind not in ALPHA_SUFFIXES):
-            found = "16 bits" if deep else "alpha"
-            raise ValueError(f"{source}: has {found}, which {kind} cannot hold; use --ext png")
-        return image, alpha, gray
+    def read(source: Path, target: Path, _: object) -> Picture:
+        picture = read_picture(source)
+        if picture.pages > 1:
+            console.warn(f"{source}: has {picture.pages} pages, of which the first is restored")
+        size = enlarged(picture.pixels.shape[:2], outscale or restorer.scale)
+        problem = why_not_held(target.suffix.lower(), size, picture.pixels.itemsize > 1, picture.alpha is not None)
+        if problem is not None:
+            raise ValueError(f"{source}: {problem}; use --ext png")
+        return picture if colour == "keep" and _carries(target, picture) else picture.srgb()
 
-    def restore(_source: Path, _target: Path, image: tuple[Any, ...]) -> object:
-        return restore_array(restorer, *image, alpha_by=alpha_by, outscale=outscale)
+    def restore(_source: Path, _target: Path, picture: Picture) -> tuple[np.ndarray, Picture]:
+        form = (picture.pixels, picture.alpha, picture.gray)
+        return restore_array(restorer, *form, alpha_by=alpha_by, outscale=outscale), picture
 
-    def write(_source: Path, target: Path, result: Any) -> object:  # noqa: ANN401
-        write_image(target, result)
+    def write(_source: Path, target: Path, result: tuple[np.ndarray, Picture]) -> object:
+        write_image(target, result[0], profile=result[1].profile, cicp=result[1].cicp)
         return True
 
     def careful(work: Callable[[Path, Path, Any], object]) -> Callable[[Job], Job]:
@@ -137,6 +150,30 @@ def restore_files(
     jobs = ((source, target, True) for source, target in files.items())
     restored = map(careful(restore), one_ahead(careful(read), jobs))
     yield from (done is not None for _, _, done in one_ahead(careful(write), restored))
+
+
+def _carries(target: Path, picture: Picture) -> bool:
+    """Whether a result can have the colours of its image."""
+    kind = target.suffix.lower()
+    if picture.gray and picture.alpha is not None:  # is written as RGBA, which a profile of gray does not fit
+        return False
+    return kind in PROFILE_SUFFIXES and (bool(picture.profile) or not picture.cicp or kind == ".png")
+
+
+def unwritable(files: Mapping[Path, Path], factor: float) -> dict[Path, str]:
+    """Return the images (source: target) whose results cannot be written, with the reason, as far as headers tell."""
+    found = {}
+    for source, target in files.items():
+        try:
+            header = read_header(source)
+        except ImageError:
+            continue  # whoever reads it says so
+        height, width = header.size or (1, 1)
+        size = (height, width) if header.orientation < 5 else (width, height)
+        problem = why_not_held(target.suffix.lower(), enlarged(size, factor), header.highest > 255, header.alpha)
+        if problem is not None:
+            found[source] = f"{source}: {problem}; use --ext png"
+    return found
 
 
 Job = tuple[Path, Path, Any]
@@ -155,16 +192,29 @@ def _attempt(
     return None
 
 
-def restoration_targets(inputs: Sequence[Path], out: Path, suffix: str = "", ext: str = "png") -> dict[Path, Path]:
-    """Where the result of each image goes: `out` alone for a single image, else below it, in the inputs' structure.
+def restoration_targets(
+    inputs: Sequence[Path], out: Path, suffix: str = "", ext: str = "png", console: Console | None = None
+) -> dict[Path, Path]:
+    """Return where the result of each image goes: `out` alone for a single image, else below it, as the inputs lie.
 
-    Where names differ by their endings alone (a.png, a.jpg), the ending becomes a part of the name (a_png, a_jpg).
-    Raises OptionError if a result would replace an input or another result, or a folder holds no images.
+    Where names differ by their endings alone (a.png, a.jpg), the ending becomes a part of the name (a_png, a_jpg). Of
+    several inputs, one that holds no images stands for itself, and fails when it is read. The console is told what is
+    left out.
+
+    Raises OptionError if a result would replace an input or another result, the only folder holds no images, or `out`
+    is the name of an image and cannot be one.
     """
-    if len(inputs) == 1 and not inputs[0].is_dir() and is_image_name(out.name) and not out.is_dir():
+    names_a_file = is_image_name(out.name) and not out.is_dir()
+    if names_a_file and len(inputs) == 1 and not inputs[0].is_dir():
+        if (problem := why_not_held(out.suffix.lower(), (1, 1), deep=False, alpha=False)) is not None:
+            raise OptionError(f"-o {out}: {problem}")
         targets = {inputs[0]: out}
+    elif names_a_file:
+        raise OptionError(f"-o {out}: names an image, and there may be several results; give a folder")
     else:
-        places = {source: place for path in inputs for source, place in _images_of(path, out)}
+        places = {
+            source: place for path in inputs for source, place in _images_of(path, out, console, len(inputs) == 1)
+        }
         plain = [place.with_suffix("") for place in places.values()]
         targets = {}
         for (source, place), stem in zip(places.items(), plain, strict=True):
@@ -182,15 +232,18 @@ def restoration_targets(inputs: Sequence[Path], out: Path, suffix: str = "", ext
     return targets
 
 
-def _images_of(path: Path, out: Path) -> list[tuple[Path, Path]]:
+def _images_of(path: Path, out: Path, console: Console | None, alone: bool) -> list[tuple[Path, Path]]:
     """The images of an input, with their places below `out`. What lies in `out` already is no input."""
     if not path.is_dir():
         return [(path, Path(path.name))]
     results = out.resolve() if out.resolve() != path.resolve() else None
-    found = [file for file in image_files(path) if results is None or not file.resolve().is_relative_to(results)]
-    if not found:
+    listing = list_images(path)
+    if console is not None and listing.remark:
+        console.warn(listing.remark)
+    found = [file for file in listing.files if results is None or not file.resolve().is_relative_to(results)]
+    if not found and alone:
         raise OptionError(f"{path}: holds no images")
-    return [(file, file.relative_to(path)) for file in found]
+    return [(file, file.relative_to(path)) for file in found] or [(path, Path(path.name))]
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

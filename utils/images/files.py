@@ -3,24 +3,37 @@
 Arrays are (H, W, 3) RGB, uint8 or uint16; tensors are (3, H, W) float32 in [0, 1].
 """
 
-from __future__ import annotations
-
 import os
+import struct
 import uuid
+import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from utils.images.colour import cicp_profile, to_srgb
+from utils.images.decoders import decoded
 from utils.images.header import Header, parse_header
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
+)
 _WRITE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # can hold 16 bits
 ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
+PROFILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+_LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # of the libraries that write them
+_HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 64 KiB a piece
+_TURNS_OF_LINKS = 100
 
 # What makes an image upright, by its EXIF orientation.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -41,47 +54,105 @@ class ImageError(OSError):
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path, max_megapixels: float = 400) -> np.ndarray:
-    """Reads an image file as RGB.
+@dataclass(frozen=True)
+class Picture:
+    """An image as its file means it, upright, with what it takes to write another one in the same form.
 
-    Gray becomes three equal channels, palettes are resolved, alpha is dropped, EXIF orientation is applied.
+    Attributes:
+        name: the file, for messages.
+        pixels: (H, W, 3) RGB, uint8 or uint16 as stored, contiguous. Gray becomes three equal channels, palettes are
+            resolved; colours are not multiplied by alpha.
+        alpha: (H, W) of the same dtype, or None.
+        gray: whether the file is gray.
+        profile: ICC profile of the colours, also where PNG's cICP or AVIF's colour box says them; empty for sRGB. Of
+            sBIT, gAMA, cHRM, text and other remarks of a file nothing is made.
+        cicp: the four bytes of cICP, or empty.
+        pages: images in the file; this is the first.
+    """
+
+    name: str
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    gray: bool = False
+    profile: bytes = b""
+    cicp: bytes = b""
+    pages: int = 1
+
+    @property
+    def remark(self) -> str:
+        """What data sets leave out of it, or nothing."""
+        pages = f"has {self.pages} pages, of which the first is taken" * (self.pages > 1)
+        seen_through = self.alpha is not None and int(self.alpha.min()) < np.iinfo(self.alpha.dtype).max
+        alpha = "its alpha is left out, colours are taken as stored, also where nothing is seen" * seen_through
+        return "; ".join(filter(None, (pages, alpha)))
+
+    def srgb(self) -> "Picture":
+        """Return it converted to sRGB. Raises ImageError for colours that cannot be."""
+        try:
+            profile = self.profile or (cicp_profile(self.cicp) if self.cicp else b"")
+            pixels = to_srgb(self.pixels, profile)
+        except (RuntimeError, ValueError) as error:
+            raise ImageError(f"{self.name}: cannot be converted to sRGB ({error})") from error
+        return replace(self, pixels=pixels, profile=b"", cicp=b"")
+
+
+def read_image(path: str | Path, max_megapixels: float = 400) -> np.ndarray:
+    """Read an image file as sRGB, for training and measuring: alpha is dropped, EXIF orientation is applied.
 
     Returns:
         (H, W, 3), uint8 or uint16 as stored, contiguous.
 
     Raises:
         ImageError: the file is missing, empty, cut off, damaged, not an image, holds anything but 8 or 16 bits
-            (float TIFF), or is larger than `max_megapixels` (found before decoding where the header tells).
+            (float TIFF), has colours that are not converted, or is larger than `max_megapixels` (found before decoding
+            where the header tells).
     """
-    return read_image_alpha(path, max_megapixels)[0]
+    return read_picture(path, max_megapixels).srgb().pixels
 
 
 def read_image_alpha(path: str | Path, max_megapixels: float = 400) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """As `read_image`, with what it drops, so that a restored image can be written in the form it came in.
-
-    Returns:
-        The RGB image (H, W, 3); its alpha (H, W) of the same dtype or None; whether the file is gray.
-    """
-    return decode_image_alpha(_read_bytes(path), path, max_megapixels)
+    """As `read_image`, with its alpha (H, W) of the same dtype or None, and whether the file is gray."""
+    picture = read_picture(path, max_megapixels).srgb()
+    return picture.pixels, picture.alpha, picture.gray
 
 
 def decode_image(data: bytes, name: str | Path, max_megapixels: float = 400) -> np.ndarray:
     """As `read_image`, from the bytes of a file. `name` stands in messages for where they come from."""
-    return decode_image_alpha(data, name, max_megapixels)[0]
+    return decode_picture(data, name, max_megapixels).srgb().pixels
 
 
-def decode_image_alpha(
-    data: bytes, name: str | Path, max_megapixels: float = 400
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """As `read_image_alpha`, from the bytes of a file."""
+def read_picture(path: str | Path, max_megapixels: float = 400) -> Picture:
+    """Read an image file in its own colours. Raises ImageError as `read_image` does."""
+    return decode_picture(_read_bytes(path), path, max_megapixels)
+
+
+def decode_picture(data: bytes, name: str | Path, max_megapixels: float = 400) -> Picture:
+    """As `read_picture`, from the bytes of a file."""
     header = parse_header(data)
     if header.size is not None:
         _check_size(name, header.size, max_megapixels)
     if header.damage is not None:
         raise ImageError(f"{name}: {header.damage}")
-    image = _decode(name, data)
+    if not header.kind:
+        raise ImageError(f"{name}: this is not an image of a format that is read here ({' '.join(IMAGE_SUFFIXES)})")
+    try:
+        image = decoded(data, header)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        text = f"this {header.kind.upper()} file is not read ({reason}); if other programs show it, save it as PNG"
+        raise ImageError(f"{name}: {reason if reason.startswith(('holds', 'has')) else text}") from error
     _check_size(name, image.shape[:2], max_megapixels)
-    return _split(image, header)
+    return _picture(name, image, header)
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what a file says of itself, from its head where that tells. Raises ImageError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            header = parse_header(file.read(_HEAD))
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return header if header.size is not None else parse_header(_read_bytes(path))
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -90,7 +161,7 @@ def _read_bytes(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: this is a directory, not an image file") from None
+        raise ImageError(f"{path}: this is a directory, not an image file, or one without images") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not data:
@@ -106,45 +177,54 @@ def _check_size(path: str | Path, size: tuple[int, ...], max_megapixels: float) 
         )
 
 
-def _decode(path: str | Path, data: bytes) -> np.ndarray:
-    """The image as OpenCV stores it: (H, W) or (H, W, C) in BGR(A) order, not yet upright."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError) as error:
-        reason = " ".join(str(error).split())
-        raise ImageError(f"{path}: OpenCV cannot decode it ({reason})") from error
-    if image is None or image.size == 0:
-        raise ImageError(f"{path}: OpenCV cannot decode it; it is damaged or not an image")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"{path}: holds {image.dtype} values; 8 and 16 bit images are supported")
-    if image.ndim == 3 and image.shape[2] > 4:
-        raise ImageError(f"{path}: has {image.shape[2]} channels; gray, RGB and RGBA are supported")
-    return image
-
-
-def _split(image: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray | None, bool]:
+def _picture(name: str | Path, image: np.ndarray, header: Header) -> Picture:
     image = _UPRIGHT.get(header.orientation, lambda a: a)(image)
     channels = image.shape[2] if image.ndim == 3 else 1
     alpha = np.ascontiguousarray(image[..., -1]) if channels in (2, 4) else None
     if channels <= 2:
         light = np.ascontiguousarray(image if image.ndim == 2 else image[..., 0])
-        return cv2.cvtColor(light, cv2.COLOR_GRAY2RGB), alpha, True
-    rgb = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGB)
-    if header.premultiplied and alpha is not None and rgb.dtype == np.uint8:
-        rgb = _divided(rgb, alpha)
-    return rgb, alpha, header.gray
+        pixels, gray = cv2.cvtColor(light, cv2.COLOR_GRAY2RGB), True
+    else:
+        pixels, gray = np.ascontiguousarray(image[..., :3]), header.gray
+    space = header.profile[16:20]
+    profile = header.profile if space == b"RGB " or (space == b"GRAY" and gray) else b""
+    cicp = header.cicp if header.kind == "png" or not profile else b""
+    if cicp:
+        try:
+            profile = cicp_profile(cicp)
+        except ValueError:
+            profile = b""  # colours that a PNG can carry, and nothing convert
+    return Picture(str(name), pixels, alpha, gray, profile, cicp, header.pages)
 
 
-def _divided(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours as they were before they were multiplied by alpha, as well as 8 bits tell; opaque ones are exact."""
-    colour = rgb.astype(np.float32) * (255 / np.maximum(alpha, 1).astype(np.float32))[..., None]
-    return np.rint(np.minimum(colour, 255)).astype(np.uint8)
+# --- listing ---------------------------------------------------------------------------------------------------
 
 
-def image_files(root: str | Path) -> list[Path]:
-    """All image files under a folder, at any depth, sorted; what starts with a dot is skipped, links are followed.
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder, sorted, and how many other files there are by their ending."""
 
-    Raises NotADirectoryError if `root` is no folder, and OSError for a folder that may not be listed.
+    root: Path
+    files: list[Path]
+    others: Counter[str]
+
+    @property
+    def remark(self) -> str:
+        """What is left out and why, or nothing."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.others.most_common())
+        return f"{self.root}: {self.others.total()} files are left out, not images by their ending: {kinds}" * bool(
+            kinds
+        )
+
+
+def list_images(root: str | Path) -> Listing:
+    """List all image files under a folder, at any depth, by their endings, or by content where there is no ending.
+
+    What starts with a dot is skipped, links are followed: a folder and a link to it both come out.
+
+    Raises:
+        NotADirectoryError: `root` is no folder.
+        OSError: a folder may not be listed, or links lead round in too many ways.
     """
     root = Path(root)
     if not root.is_dir():
@@ -153,39 +233,64 @@ def image_files(root: str | Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    found, visited = [], set()
+    found, others, visits = [], Counter[str](), Counter[str]()
+    above: dict[str, frozenset[str]] = {str(root): frozenset()}
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:  # a link that leads back
+        real = os.path.realpath(folder)
+        if real in (known := above.pop(folder, frozenset[str]())):  # a link that leads back
             inner.clear()
             continue
-        visited.add(real)
+        visits[real] += 1
+        if visits[real] > _TURNS_OF_LINKS:
+            raise OSError(f"{folder}: links lead here in more than {_TURNS_OF_LINKS} ways; remove some of them")
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [Path(folder, name) for name in files if is_image_name(name)]
-    return sorted(found)
+        above.update({os.path.join(folder, name): known | {real} for name in inner})
+        for path in (Path(folder, name) for name in files if not name.startswith(".")):
+            if is_image_name(path.name) or (not path.suffix and _is_image(path)):
+                found.append(path)
+            else:
+                others[path.suffix.lower() or "without an ending"] += 1
+    return Listing(root, sorted(found), others)
+
+
+def image_files(root: str | Path) -> list[Path]:
+    """Return the files of `list_images`."""
+    return list_images(root).files
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name has an accepted suffix, in any case, and is not hidden."""
+    """Return whether a file name has an accepted suffix, in any case, and is not hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        return bool(path.is_file() and parse_header(path.open("rb").read(_HEAD)).kind)
+    except OSError:
+        return False
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
 
 
-def write_image(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
-    """Writes an image in the format that its suffix names. The file is whole or absent: written aside, then renamed.
+def write_image(
+    path: str | Path, array: np.ndarray, quality: int = 95, profile: bytes = b"", cicp: bytes = b""
+) -> None:
+    """Write an image in the format that its suffix names. The file is whole or absent: written aside, then renamed.
 
     Args:
         path: where to; missing parent folders are made.
         array: gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8 or uint16.
         quality: of JPEG, 1 to 100. All other formats are written without loss.
+        profile: ICC profile of the colours, for formats of `PROFILE_SUFFIXES`.
+        cicp: four bytes for PNG's cICP; other formats go without.
 
     Raises:
         ValueError: the format is unknown or cannot hold this array.
         OSError: the disk refuses.
     """
     path = Path(path)
-    data = encode_image(path, array, quality)
+    data = encode_image(path, array, quality, profile, cicp)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -195,34 +300,66 @@ def write_image(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
         aside.unlink(missing_ok=True)
 
 
-def encode_image(name: str | Path, array: np.ndarray, quality: int = 95) -> bytes:
-    """The bytes of the file that `write_image` writes. Raises ValueError as it does."""
+def encode_image(
+    name: str | Path, array: np.ndarray, quality: int = 95, profile: bytes = b"", cicp: bytes = b""
+) -> bytes:
+    """Return the bytes of the file that `write_image` writes. Raises ValueError as it does."""
     path, suffix = Path(name), Path(name).suffix.lower()
     _check_writable(path, suffix, array)
+    array = np.ascontiguousarray(array)
+    if suffix in (".tif", ".tiff"):
+        return _tiff_file(array, profile)
+    if suffix in (".jpg", ".jpeg", ".webp"):
+        kind, buffer = "WEBP" if suffix == ".webp" else "JPEG", BytesIO()
+        how = {"lossless": True, "exact": True} if kind == "WEBP" else {"quality": quality}
+        Image.fromarray(array).save(buffer, kind, icc_profile=profile, **how)
+        return buffer.getvalue()
     if array.ndim == 3:
-        order = cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-        array = cv2.cvtColor(np.ascontiguousarray(array), order)
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in (".jpg", ".jpeg") else []
-    try:
-        done, data = cv2.imencode(suffix, np.ascontiguousarray(array), flags)
-    except cv2.error:
-        done, data = False, np.empty(0)
-    if not done:  # for example larger than the format allows
+        array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    done, encoded = cv2.imencode(suffix, array)
+    if not done:
         raise ValueError(f"{path}: OpenCV cannot encode an array {array.shape} of {array.dtype} as {suffix}")
-    return data.tobytes()
+    chunks = [b"cICP" + cicp] * bool(cicp) + [b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)] * bool(profile)
+    return _with_chunks(encoded.tobytes(), chunks if suffix == ".png" else [])
+
+
+def _tiff_file(array: np.ndarray, profile: bytes) -> bytes:
+    from tifffile import imwrite
+
+    buffer, channels = BytesIO(), array.shape[2] if array.ndim == 3 else 1
+    about = {"photometric": "minisblack" if channels == 1 else "rgb", "metadata": None, "software": False}
+    extra = ["unassalpha"] if channels == 4 else None
+    imwrite(buffer, array, compression="lzw", predictor=True, extrasamples=extra, iccprofile=profile or None, **about)
+    return buffer.getvalue()
+
+
+def _with_chunks(png: bytes, chunks: Sequence[bytes]) -> bytes:
+    """A PNG with more chunks behind its IHDR, which ends at byte 33."""
+    framed = [struct.pack(">I", len(of_one) - 4) + of_one + struct.pack(">I", zlib.crc32(of_one)) for of_one in chunks]
+    return b"".join([png[:33], *framed, png[33:]])
 
 
 def _check_writable(path: Path, suffix: str, array: np.ndarray) -> None:
-    if suffix not in _WRITE_SUFFIXES:
-        raise ValueError(f"{path}: cannot write the format {suffix!r}; known: {', '.join(_WRITE_SUFFIXES)}")
     if array.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{path}: found values of {array.dtype}, expected uint8 or uint16 (see to_uint8, to_uint16)")
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ValueError(f"{path}: found an array {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4)")
-    if array.dtype == np.uint16 and suffix not in DEEP_SUFFIXES:
-        raise ValueError(f"{path}: {suffix} holds 8 bits; write 16 bits as one of {', '.join(DEEP_SUFFIXES)}")
-    if array.ndim == 3 and array.shape[2] == 4 and suffix not in ALPHA_SUFFIXES:
-        raise ValueError(f"{path}: {suffix} holds no alpha; write it as one of {', '.join(ALPHA_SUFFIXES)}")
+    deep, alpha = array.dtype == np.uint16, array.ndim == 3 and array.shape[2] == 4
+    if (problem := why_not_held(suffix, array.shape[:2], deep, alpha)) is not None:
+        raise ValueError(f"{path}: {problem}")
+
+
+def why_not_held(suffix: str, size: tuple[int, ...], deep: bool, alpha: bool) -> str | None:
+    """Return why a format cannot hold an image of this size (H, W), with 16 bits, with alpha; or None if it can."""
+    if suffix not in _WRITE_SUFFIXES:
+        return f"cannot write the format {suffix!r}; known: {', '.join(_WRITE_SUFFIXES)}"
+    if deep and suffix not in DEEP_SUFFIXES:
+        return f"has 16 bits, which {suffix} cannot hold (8 bits); write it as one of {', '.join(DEEP_SUFFIXES)}"
+    if alpha and suffix not in ALPHA_SUFFIXES:
+        return f"has alpha, which {suffix} cannot hold (no alpha); write it as one of {', '.join(ALPHA_SUFFIXES)}"
+    if max(size) > (limit := _LARGEST_SIDE.get(suffix, 2**31 - 1)):
+        return f"{size[0]}x{size[1]} is too large for {suffix}, which has at most {limit} pixels a side"
+    return None
 
 
 # --- conversions -----------------------------------------------------------------------------------------------
