@@ -38,7 +38,7 @@ from models.benchmarking.figures import Crop
 from models.benchmarking.grid import Build, Cells, baseline_restorers, grid_cells, run_grid, write_grid
 from models.benchmarking.results import write_results
 from models.restoring.back_projection import BackProjection
-from models.restoring.files import restoration_targets, restore_files
+from models.restoring.files import restoration_targets, restore_files, unwritable
 from models.restoring.generator import (
     LoadedGenerator,
     at_scale,
@@ -185,6 +185,8 @@ def _restoring_arguments(add: Callable[..., object]) -> None:
         default="resize",
         help="how alpha is enlarged (default: resize, bicubic)",
     )
+    text = "carry the colour profile of each image to its result (default: keep), or convert to sRGB"
+    add("--colour", choices=("keep", "srgb"), default="keep", help=text)
     text = "enlarge by this factor instead of the network's: its results are resized"
     add("--outscale", type=typed(Positive), metavar="FACTOR", help=text)
     add("--dni", type=Path, metavar="PATH", help="weights of the same network to mix with --weights, such as denoising")
@@ -434,6 +436,7 @@ class RestorationPlan:
     out: Path
     alpha: Literal["resize", "network"]
     outscale: float | None
+    colour: Literal["keep", "srgb"]
     skip_existing: bool
 
 
@@ -452,6 +455,7 @@ def plan_restoration(
         prefer = "raw" if args.weights_of == "raw" else "ema"
         generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer, console.warn)
     generator = at_scale(generator, args.scale or generator.network.scale)
+<<<<<<< HEAD
     restorer = builder(args, device)(generator, None)
     restorer.told({})
     targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
@@ -465,6 +469,19 @@ def run_restoration(plan: RestorationPlan, processes: Processes, console: Consol
     failed, skipped = 0, len(mine) - len(todo)
     with console.progress(len(todo), desc=f"restoring x{plan.outscale or plan.restorer.scale:g}") as progress:
         for done in restore_files(todo, plan.restorer, console, plan.alpha, plan.outscale):
+=======
+    apply = restorer(generator, assumption(args), args, processes.device)
+    apply.told({})  # what is missing is said before any image is read
+    targets = restoration_targets(args.input, args.out, args.suffix, args.ext, console)
+    mine = dict(list(targets.items())[processes.rank :: processes.world_size])
+    todo = {s: t for s, t in mine.items() if not (args.skip_existing and t.exists())}
+    refused, skipped = unwritable(todo, args.outscale or apply.scale), len(mine) - len(todo)
+    for problem in refused.values():  # said before hours of work
+        console.error(problem)
+    todo, failed = {s: t for s, t in todo.items() if s not in refused}, len(refused)
+    with console.progress(len(todo), desc=f"restoring x{args.outscale or apply.scale:g}") as progress:
+        for done in restore_files(todo, apply, console, args.alpha, args.outscale, args.colour):
+>>>>>>> e6c37d9 (Images are read by the library that reads them right: TIFF by tifffile, deep JPEG, JPEG 2000 and AVIF by imagecodecs, the rest by Pillow; profiles are carried or converted; a table of 170 files)
             failed += not done
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))

@@ -38,8 +38,8 @@ def write_database(source: Path, out: Path, strip: str, workers: int, console: C
     """Writes all images of a folder into a database; goes on where an earlier call was stopped.
 
     What is there already is kept if its file has not changed and its PNG is whole and of the recorded size. Gray
-    images stay gray (one channel), colours become sRGB, alpha is dropped, the depth stays. The list is written at the end: a folder
-    without it is unfinished.
+    images stay gray (one channel), colours become sRGB, alpha is dropped, the depth stays. The list is written at the
+    end: a folder without it is unfinished.
 
     Returns:
         How many images could not be used; each is named on the console.

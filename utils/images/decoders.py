@@ -27,6 +27,8 @@ def decoded(data: bytes, header: Header) -> np.ndarray:
         array = _by_tifffile(data, header)
     elif header.kind in ("avif", "jpeg2000") or (header.special and header.kind in ("jpeg", "png")):
         array = _by_imagecodecs(data, header)
+    elif data.startswith(b"P7"):
+        array = _pam(data, header)
     elif header.mode != "CMYK" and header.kind in ("png", "jpeg", "webp", "pnm"):
         array = _by_opencv(data + b"\n" * header.special)  # it misses the end of a plain PNM that ends in a number
     else:
@@ -56,6 +58,14 @@ def _by_opencv(data: bytes) -> np.ndarray:
     return image
 
 
+def _pam(data: bytes, header: Header) -> np.ndarray:
+    """Netpbm's PAM, whose red and blue OpenCV 5.0 exchanges."""
+    values = np.frombuffer(data.partition(b"ENDHDR\n")[2], ">u2" if header.highest > 255 else "u1")
+    height, width = header.size or (0, 0)
+    array = values.reshape(height, width, -1).astype(values.dtype.newbyteorder("="))
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
 def _by_imagecodecs(data: bytes, header: Header) -> np.ndarray:
     import imagecodecs
 
@@ -82,7 +92,7 @@ def _by_tifffile(data: bytes, header: Header) -> np.ndarray:
         if page.samplesperpixel > 4 or page.imagedepth > 1:
             raise ValueError(f"has {page.samplesperpixel} channels; gray, RGB and RGBA are supported")
         array = page.asarray(maxworkers=1)
-        if page.photometric == 3:
+        if page.photometric == 3 and page.colormap is not None:
             return (np.moveaxis(page.colormap, 0, -1)[array] >> 8).astype(np.uint8)
         premultiplied = bool(page.extrasamples) and int(page.extrasamples[0]) == 1
         array = np.moveaxis(array, 0, -1) if page.planarconfig == 2 and array.ndim == 3 else array
@@ -103,12 +113,12 @@ def _by_pillow(data: bytes) -> np.ndarray:
     with Image.open(BytesIO(data)) as image:
         if image.mode not in _FLAT_MODES:
             raise ValueError(f"holds values of mode {image.mode}; 8 bit images are supported")
-        profile = image.info.get("icc_profile")
+        profile = image.info.get("icc_profile") or b""
         if image.mode == "LAB" or (image.mode == "CMYK" and profile):
             source = ImageCms.createProfile("LAB") if image.mode == "LAB" else BytesIO(profile)
             made = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            return np.asarray(made)
+            return np.array(made)
         gray = image.mode in ("1", "L", "LA")
-        return np.asarray(
+        return np.array(
             image.convert(("LA" if gray else "RGBA") if image.has_transparency_data else "L" if gray else "RGB")
         )

@@ -128,6 +128,8 @@ def read_picture(path: str | Path, max_megapixels: float = 400) -> Picture:
 
 def decode_picture(data: bytes, name: str | Path, max_megapixels: float = 400) -> Picture:
     """As `read_picture`, from the bytes of a file."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
     header = parse_header(data)
     if header.size is not None:
         _check_size(name, header.size, max_megapixels)
@@ -164,8 +166,6 @@ def _read_bytes(path: str | Path) -> bytes:
         raise ImageError(f"{path}: this is a directory, not an image file, or one without images") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not data:
-        raise ImageError(f"{path}: the file is empty")
     return data
 
 

@@ -169,14 +169,11 @@ def _pnm(data: bytes) -> Header:
     match = _PNM.match(data)
     if match is None:
         raise ValueError("width, height or MAXVAL are missing")
-    bitmap = match[1] in b"14"  # is decoded to 0 and 255
-    return Header(
-        "pnm",
-        (int(match[3]), int(match[2])),
-        mode="RGB" if match[1] in b"36" else "gray",
-        highest=255 if bitmap else min(65535, max(1, int(match[4]))),
-        special=match[1] in b"123",
-    )
+    plain, highest = match[1] in b"123", int(match[4] or 1)
+    # OpenCV gives bitmaps, and plain text of 8 bits, over the whole range, and the others as they stand.
+    scaled = match[1] in b"14" or (plain and highest < 256)
+    mode, size = "RGB" if match[1] in b"36" else "gray", (int(match[3]), int(match[2]))
+    return Header("pnm", size, mode=mode, highest=255 if scaled else min(65535, max(1, highest)), special=plain)
 
 
 def _tiff(data: bytes) -> Header:

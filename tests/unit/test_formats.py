@@ -1,0 +1,411 @@
+"""A table of image files that other programs' libraries make: each is read as its maker means it, or refused by name.
+
+The same files go through the other ways in which images come in: training crops, restoring, preparation, LMDB.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+from data.prepare.convert import convert
+from data.prepare.lmdb import write_database
+from data.prepare.tiles import Tiles
+from data.sources.folder import Folder
+from data.sources.lmdb import Lmdb
+from models.restoring.files import restoration_targets, restore_files
+from models.restoring.restorer import Restorer, bicubic_generator
+from utils.images.files import ImageError, list_images, read_image, read_picture
+from utils.logging import Console
+
+MAGICK = shutil.which("convert-im6.q16") or shutil.which("magick")
+SIZE = (24, 40)
+
+
+class File(NamedTuple):
+    """A file, and what its maker put in: pixels over the whole range of their type; `within` is the rounding."""
+
+    data: bytes
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    within: float = 0
+    profile: bytes = b""
+
+
+def smooth(seed: int, channels: int, top: int) -> np.ndarray:
+    """A picture without symmetry, soft enough for lossy formats, with all values up to `top`."""
+    noise = np.random.default_rng(seed).random((*SIZE, channels))
+    soft = cv2.GaussianBlur(noise, (0, 0), 4).reshape(*SIZE, channels)
+    soft = (soft - soft.min((0, 1))) / np.ptp(soft, (0, 1))
+    return np.rint(soft * top).astype(np.uint8 if top < 256 else np.uint16)
+
+
+def whole(array: np.ndarray, bits: int) -> np.ndarray:
+    """Values of so many bits over the whole range of their type."""
+    top = np.iinfo(array.dtype).max
+    return np.rint(array / (2**bits - 1) * top).astype(array.dtype)
+
+
+def rgb_of(array: np.ndarray) -> np.ndarray:
+    return (
+        np.repeat(array.reshape(*SIZE, -1)[..., :1], 3, 2) if array.ndim == 2 or array.shape[2] < 3 else array[..., :3]
+    )
+
+
+def alpha_of(array: np.ndarray) -> np.ndarray | None:
+    return array[..., -1] if array.ndim == 3 and array.shape[2] in (2, 4) else None
+
+
+def shaped(seed: int, channels: int, top: int) -> np.ndarray:
+    array = smooth(seed, channels, top)
+    return array[..., 0] if channels == 1 else array
+
+
+def by_pillow(array: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
+    image, buffer = Image.fromarray(array), BytesIO()
+    (image if mode is None else image.convert(mode)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def by_tifffile(array: np.ndarray, **options: Any) -> bytes:
+    buffer = BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
+RGB8, RGBA8, GRAY8 = shaped(1, 3, 255), shaped(2, 4, 255), shaped(3, 1, 255)
+RGB16 = shaped(4, 3, 65535)
+WIDE = imagecodecs.cms_profile(
+    "rgb", whitepoint=(0.3127, 0.3290, 1), primaries=(0.68, 0.32, 1, 0.265, 0.69, 1, 0.15, 0.06, 1), gamma=2.2
+)
+
+
+def pngs() -> Iterator[tuple[str, File]]:
+    for bits in (8, 16):
+        for channels in (1, 2, 3, 4):
+            array = shaped(channels, channels, 2**bits - 1)
+            yield f"png_{bits}_{channels}.png", File(imagecodecs.png_encode(array), rgb_of(array), alpha_of(array))
+    flat = GRAY8 // 51 * 51
+    hidden = np.where(flat == 102, 0, 255).astype(np.uint8)
+    yield "png_gray_trns.png", File(by_pillow(flat, "PNG", transparency=102), rgb_of(flat), hidden)
+    coarse = RGB8 // 64 * 64
+    key = coarse[3, 4]
+    unseen = np.where((coarse == key).all(2), 0, 255).astype(np.uint8)
+    data = by_pillow(coarse, "PNG", transparency=tuple(int(v) for v in key))
+    yield "png_rgb_trns.png", File(data, coarse, unseen)
+    palette = Image.fromarray(RGB8).quantize(16)
+    for bits in (4, 8):
+        buffer, table = BytesIO(), bytes(range(0, 256, 16))
+        palette.save(buffer, "PNG", bits=bits, transparency=table)
+        expected = np.asarray(palette.convert("RGB"))
+        opacity = np.frombuffer(table, np.uint8)[np.asarray(palette)]
+        yield f"png_palette{bits}_trns.png", File(buffer.getvalue(), expected, opacity)
+    bilevel = np.where(GRAY8 > 127, 255, 0).astype(np.uint8)
+    yield "png_1.png", File(by_bits(bilevel, "PNG"), rgb_of(bilevel))
+    yield "png_icc.png", File(by_pillow(RGB8, "PNG", icc_profile=WIDE), RGB8, profile=WIDE)
+
+
+def by_bits(array: np.ndarray, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(array).point(lambda v: v, "1").save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiffs() -> Iterator[tuple[str, File]]:
+    for bits in (8, 16):
+        for channels in (1, 2, 3, 4):
+            array = shaped(channels, channels, 2**bits - 1)
+            about: dict[str, Any] = {"photometric": "minisblack" if channels < 3 else "rgb"}
+            about |= {"extrasamples": ["unassalpha"]} if channels in (2, 4) else {}
+            for compression in (None, "lzw", "zlib", "zstd"):
+                data = by_tifffile(array, compression=compression, planarconfig="contig", **about)
+                yield f"tiff_{bits}_{channels}_{compression}.tif", File(data, rgb_of(array), alpha_of(array))
+        deep = shaped(5, 3, 2**bits - 1)
+        for compression in (None, "lzw"):
+            planes = np.moveaxis(deep, 2, 0)
+            data = by_tifffile(planes, photometric="rgb", planarconfig="separate", compression=compression)
+            yield f"tiff_{bits}_planar_{compression}.tif", File(data, deep)
+        gray = deep[..., 0]
+        yield (
+            f"tiff_{bits}_white.tif",
+            File(by_tifffile(gray, photometric="miniswhite"), rgb_of(np.iinfo(gray.dtype).max - gray)),
+        )
+        data = by_tifffile(deep, photometric="rgb", tile=(16, 16), compression="lzw", predictor=True)
+        yield f"tiff_{bits}_tiles.tif", File(data, deep)
+        yield f"tiff_{bits}_big_endian.tif", File(by_tifffile(deep, photometric="rgb", byteorder=">"), deep)
+        yield f"tiff_{bits}_bigtiff.tif", File(by_tifffile(deep, photometric="rgb", bigtiff=True), deep)
+        top = np.iinfo(deep.dtype).max
+        alpha = np.full(SIZE, top, deep.dtype)
+        alpha[:, 20:] = top // 2 + 1
+        multiplied = np.rint(deep * (alpha[..., None] / top)).astype(deep.dtype)
+        data = by_tifffile(np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])
+        yield f"tiff_{bits}_associated.tif", File(data, deep, alpha, within=2)
+    for compression in ("packbits", "lzma", "jpeg2000", "jpegxl", "png"):
+        yield f"tiff_{compression}.tif", File(by_tifffile(RGB8, photometric="rgb", compression=compression), RGB8)
+    yield "tiff_icc.tif", File(by_tifffile(RGB8, photometric="rgb", iccprofile=WIDE), RGB8, profile=WIDE)
+    yield (
+        "tiff_jpeg.tif",
+        File(
+            by_tifffile(
+                RGB8, photometric="rgb", compression="jpeg", compressionargs={"level": 98, "outcolorspace": "ycbcr"}
+            ),
+            RGB8,
+            within=14,
+        ),
+    )
+    bilevel = np.where(GRAY8 > 127, 255, 0).astype(np.uint8)
+    for compression in ("raw", "group4"):
+        yield f"tiff_1_{compression}.tif", File(by_bits(bilevel, "TIFF", compression=compression), rgb_of(bilevel))
+    palette = Image.fromarray(RGB8).quantize(16)
+    buffer = BytesIO()
+    palette.save(buffer, "TIFF")
+    yield "tiff_palette.tif", File(buffer.getvalue(), np.asarray(palette.convert("RGB")))
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab, buffer = ImageCms.profileToProfile(Image.fromarray(RGB8), *profiles, outputMode="LAB"), BytesIO()
+    assert lab is not None
+    lab.save(buffer, "TIFF")
+    yield "tiff_lab.tif", File(buffer.getvalue(), RGB8, within=20)
+    cmyk = Image.fromarray(RGB8).convert("CMYK")
+    yield "tiff_cmyk.tif", File(saved(cmyk, "TIFF"), RGB8, within=1)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def lossy() -> Iterator[tuple[str, File]]:
+    yield "jpeg_gray.jpg", File(by_pillow(GRAY8, "JPEG", quality=98), rgb_of(GRAY8), within=4)
+    for name, options in {
+        "base.jpg": {},
+        "progressive.jfif": {"progressive": True},
+        "full.jpe": {"subsampling": 0},
+    }.items():
+        yield f"jpeg_{name}", File(by_pillow(RGB8, "JPEG", quality=98, **options), RGB8, within=14)
+    yield "jpeg_cmyk.jpg", File(saved(Image.fromarray(RGB8).convert("CMYK"), "JPEG", quality=98), RGB8, within=14)
+    yield "jpeg_icc.jpg", File(by_pillow(RGB8, "JPEG", quality=98, icc_profile=WIDE), RGB8, within=14, profile=WIDE)
+    yield "jpeg_lossless.jpg", File(imagecodecs.jpeg8_encode(RGB8, lossless=True), RGB8)
+    for channels in (1, 3):
+        array = shaped(channels, channels, 4095)
+        data = imagecodecs.jpeg8_encode(array, level=99, bitspersample=12)
+        yield f"jpeg12_{channels}.jpg", File(data, rgb_of(whole_of(array, 12)), within=2500)
+    yield "webp_rgb.webp", File(by_pillow(RGB8, "WEBP", lossless=True), RGB8)
+    yield "webp_rgba.webp", File(by_pillow(RGBA8, "WEBP", lossless=True, exact=True), rgb_of(RGBA8), alpha_of(RGBA8))
+    yield "webp_icc.webp", File(by_pillow(RGB8, "WEBP", lossless=True, icc_profile=WIDE), RGB8, profile=WIDE)
+    yield "avif_icc.avif", File(by_pillow(RGB8, "AVIF", quality=100, icc_profile=WIDE), RGB8, within=14, profile=WIDE)
+    for bits in (8, 10, 12):
+        for channels in (1, 3, 4):
+            array = shaped(channels, channels, 2**bits - 1)
+            expected = whole_of(array, bits)
+            data = imagecodecs.avif_encode(array, level=100, bitspersample=bits)
+            yield f"avif_{bits}_{channels}.avif", File(data, rgb_of(expected), alpha_of(expected))
+    for bits in (8, 10, 12, 16):
+        for channels in (1, 3, 4):
+            array = shaped(channels, channels, 2**bits - 1)
+            expected = whole_of(array, bits)
+            data = imagecodecs.jpeg2k_encode(array, level=0, reversible=True, bitspersample=bits)
+            yield f"jp2_{bits}_{channels}.jp2", File(data, rgb_of(expected), alpha_of(expected))
+
+
+def whole_of(array: np.ndarray, bits: int) -> np.ndarray:
+    return whole(array, bits) if bits % 8 else array
+
+
+def netpbm(kind: str, top: int) -> File:
+    array = shaped(6, 3 if kind in ("P3", "P6") else 1, top)
+    head = f"{kind}\n# 7 8 9\n{SIZE[1]} {SIZE[0]}\n{top}\n".encode()
+    plain = b" ".join(str(v).encode() for v in array.ravel())
+    data = head + (plain if kind in ("P2", "P3") else array.astype(">u2" if top > 255 else "u1").tobytes())
+    return File(data, rgb_of(np.rint(array / top * np.iinfo(array.dtype).max).astype(array.dtype)), within=top == 100)
+
+
+def others() -> Iterator[tuple[str, File]]:
+    for kind, ending in {"P2": "pgm", "P3": "ppm", "P5": "pgm", "P6": "pnm"}.items():
+        for top in (100, 255, 1023, 65535):
+            yield f"netpbm_{kind}_{top}.{ending}", netpbm(kind, top)
+    bilevel = np.where(GRAY8 > 127, 255, 0).astype(np.uint8)
+    yield "netpbm_P4.pbm", File(by_bits(bilevel, "PPM"), rgb_of(bilevel))
+    yield "bmp_1.bmp", File(by_bits(bilevel, "BMP"), rgb_of(bilevel))
+    yield "bmp_rgb.bmp", File(by_pillow(RGB8, "BMP"), RGB8)
+    yield (
+        "bmp_rgba.bmp",
+        File(cv2.imencode(".bmp", RGBA8[..., [2, 1, 0, 3]])[1].tobytes(), rgb_of(RGBA8), alpha_of(RGBA8)),
+    )
+    yield "bmp_gray.dib", File(by_pillow(GRAY8, "BMP"), rgb_of(GRAY8))
+    for compression in (None, "tga_rle"):
+        yield f"tga_rgb_{compression}.tga", File(by_pillow(RGB8, "TGA", compression=compression), RGB8)
+    yield "tga_rgba.tga", File(by_pillow(RGBA8, "TGA"), rgb_of(RGBA8), alpha_of(RGBA8))
+    yield "tga_gray.tga", File(by_pillow(GRAY8, "TGA"), rgb_of(GRAY8))
+    palette = Image.fromarray(RGB8).quantize(32)
+    expected = np.asarray(palette.convert("RGB"))
+    yield "gif.gif", File(saved(palette, "GIF"), expected)
+    clear = np.where(np.asarray(palette) == 3, 0, 255).astype(np.uint8)
+    yield "gif_clear.gif", File(saved(palette, "GIF", transparency=3, optimize=False), expected, clear)
+
+
+def turned() -> Iterator[tuple[str, File]]:
+    back = {1: (), 2: ("m",), 3: ("r", "r"), 4: ("f",), 5: ("t",), 6: ("c",), 7: ("r", "r", "t"), 8: ("r",)}
+    moves = {
+        "m": np.fliplr,
+        "f": np.flipud,
+        "r": np.rot90,
+        "c": lambda a: np.rot90(a, -1),
+        "t": lambda a: a.swapaxes(0, 1),
+    }
+    for orientation, steps in back.items():
+        upright = RGB8
+        for step in steps:
+            upright = moves[step](upright)
+        exif = Image.Exif()
+        exif[274] = orientation
+        yield f"turned_{orientation}.png", File(by_pillow(RGB8, "PNG", exif=exif), upright)
+        yield f"turned_{orientation}.webp", File(by_pillow(RGB8, "WEBP", exif=exif, lossless=True), upright)
+        yield f"turned_{orientation}.jpg", File(by_pillow(RGB8, "JPEG", exif=exif, quality=98), upright, within=14)
+        yield f"turned_{orientation}.avif", File(by_pillow(RGB8, "AVIF", exif=exif, quality=100), upright, within=14)
+        data = by_tifffile(RGB16, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+        deep = RGB16
+        for step in steps:
+            deep = moves[step](deep)
+        yield f"turned_{orientation}.tif", File(data, deep)
+
+
+TABLE = dict([*pngs(), *tiffs(), *lossy(), *others(), *turned()])
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> int:
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    return int(np.abs(found.astype(int) - expected).max())
+
+
+def test_the_table_is_long() -> None:
+    assert len(TABLE) >= 90
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_file_is_read_as_its_maker_means_it(tmp_path: Path, name: str) -> None:
+    file = TABLE[name]
+    (tmp_path / name).write_bytes(file.data)
+    picture = read_picture(tmp_path / name)
+    assert difference(picture.pixels, file.pixels) <= file.within
+    assert (picture.alpha is None) == (file.alpha is None)
+    if picture.alpha is not None and file.alpha is not None:
+        assert difference(picture.alpha, file.alpha) == 0
+    assert picture.profile == file.profile and picture.pages == 1
+
+
+MAGICK_FILES = {
+    "gray4.tif": ["-colorspace", "gray", "-depth", "4"],
+    "gray12.tif": ["-colorspace", "gray", "-depth", "12"],
+    "rgb10.tif": ["-depth", "10"],
+    "rgb12.tif": ["-depth", "12"],
+    "rgb16.tif": ["-depth", "16"],
+    "lsb.tif": ["-define", "tiff:fill-order=lsb"],
+    "planar.tif": ["-interlace", "plane"],
+    "palette.tif": ["-type", "palette"],
+    "associated.tif": ["-alpha", "set", "-define", "tiff:alpha=associated"],
+    "rgb.pam": [],
+    "deep.pam": ["-depth", "16"],
+    "rgba.pam": ["-alpha", "set"],
+    "os2.bmp": ["-type", "palette"],
+    "deep.png": ["-depth", "16"],
+    "interlaced.png": ["-interlace", "line"],
+}
+
+
+@pytest.mark.skipif(MAGICK is None, reason="ImageMagick is not installed")
+@pytest.mark.parametrize("name", MAGICK_FILES)
+def test_imagemagick_files(tmp_path: Path, name: str) -> None:
+    assert MAGICK is not None
+    (tmp_path / "in.png").write_bytes(by_pillow(RGB8, "PNG"))
+    subprocess.run([MAGICK, tmp_path / "in.png", *MAGICK_FILES[name], tmp_path / name], check=True)
+    raw = subprocess.run(
+        [MAGICK, tmp_path / name, "-colorspace", "sRGB", "-depth", "16", "-endian", "MSB", "rgb:-"],
+        check=True,
+        capture_output=True,
+    )
+    expected = np.frombuffer(raw.stdout, ">u2").reshape(*SIZE, 3)
+    found = read_image(tmp_path / name)
+    found = found.astype(int) * (257 if found.dtype == np.uint8 else 1)
+    assert np.abs(found - expected).max() <= (256 if name == "palette.tif" else 1)  # colours of 16 bits for 8
+
+
+REFUSED = {
+    "half.tif": (by_tifffile(RGB8.astype(np.float16)), "holds float16 values"),
+    "float.tif": (by_tifffile(RGB8.astype(np.float32)), "holds float32 values"),
+    "signed.tif": (by_tifffile(RGB8.astype(np.int16)), "holds int16 values"),
+    "deep.tif": (by_tifffile(RGB8.astype(np.uint32)), "holds uint32 values"),
+    "many.tif": (by_tifffile(shaped(1, 7, 255), planarconfig="contig", photometric="rgb"), "has 7 channels"),
+    "a.jxl": (imagecodecs.jpegxl_encode(RGB8), "JPEG XL is not read here; save it as PNG"),
+    "a.heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC is not read here"),
+    "a.exr": (b"v/1\x01" + bytes(40), "OpenEXR is not read here"),
+    "a.psd": (b"8BPS\0\1" + bytes(40), "Photoshop is not read here"),
+    "a.pfm": (b"PF\n40 24\n-1.0\n" + bytes(24 * 40 * 12), "PFM is not read here"),
+    "page.png": (b"<html>404</html>", "this is not an image"),
+    "cut.gif": (saved(Image.fromarray(RGB8).quantize(32), "GIF")[:300], "GIF file is not read"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data, reason = REFUSED[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(tmp_path / name)
+    assert "damaged" not in str(caught.value)
+    assert capfd.readouterr() == ("", ""), "libraries keep still"
+
+
+# --- the other ways ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("formats")
+    for name, file in TABLE.items():
+        (root / name.replace(".", "_", name.count(".") - 1)).write_bytes(file.data)
+    for path in root.iterdir():  # names that differ without their endings, as data sets need them
+        path.rename(path.with_name(f"{path.stem}_{path.suffix[1:]}{path.suffix}"))
+    return root
+
+
+def test_all_are_listed(folder: Path) -> None:
+    listing = list_images(folder)
+    assert len(listing.files) == len(TABLE) and not listing.remark
+
+
+def test_through_folder_lmdb_and_tiles(folder: Path, tmp_path: Path) -> None:
+    console = Console()
+    assert write_database(folder, tmp_path / "x.lmdb", "", 1, console) == 0
+    assert convert(Tiles(64, 64), folder, tmp_path / "tiles", "", 1, console) == 0
+    source, database = Folder(str(folder)), Lmdb(str(tmp_path / "x.lmdb"))
+    keys = {Path(database.name(i)).name: i for i in range(len(database))}
+    for index in range(len(source)):
+        path = source.path(index)
+        expected = read_picture(path).srgb().pixels
+        np.testing.assert_array_equal(source.read(index), expected)
+        np.testing.assert_array_equal(database.read(keys[path.stem]), expected)
+        np.testing.assert_array_equal(read_image(tmp_path / "tiles" / f"{path.stem}_s001.png"), expected)
+
+
+@pytest.mark.parametrize("ext", ["png", "tif"])
+def test_through_restoring_at_scale_1(folder: Path, tmp_path: Path, ext: str) -> None:
+    targets = restoration_targets([folder], tmp_path, ext=ext)
+    assert all(restore_files(targets, Restorer(bicubic_generator(1)), Console()))
+    for source, target in targets.items():
+        before, after = read_picture(source), read_picture(target)
+        before = before.srgb() if before.gray and before.alpha is not None else before
+        np.testing.assert_array_equal(after.pixels, before.pixels)
+        assert after.profile == before.profile
+        assert (after.alpha is None) == (before.alpha is None)
+        if after.alpha is not None and before.alpha is not None:
+            np.testing.assert_array_equal(after.alpha, before.alpha)
