@@ -455,33 +455,24 @@ def plan_restoration(
         prefer = "raw" if args.weights_of == "raw" else "ema"
         generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer, console.warn)
     generator = at_scale(generator, args.scale or generator.network.scale)
-<<<<<<< HEAD
     restorer = builder(args, device)(generator, None)
     restorer.told({})
-    targets = restoration_targets(args.input, args.out, args.suffix, args.ext)
-    return RestorationPlan(restorer, targets, args.out, args.alpha, args.outscale, args.skip_existing)
+    targets = restoration_targets(args.input, args.out, args.suffix, args.ext, console)
+    how = (args.alpha, args.outscale, args.colour, args.skip_existing)
+    return RestorationPlan(restorer, targets, args.out, *how)
 
 
 def run_restoration(plan: RestorationPlan, processes: Processes, console: Console) -> int:
     """Restore image files. What cannot be read or written is named, the others go on; then the status is 1."""
     mine = dict(list(plan.targets.items())[processes.rank :: processes.world_size])
     todo = {source: target for source, target in mine.items() if not (plan.skip_existing and target.exists())}
-    failed, skipped = 0, len(mine) - len(todo)
-    with console.progress(len(todo), desc=f"restoring x{plan.outscale or plan.restorer.scale:g}") as progress:
-        for done in restore_files(todo, plan.restorer, console, plan.alpha, plan.outscale):
-=======
-    apply = restorer(generator, assumption(args), args, processes.device)
-    apply.told({})  # what is missing is said before any image is read
-    targets = restoration_targets(args.input, args.out, args.suffix, args.ext, console)
-    mine = dict(list(targets.items())[processes.rank :: processes.world_size])
-    todo = {s: t for s, t in mine.items() if not (args.skip_existing and t.exists())}
-    refused, skipped = unwritable(todo, args.outscale or apply.scale), len(mine) - len(todo)
+    factor, skipped = plan.outscale or plan.restorer.scale, len(mine) - len(todo)
+    refused = unwritable(todo, factor)
     for problem in refused.values():  # said before hours of work
         console.error(problem)
     todo, failed = {s: t for s, t in todo.items() if s not in refused}, len(refused)
-    with console.progress(len(todo), desc=f"restoring x{args.outscale or apply.scale:g}") as progress:
-        for done in restore_files(todo, apply, console, args.alpha, args.outscale, args.colour):
->>>>>>> e6c37d9 (Images are read by the library that reads them right: TIFF by tifffile, deep JPEG, JPEG 2000 and AVIF by imagecodecs, the rest by Pillow; profiles are carried or converted; a table of 170 files)
+    with console.progress(len(todo), desc=f"restoring x{factor:g}") as progress:
+        for done in restore_files(todo, plan.restorer, console, plan.alpha, plan.outscale, plan.colour):
             failed += not done
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))
