@@ -23,7 +23,8 @@ from data.prepare.tiles import Tiles
 from data.sources.folder import Folder
 from data.sources.lmdb import Lmdb
 from models.restoring.files import restoration_targets, restore_files
-from models.restoring.restorer import Restorer, bicubic_generator
+from models.restoring.generator import bicubic_generator
+from models.restoring.restorer import Restorer
 from utils.images.files import ImageError, list_images, read_image, read_picture
 from utils.logging import Console
 
