@@ -6,17 +6,16 @@ One process, or as many as torchrun starts, on the CPU or on GPUs. Reads top to 
 goes through the stages, `Trainer.train_step` is one iteration.
 """
 
-import argparse
 import signal
 import sys
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +35,8 @@ from models.training.watch import Watcher
 from utils.logging import Console, reserve, write_status
 from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
 from utils.options import files as option_files
-from utils.options.arguments import whole
-from utils.options.fields import OptionError
+from utils.options.arguments import Arg, Overrides, parse
+from utils.options.fields import Count, OptionError
 from utils.processes import distributed
 from utils.processes.distributed import AgreedError, Agreement, Processes
 from utils.processes.signals import handled
@@ -355,43 +354,50 @@ class Trainer:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--opt", type=Path, metavar="FILE", help="option file (YAML, or JSON with // comments)")
-    text = "override an option, such as degradation.steps.jpeg.prob=0"
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=text)
-    parser.add_argument("--stage", metavar="NAME", help="train this stage only")
-    text = "go on from the run's newest checkpoint (auto), from a given one, or start anew (none)"
-    parser.add_argument("--resume", default="auto", metavar="auto|none|PATH", help=text)
-    parser.add_argument("--resume-anyway", action="store_true", help="resume although options differ")
-    text = "where a stage's `iterations` are more than they were: start its learning-rate schedule anew"
-    parser.add_argument("--extend", action="store_true", help=text)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    text = "build everything, run two steps of each stage and one validation, leave nothing behind"
-    parser.add_argument("--dry-run", action="store_true", help=text)
-    text = "profile N iterations of the first stage (or of --stage): a trace, the largest costs, what the device idles"
-    parser.add_argument("--profile", type=whole(1), default=0, metavar="N", help=text)
-    parser.add_argument("--schema", action="store_true", help="write options/schema.json for editors")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Arguments:
+    """Train the stages of an option file."""
+
+    opt: Annotated[Path | None, Arg("FILE")] = None
+    """Option file (YAML, or JSON with // comments)."""
+    overrides: Overrides = ()
+    """Override an option, such as degradation.steps.jpeg.prob=0."""
+    stage: str | None = None
+    """Train this stage only."""
+    resume: Annotated[str, Arg("auto|none|PATH")] = "auto"
+    """Go on from the run's newest checkpoint (auto), from a given one, or start anew (none)."""
+    resume_anyway: bool = False
+    """Resume although options differ."""
+    extend: bool = False
+    """Where a stage's `iterations` are more than they were: start its learning-rate schedule anew."""
+    runs: Annotated[Path, Arg("DIR")] = Path("runs")
+    """Where run folders are made."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dry_run: bool = False
+    """Build everything, run two steps of each stage and one validation, leave nothing behind."""
+    profile: Count = 0
+    """Profile N iterations of the first stage (or of --stage): a trace, the largest costs, what the device idles."""
+    schema: bool = False
+    """Write options/schema.json for editors."""
+
+    def __post_init__(self) -> None:
+        if self.opt is None and not self.schema:
+            raise ValueError("--opt FILE is missing; try --opt options/quickstart.yml")
 
 
 def main() -> int:
     """Run the command line. Returns the exit status."""
-    args = arguments()
-    if args.schema:
+    args = parse(Arguments)
+    if args.schema or args.opt is None:
         Console().info(f"wrote {write_schema(Path(__file__).parent / 'options')}")
         return 0
-    if args.opt is None:
-        Console().error("--opt FILE is missing; try --opt options/quickstart.yml")
-        return 2
     console = Console()
     try:
         processes = distributed.start(args.device)
         console = Console(processes.rank)
         with distributed.together():
-            experiment, tree = load_experiment(args.opt, args.set)
+            experiment, tree = load_experiment(args.opt, args.overrides)
             if args.stage is not None and args.stage not in experiment.stages:
                 raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
         make_ready(experiment, tree, processes, console)
@@ -409,9 +415,7 @@ def main() -> int:
         distributed.stop()
 
 
-def train(
-    experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: argparse.Namespace
-) -> int:
+def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: Arguments) -> int:
     """Train in the run folder, with a lock on it and its status written there."""
     folder = args.runs / experiment.name
     status = partial(write_status, folder, console)
