@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from utils.options.components import Registry
-from utils.options.fields import NonNegative, PositiveInt
+from utils.options.fields import Count, NonNegative, PositiveInt
 
 
 class Loss(nn.Module):
@@ -21,9 +21,11 @@ class Loss(nn.Module):
 
     Attributes:
         needs: names of further inputs that the stage must supply as keywords: `sr_ema`, `lq`, logits.
+        compares: whether the target counts; else it is a wish about the output alone.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    compares: ClassVar[bool] = True
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not compute a loss")
@@ -31,12 +33,20 @@ class Loss(nn.Module):
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A loss as it stands in an option file: its weight, the target it sees, and in which iterations it counts."""
+    """A loss as it stands in an option file: its weight, the target it sees, and in which iterations it counts.
+
+    Over the first `ramp` iterations of a stage the weight grows linearly from nothing.
+    """
 
     loss: Loss
     weight: NonNegative = 1.0
     target: Literal["plain", "usm"] = "plain"
     every: PositiveInt = 1
+    ramp: Count = 0
+
+    def weight_at(self, step: int) -> float:
+        """The weight in the step with this number (from 1)."""
+        return self.weight * min(1.0, step / self.ramp) if self.ramp else self.weight
 
 
 LOSSES: Registry[Loss] = Registry("loss", "losses", protocol=Loss, entry=LossTerm)

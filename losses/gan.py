@@ -8,22 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import LOSSES, Loss
-from utils.options.fields import NonNegative
+from utils.options.fields import NonNegative, Prob
 from utils.processes.distributed import all_mean
 from utils.seeding import torch_generator
 
 Kind = Literal["vanilla", "ragan", "lsgan", "softplus", "hinge", "wgan"]
 
 
-def _cross_entropy(logits: Tensor, real: bool) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
-
-
-# What a discriminator minimises for logits of images that are real or not.
-_DISCRIMINATOR: dict[str, Callable[[Tensor, bool], Tensor]] = {
-    "vanilla": _cross_entropy,
-    "ragan": _cross_entropy,
-    "lsgan": lambda logits, real: F.mse_loss(logits, torch.full_like(logits, float(real))),
+# What a discriminator minimises for logits of images that have a label: with them the logits are compared, and without
+# them only whether images are real counts.
+_TO_LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "vanilla": F.binary_cross_entropy_with_logits,
+    "ragan": F.binary_cross_entropy_with_logits,
+    "lsgan": F.mse_loss,
+}
+_TO_KIND: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "softplus": lambda logits, real: F.softplus(-logits if real else logits).mean(),
     "hinge": lambda logits, real: F.relu(1 - logits if real else 1 + logits).mean(),
     "wgan": lambda logits, real: -logits.mean() if real else logits.mean(),
@@ -32,7 +31,7 @@ _DISCRIMINATOR: dict[str, Callable[[Tensor, bool], Tensor]] = {
 
 @LOSSES.register("gan")
 class GanLoss(Loss):
-    """Judge by a discriminator's logits of any shape (B, …); labels are 1 and 0, without smoothing.
+    """Judge by a discriminator's logits of any shape (B, …).
 
     Args:
         kind: `vanilla` (cross-entropy, Goodfellow et al. 2014); `softplus` (the same, written with softplus);
@@ -44,6 +43,8 @@ class GanLoss(Loss):
             (KAIR), or `all` logits (ESRGAN, RealSR).
         detach_means: whether ragan's discriminator sees the means as constants (KAIR) or learns through them as well
             (ESRGAN, RealSR). The values are equal.
+        real_label, fake_label: what logits are compared with, of vanilla, ragan and lsgan; 0.9 smooths the real one
+            (Salimans et al. 2016). A generator is told that its images are real.
         gather_means: average over all ranks, as if the global batch were on one device. Every rank must then
             come to this loss equally often.
 
@@ -51,7 +52,8 @@ class GanLoss(Loss):
         needs_real: whether the generator's loss needs the logits of real images too.
 
     Raises:
-        ValueError: for `wgan` without a gradient penalty: its critic is then unbounded.
+        ValueError: for `wgan` without a gradient penalty: its critic is then unbounded; for labels of a kind that has
+            none, or that are not real above fake.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("fake_logits", "real_logits")
@@ -63,14 +65,25 @@ class GanLoss(Loss):
         mean_over: Literal["batch", "all"] = "batch",
         detach_means: bool = True,
         gather_means: bool = False,
+        real_label: Prob = 1.0,
+        fake_label: Prob = 0.0,
     ) -> None:
         super().__init__()
+        if (real_label, fake_label) != (1, 0) and kind not in _TO_LABELS:
+            raise ValueError(f"real_label, fake_label: kind {kind} has no labels; {', '.join(_TO_LABELS)} have")
+        if real_label <= fake_label:
+            raise ValueError(f"real_label: found {real_label:g}, expected more than fake_label, {fake_label:g}")
+        self.labels = (fake_label, real_label)
         if kind == "wgan" and not gradient_penalty > 0:
             raise ValueError("kind wgan needs a gradient_penalty above 0 (10 is usual): nothing else bounds the critic")
         self.kind, self.gradient_penalty = kind, gradient_penalty
         self.mean_over, self.detach_means, self.gather_means = mean_over, detach_means, gather_means
         self.needs_real = kind == "ragan"
-        self._score = _DISCRIMINATOR[kind]
+
+    def _score(self, logits: Tensor, real: bool) -> Tensor:
+        if self.kind in _TO_LABELS:
+            return _TO_LABELS[self.kind](logits, torch.full_like(logits, self.labels[real]))
+        return _TO_KIND[self.kind](logits, real)
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:
         """Return the generator's loss; images are not looked at."""
@@ -109,9 +122,10 @@ class GanLoss(Loss):
     def accuracy(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Return the share of logits on the right side of the border between real and restored.
 
-        It is 0.5 of lsgan, the middle of both means of kinds whose logits count only against one another, else 0.
+        It is the middle of the labels of lsgan, that of both means of kinds whose logits count only against one
+        another, else 0.
         """
-        border: Tensor | float = 0.5 if self.kind == "lsgan" else 0.0
+        border: Tensor | float = sum(self.labels) / 2 if self.kind == "lsgan" else 0.0
         if self.kind in ("ragan", "wgan"):
             border = (real_logits.mean() + fake_logits.mean()) / 2
         return ((real_logits > border).float().mean() + (fake_logits < border).float().mean()) / 2

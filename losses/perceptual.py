@@ -1,10 +1,10 @@
-"""Perceptual and style loss on features of VGG19."""
+"""Perceptual and style loss on features of VGG."""
 
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,9 @@ Layer = Literal[
 ]  # fmt: skip
 Criterion = Literal["l1", "l2", "fro"]
 
-WEIGHTS_FILE = "vgg19-dcbb9e9d.pth"
+Vgg = Literal["vgg19", "vgg16"]
+FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
+_CONVOLUTIONS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # of each block; max-pooling stands between blocks
 DEFAULT_LAYERS: Mapping[str, float] = MappingProxyType(
     {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 )
@@ -28,7 +30,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @LOSSES.register("perceptual")
 class PerceptualLoss(Loss):
-    """Compare VGG19 features before their ReLU (Johnson et al., ECCV 2016, in ESRGAN's form), as BasicSR and KAIR.
+    """Compare VGG features before their ReLU (Johnson et al., ECCV 2016, in ESRGAN's form), as BasicSR and KAIR.
 
     The network is frozen: its weights are neither parameters nor part of any state. It ends at the last used layer.
     Images are RGB (B, 3, H, W) with sides from 16 up.
@@ -41,7 +43,10 @@ class PerceptualLoss(Loss):
         style_weight: weight of the style part, the same distance between Gram matrices; 0 leaves it out.
         input_norm: normalise images by ImageNet's mean and deviation first.
         range_norm: map images from [-1, 1] to [0, 1] before that.
-        weights: a file with torchvision's VGG19 weights; without it torchvision's own copy is used or downloaded.
+        weights: a file with torchvision's weights of the network; without it torchvision's own copy is used or
+            downloaded.
+        network: VGG19, or VGG16, which has no fourth convolution in its blocks.
+        after_relu: take features after their ReLU instead (Johnson et al.).
 
     Raises:
         ValueError: for layers without a weight above 0.
@@ -56,6 +61,8 @@ class PerceptualLoss(Loss):
         input_norm: bool = True,
         range_norm: bool = False,
         weights: str | None = None,
+        network: Vgg = "vgg19",
+        after_relu: bool = False,
     ) -> None:
         super().__init__()
         chosen = DEFAULT_LAYERS if layers is None else layers
@@ -64,7 +71,7 @@ class PerceptualLoss(Loss):
             raise ValueError("layers: no layer has a weight above 0")
         self.criterion: Criterion = criterion
         self.style_weight, self.input_norm, self.range_norm = style_weight, input_norm, range_norm
-        self.vgg, self._outputs = _vgg19(list(self.layers), weights)
+        self.vgg, self._outputs = _vgg(list(self.layers), weights, network, after_relu)
         for name, values in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -104,46 +111,59 @@ def _gram(features: Tensor) -> Tensor:
     return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
 
 
-def _vgg19(layers: Sequence[str], weights: str | None) -> tuple[nn.Sequential, dict[int, str]]:
-    """Return torchvision's VGG19 up to the last of these layers, and which of its modules are they by number."""
-    from torchvision.models import vgg19  # slow to import, and needed nowhere else
+def convolutions(network: Vgg) -> dict[str, int]:
+    """Return the number of each convolution in torchvision's `features`, by its name, in order."""
+    numbers, number = {}, 0
+    for block, count in enumerate(_CONVOLUTIONS[network], 1):
+        for i in range(1, count + 1):
+            numbers[f"conv{block}_{i}"] = number
+            number += 2  # the convolution and its ReLU
+        number += 1  # the pooling
+    return numbers
+
+
+def _vgg(
+    layers: Sequence[str], weights: str | None, network: Vgg, after_relu: bool
+) -> tuple[nn.Sequential, dict[int, str]]:
+    """Return torchvision's network up to the last of these layers, and which of its modules are they by number."""
+    numbers = convolutions(network)
+    if unknown := [name for name in layers if name not in numbers]:
+        raise ValueError(f"layers: found {', '.join(unknown)}, which {network} has not; name others by `layers`")
+    from torchvision import models  # slow to import, and needed nowhere else
 
     with torch.device("meta"):
-        vgg = vgg19().features
-    assert isinstance(vgg, nn.Sequential)
-    convolutions = [number for number, module in enumerate(vgg) if isinstance(module, nn.Conv2d)]
-    numbers = dict(zip(get_args(Layer), convolutions, strict=True))
-    outputs = {numbers[name]: name for name in layers}
-    vgg, state = vgg[: max(outputs) + 1], _load_weights(weights)
+        vgg = getattr(models, network)().features
+    outputs = {numbers[name] + after_relu: name for name in layers}
+    vgg, state = vgg[: max(outputs) + 1], _load_weights(weights, network)
     for number, module in enumerate(vgg):
         if isinstance(module, nn.ReLU):
             module.inplace = False  # it would write over the features that are wanted
         for part, _ in list(module.named_parameters()):
             key = f"features.{number}.{part}"
             if key not in state:
-                raise OptionError(f"{weights}: has no {key}, expected torchvision's VGG19 ({WEIGHTS_FILE})")
+                raise OptionError(f"{weights}: has no {key}, expected torchvision's {network} ({FILES[network]})")
             # Buffers rather than parameters: no optimizer can find them and no checkpoint carries their 80 MB.
             delattr(module, part)
             module.register_buffer(part, state[key].float(), persistent=False)
     return vgg, outputs
 
 
-def _load_weights(path: str | None) -> dict[str, Tensor]:
+def _load_weights(path: str | None, network: Vgg) -> dict[str, Tensor]:
     if path is not None:
         if not Path(path).is_file():
-            raise OptionError(f"weights: there is no file {path}, expected torchvision's VGG19 ({WEIGHTS_FILE})")
+            raise OptionError(f"weights: there is no file {path}, expected torchvision's {network} ({FILES[network]})")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
             raise OptionError(f"weights: {path} cannot be read as PyTorch weights ({error})") from error
-    from torchvision.models import VGG19_Weights
+    from torchvision.models import VGG16_Weights, VGG19_Weights
 
-    weights = VGG19_Weights.IMAGENET1K_V1
+    chosen = {"vgg19": VGG19_Weights, "vgg16": VGG16_Weights}[network].IMAGENET1K_V1
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
+        return dict(chosen.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise OptionError(
-            f"the VGG19 weights could not be downloaded ({error}); fetch {weights.url} elsewhere and put it into "
+            f"the {network} weights could not be downloaded ({error}); fetch {chosen.url} elsewhere and put it into "
             f"{folder}, or name the file under `weights:`"
         ) from error

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.restoring": NETWORKS | DEGRADING | {"models.weights"},
     "models.publishing": NETWORKS | DEGRADING | {"models.weights", "models.restoring"},
     "models.benchmarking": NETWORKS | DEGRADING | {"models.weights", "models.restoring", "models.training"},
+    "models.importing": {"utils", "degradations", "losses", "models.network", "models.training"},
     "models.ablating": DEGRADING | {"models.training", "models.benchmarking"},
 }
 FORK = "torch.random.fork_rng"

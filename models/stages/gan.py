@@ -84,7 +84,7 @@ class GanStage(Stage):
                 with torch.no_grad():
                     real = discriminator(batch.targets[self.gan_term.target]).float()
             fake = discriminator(sr).float()
-            losses[self.gan_name] = self.gan_term.weight * self.gan.generator(fake, real)
+            losses[self.gan_name] = self.gan_term.weight_at(step) * self.gan.generator(fake, real)
         return {**losses, "_colour_drift": colour_drift(sr, batch.lq)}
 
     def _loss_d(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:

@@ -193,7 +193,7 @@ def weighted(
         for name, term in losses.items():
             if step % term.every == 0:
                 needed = {key: extras[key].float() for key in term.loss.needs}
-                result[name] = term.weight * term.loss(sr.float(), targets[term.target].float(), **needed)
+                result[name] = term.weight_at(step) * term.loss(sr.float(), targets[term.target].float(), **needed)
     return result
 
 

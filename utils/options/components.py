@@ -110,6 +110,27 @@ class Eager:
     bare: bool = False
 
 
+def flat(value: Any, where: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """Every option of a checked tree by its dotted path, those that stand at their defaults too."""
+    if isinstance(value, Eager):
+        value = value.spec
+    if isinstance(value, Spec):
+        entry = None if value.registry is None else value.registry.entry
+        defaults = {**parameters_of(value.factory), **parameters_of(entry)}
+        kept = {k: p.default for k, p in defaults.items() if p.default is not MISSING}
+        inner: Mapping[str, Any] = {"type": value.name, **kept, **value.values, **value.wrapper}
+    elif isinstance(value, Mapping):
+        inner = value
+    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        inner = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    else:
+        return {where: list(value) if isinstance(value, tuple) else value}
+    found = {}
+    for key, item in inner.items():
+        found |= flat(item, f"{where}.{key}" if where else str(key))
+    return found
+
+
 # --- signatures ------------------------------------------------------------------------------------------------
 
 
@@ -424,10 +445,11 @@ class Registry(Generic[T]):
         """All registered names, sorted."""
         if not self._filled:
             self._filled = True
-            package = importlib.import_module(self.package)
+            name = __name__.removesuffix("utils.options.components") + self.package  # below `blind_sr.` where installed
+            package = importlib.import_module(name)
             for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
                 if module.name not in self.skip and not module.ispkg:
-                    importlib.import_module(f"{self.package}.{module.name}")
+                    importlib.import_module(f"{name}.{module.name}")
         return sorted(self._factories)
 
     def get(self, name: str) -> Callable[..., T]:
