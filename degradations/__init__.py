@@ -54,6 +54,7 @@ def check_degradation(
 ) -> tuple[Spec[Degradation], int]:
     """Return what `load_degradation` would build, checked but not built, and its scale. It raises the same."""
     presets = DEGRADATIONS.names()
+    tree: Mapping[str, Any]
     if isinstance(source, Mapping):
         tree, name = source, "the mapping"
     elif str(source) in presets:
