@@ -63,8 +63,8 @@ def check_degradation(
         tree, name = files.load(source), str(source)
     else:
         raise OptionError(f"{source}: is no option file (.yml, .json), and no preset: {', '.join(presets)}")
-    scale = scale or tree.get("scale")
-    if scale is None:
+    scale = tree.get("scale") if scale is None else scale
+    if not isinstance(scale, int):
         raise OptionError(f"{name}: tells no scale; give `scale`, how many times smaller the images become")
     if "type" not in tree and "degradation" not in tree:
         raise OptionError(f"{name}: found neither `degradation` nor `type`, expected an option file or a degradation")
