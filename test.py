@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import torch
 
+from models.ablating.page import write_page
+from models.ablating.report import report_of_results
 from models.benchmarking.benchmark import (
     BICUBIC,
     BenchmarkOptions,
@@ -126,8 +128,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
     if (args.dni or args.outscale) and not args.input:
         parser.error("--dni and --outscale go with images to restore (-i)")
-    if args.crop and args.input:
-        parser.error("--crop goes with --data, --real and --opt")
+    if (args.crop or args.page) and args.input:
+        parser.error("--crop and --page go with --data, --real and --opt")
     return args
 
 
@@ -158,6 +160,8 @@ def _benchmark_arguments(add: Callable[..., object]) -> None:
         help="default: psnr ssim; others: niqe:model=FILE, lpips, musiq=pyiqa:name=musiq",
     )
     add("--no-images", action="store_true", help="write the tables only")
+    text = "write page.html, too: a table that sorts, intervals, and images that zoom together"
+    add("--page", action="store_true", help=text)
     text = "a figure for a paper, PDF and PNG: this part of an image, in pixels of the result, as each row made it"
     add("--crop", nargs="+", default=[], metavar="IMAGE:X,Y,W,H", help=text)
 
@@ -303,6 +307,7 @@ class BenchmarkPlan:
         options: of the option file, or what the command line says in its place.
         cells: of the grid, where the options have one.
         outputs: what is written of images.
+        page: whether a page to read in a browser is written.
     """
 
     options: BenchmarkOptions
@@ -313,6 +318,7 @@ class BenchmarkPlan:
     build: Build
     cells: Cells
     outputs: Outputs
+    page: bool = False
 
 
 def plan_by_hand(args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
@@ -362,7 +368,9 @@ def _planned(
         if not any(crop.is_of(*name) for name in names):
             some = ", ".join("/".join(name) for name in names[:3])
             raise OptionError(f"--crop {crop}: no set has an image of this name; there are {some} ...")
-    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, outputs)
+    if args.page and options.grid is not None:
+        raise OptionError("--page: a grid has one number for many images; test on the set by itself")
+    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, outputs, args.page)
 
 
 def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -> int:
@@ -383,6 +391,9 @@ def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -
         facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
         report = write_results(folder, options.name, results, plan.measure, facts)
         images = " and the images" * plan.outputs.images + ", figures in figures/" * bool(plan.outputs.crops)
+        if plan.page:
+            write_page(report_of_results(options.name, plan.sets, results, plan.measure, folder), folder / "page.html")
+            console.info(f"the page to read: {folder / 'page.html'}")
         console.info(f"\n{report}\nresults (.md, .tex, .csv, .json), summary.csv{images} are in {folder}")
     return 0
 

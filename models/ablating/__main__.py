@@ -24,7 +24,7 @@ from utils.storage.lock import RunLock
 
 
 def arguments() -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--opt", type=Path, required=True, metavar="FILE", help="option file of an ablation (options/ablation)")
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the command line. Returns the exit status."""
+    """Run the command line. Return the exit status."""
     args, console = arguments(), Console()
     try:
         study = load_study(args.opt, args.set, args.runs)
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def run_all(study: Study, args: argparse.Namespace, console: Console) -> dict[str, str]:
-    """Trains and tests what is left to do. Returns what failed, with reasons."""
+    """Train and test what is left to do. Return what failed, with reasons."""
     todo, runs = prepare(study, args.device), study.runs()
     console.info(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them finished")
     if args.submit:
@@ -69,7 +69,7 @@ def run_all(study: Study, args: argparse.Namespace, console: Console) -> dict[st
 
 
 def tell(study: Study, failed: dict[str, str], console: Console) -> None:
-    """Writes the page and what goes into a paper, and says the verdicts."""
+    """Write the page and what goes into a paper, and say the verdicts."""
     report = gather(study, failed)
     page = study.folder / "report.html"
     write_page(report, page)

@@ -24,7 +24,7 @@ Table = dict[tuple[str, str], dict[str, float]]
 
 
 def gather(study: Study, failed: dict[str, str]) -> Report:
-    """The report of what is finished. Raises OptionError where there is nothing yet."""
+    """Return the report of what is finished. Raises OptionError where there is nothing yet."""
     runs = [run for run in study.runs() if is_trained(run)]
     tested = {run: {n: t for n, t in study.tests.items() if is_tested(run, n, t.tree)} for run in runs}
     scores, remarks = [], list[str]()
@@ -63,12 +63,12 @@ def gather(study: Study, failed: dict[str, str]) -> Report:
 
 
 def results(run: Run, test: str) -> Path:
-    """The table of a run's test."""
+    """Return the table of a run's test."""
     return run.folder / "test" / test / "results.csv"
 
 
 def read_scores(file: Path, row: str = NETWORK) -> Table:
-    """The scores of each image from a results.csv of test.py."""
+    """Return the scores of each image from a results.csv of test.py."""
     found: Table = {}
     with file.open(encoding="utf-8", newline="") as lines:
         for line in csv.DictReader(lines):
@@ -104,7 +104,7 @@ def _scores(test: Test, tables: dict[Run, Table], remarks: list[str]) -> list[Sc
 
 
 def changes(study: Study, name: str) -> list[tuple[str, str, str]]:
-    """What a variant has otherwise than the baseline: option, the baseline's value, its own."""
+    """Return what a variant has otherwise than the baseline: option, the baseline's value, its own."""
     base, own = study.variants[study.baseline], study.variants[name]
     paths = dict.fromkeys([*base.changes, *own.changes]) if name != study.baseline else {}
     found = [(path, _look_up(base.tree, path), _look_up(own.tree, path)) for path in paths]
@@ -144,7 +144,7 @@ def _curve(by_row: dict[str, list[dict[int, float]]]) -> Curve:
 
 
 def drawn_steps(study: Study, name: str) -> Sequence[Any]:
-    """The steps of the first plans of a variant, as its runs with the first seed draw them."""
+    """Return the steps of the first plans of a variant, as its runs with the first seed draw them."""
     experiment = study.experiments[name]
     stage, size = next(iter(experiment.stages)), (experiment.data.crop_size, experiment.data.crop_size)
     degradation = experiment.degradation.component(scale=experiment.scale)
@@ -152,7 +152,7 @@ def drawn_steps(study: Study, name: str) -> Sequence[Any]:
 
 
 def states(study: Study, trained: Sequence[Run], failed: dict[str, str]) -> dict[str, str]:
-    """Words about variants whose runs are not all there."""
+    """Return words about variants whose runs are not all there."""
     told = {}
     for name in study.variants:
         own = [run for run in study.runs() if run.variant == name]

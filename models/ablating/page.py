@@ -31,7 +31,7 @@ BINS = 24
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Writes the page, to be opened from disk."""
+    """Write the page, to be opened from disk."""
     data = json.dumps(page_data(report), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     template = TEMPLATE.read_text(encoding="utf-8")
     replace_text(path, template.replace("{{title}}", _escaped(report.name)).replace("{{data}}", data))
@@ -42,7 +42,7 @@ def _escaped(text: str) -> str:
 
 
 def page_data(report: Report) -> dict[str, Any]:
-    """All that the page knows, for JSON."""
+    """Return all that the page knows, for JSON."""
     return {
         "name": report.name,
         "baseline": report.baseline,
@@ -99,7 +99,7 @@ def _curves_data(report: Report) -> dict[str, Any]:
 
 
 def _histograms(report: Report) -> list[dict[str, Any]]:
-    """For each value that some row draws: its distribution in each row, over the same bins."""
+    """Return for each value that some row draws: its distribution in each row, over the same bins."""
     collected = {row: collect_drawn(samples) for row, samples in report.drawn.items() if any(samples)}
     keys = dict.fromkeys((step, key) for _, values in collected.values() for step in values for key in values[step])
     found = [{"title": "steps of a sample", **_counts({row: _lengths(report.drawn[row]) for row in report.drawn})}]
@@ -117,7 +117,7 @@ def _lengths(samples: Any) -> list[int]:  # noqa: ANN401
 
 
 def _counts(values: Mapping[str, list[Any]], totals: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Shares by bin and row; of a row's values, or of its samples (`totals`)."""
+    """Return shares by bin and row; of a row's values, or of its samples (`totals`)."""
     flat = [value for own in values.values() for value in own]
     if any(isinstance(value, (str, bool)) for value in flat) or (len(set(flat)) <= BINS and _all_whole(flat)):
         labels = sorted(set(flat), key=lambda value: (isinstance(value, str), value))
@@ -139,7 +139,7 @@ def _all_whole(values: list[Any]) -> bool:
 
 
 def _images(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """By set the images shown: the low-quality one, what each row made of it, and the ground truth."""
+    """Return by set the images shown: the low-quality one, what each row made of it, and the ground truth."""
     found: dict[str, list[dict[str, Any]]] = {}
     for tested in report.sets:
         name = tested.valid.name
@@ -162,7 +162,7 @@ def _images(report: Report) -> dict[str, list[dict[str, Any]]]:
 
 
 def _shown(report: Report, set_name: str, images: list[str]) -> set[str]:
-    """All images of a small set; else the worst and the best of each comparison."""
+    """Return all images of a small set; else the worst and the best of each comparison."""
     chosen: set[str] = set(images) if len(images) <= ALL_SHOWN else set()
     for scores in (scores for scores in report.scores if scores.set_name == set_name):
         for row in (row for row in scores.values if row != report.baseline and scores.number == report.judge_by):
@@ -188,7 +188,7 @@ def _pictures(lq: np.ndarray, restored: Mapping[str, np.ndarray], gt: np.ndarray
 
 
 def _window(images: list[np.ndarray], scale: int) -> tuple[int, int]:
-    """The corner of the part to show of a large image: where the rows differ most."""
+    """Return the corner of the part to show of a large image: where the rows differ most."""
     height, width = images[0].shape[:2]
     stack = np.stack([image.mean(axis=2) for image in images])
     sums = cv2.integral(stack.std(axis=0).astype(np.float32))

@@ -18,7 +18,7 @@ COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#5
 
 
 def write_paper(report: Report, folder: Path) -> list[Path]:
-    """Writes `report.md`, `table.tex` and the figures; returns the paths."""
+    """Write `report.md`, `table.tex` and the figures; return the paths."""
     paths = [folder / "report.md", folder / "table.tex"]
     replace_text(paths[0], markdown(report))
     replace_text(paths[1], latex(report))
@@ -26,7 +26,7 @@ def write_paper(report: Report, folder: Path) -> list[Path]:
 
 
 def markdown(report: Report) -> str:
-    """A table for each set and number, the verdicts, and the options that differ."""
+    """Return a table for each set and number, the verdicts, and the options that differ."""
     parts = [f"# {report.name}", f"Compared with {report.baseline}. Measured by {report.protocol}."]
     parts.append("\n".join(f"- {text}" for text in report.verdicts()))
     for scores in report.scores:
@@ -56,7 +56,7 @@ def _spread(scores: Scores, values: np.ndarray) -> str:
 
 
 def latex(report: Report) -> str:
-    """A booktabs table: the judged number on each set, and its difference to the baseline with the interval."""
+    """Return a booktabs table: the judged number on each set, and its difference to the baseline with the interval."""
     judged = report.judged()
     compared = [scores.compared(report.baseline, report.over_seeds) for scores in judged]
     lines = [r"\begin{tabular}{l" + "rr" * len(judged) + "}", r"\toprule"]
@@ -90,7 +90,7 @@ def _tex(text: str) -> str:
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
-    """Writes the intervals of each judged set, and each curve, as PDF."""
+    """Write the intervals of each judged set, and each curve, as PDF."""
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.figure import Figure
 

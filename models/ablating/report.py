@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from models.ablating.statistics import Difference, compare, holm, in_words
-from models.benchmarking.benchmark import BenchmarkSet
+from models.benchmarking.benchmark import BICUBIC, SMOOTHED, BenchmarkSet, Measure, SetResult
 from utils.seeding import generator
 
 
@@ -28,11 +28,11 @@ class Scores:
 
     @property
     def is_in_db(self) -> bool:
-        """Whether this is a PSNR."""
+        """Return whether this is a PSNR."""
         return self.number.startswith("PSNR")
 
     def text(self, value: float, sign: bool = False) -> str:
-        """A value with as many digits as are read."""
+        """Return a value with as many digits as are read."""
         return f"{value:{'+' if sign else ''}.{2 if self.is_in_db else 4}f}"
 
     def difference_by_image(self, row: str, baseline: str) -> np.ndarray:
@@ -41,7 +41,7 @@ class Scores:
         return (variant - base).mean(axis=0)
 
     def compared(self, baseline: str, over_seeds: bool = True) -> dict[str, Difference]:
-        """Every other row against the baseline, with Holm's correction over them."""
+        """Return every other row against the baseline, with Holm's correction over them."""
         found = {}
         for row in (row for row in self.values if row != baseline and baseline in self.values):
             variant, base = self._paired(row, baseline)
@@ -94,22 +94,22 @@ class Report:
     remarks: Sequence[str] = ()
 
     def judged(self) -> list[Scores]:
-        """The scores by which is judged: one number on every set that has it."""
+        """Return the scores by which is judged: one number on every set that has it."""
         return [scores for scores in self.scores if scores.number == self.judge_by]
 
     def effect(self, scores: Scores, difference: Difference) -> float:
-        """The difference worth knowing: as said for the judged number, else half of what is uncertain now."""
+        """Return the difference worth knowing: as said for the judged number, else half of what is uncertain now."""
         if scores.number == self.judge_by:
             return self.smallest
         return float(f"{max(difference.high - difference.low, 1e-6) / 4:.1g}")
 
     def words(self, scores: Scores, difference: Difference) -> str:
-        """What may be said of a difference."""
+        """Return what may be said of a difference."""
         effect = self.effect(scores, difference)
         return in_words(difference, effect, scores.number, scores.higher_is_better)
 
     def verdicts(self) -> list[str]:
-        """A sentence for each set and row."""
+        """Return a sentence for each set and row."""
         return [
             f"{scores.set_name}, {scores.number}: {row} against {self.baseline}: {self.words(scores, difference)}"
             for scores in self.judged()
@@ -117,7 +117,41 @@ class Report:
         ]
 
 
+def report_of_results(
+    name: str, sets: Sequence[BenchmarkSet], results: Sequence[SetResult], measure: Measure, folder: Path
+) -> Report:
+    """Return the report of checkpoints, from their results and the images written to `folder`: compared with the first
+    checkpoint, or with bicubic if there is one alone."""
+    rows = list(results[0].scores)
+    checkpoints = [row for row in rows if row not in (BICUBIC, SMOOTHED)]
+    higher = {metric: measure.metrics[metric].higher_is_better for metric in measure.metrics}
+    scores, remarks = [], [f"{result.name}: {remark}" for result in results for remark in result.remarks]
+    for result in results:
+        for number in result.columns:
+            images = [
+                i for i in result.scores[rows[0]] if all(np.isfinite(s[i][number]) for s in result.scores.values())
+            ]
+            if left_out := [image for image in result.scores[rows[0]] if image not in images]:
+                remarks.append(f"{result.name}, {number}: {', '.join(left_out)}: without a finite score, left out")
+            if images:
+                values = {r: np.array([[s[i][number] for i in images]]) for r, s in result.scores.items()}
+                which = higher[number.rpartition(" ")[0]]
+                scores.append(Scores(result.name, number, images, {row: [0] for row in values}, values, which))
+    return Report(
+        name=name,
+        baseline=checkpoints[0] if len(checkpoints) > 1 else BICUBIC,
+        rows=list(dict.fromkeys(row for result in results for row in result.scores)),
+        scores=scores,
+        sets=list(sets),
+        protocol=str(measure),
+        judge_by=measure.columns[0],
+        over_seeds=False,
+        pictures={row: {result.name: folder / result.name / row for result in results} for row in rows},
+        remarks=remarks,
+    )
+
+
 def deviation(values: np.ndarray) -> float:
-    """How far the means of seeds lie apart: their standard deviation, NaN for one."""
+    """Return how far the means of seeds lie apart: their standard deviation, NaN for one."""
     means = values.mean(axis=1)
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")

@@ -47,30 +47,30 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 def is_trained(run: Run) -> bool:
-    """Whether train.py says so, and the last checkpoint is there."""
+    """Return whether train.py says so, and the last checkpoint is there."""
     return read_json(run.folder / "status.json").get("state") == "finished" and final_checkpoint(run) is not None
 
 
 def final_checkpoint(run: Run) -> Path | None:
-    """The checkpoint at the end of the last stage."""
+    """Return the checkpoint at the end of the last stage."""
     last = list(run.iterations)[-1]
     return Checkpoints(run.folder / "checkpoints").finished(last)
 
 
 def is_tested(run: Run, test: str, tree: Mapping[str, Any]) -> bool:
-    """Whether the results of this very test are there."""
+    """Return whether the results of this very test are there."""
     folder = run.folder / "test" / test
     stored = folder / TESTED
     return (folder / "results.csv").is_file() and stored.is_file() and option_files.load(stored) == tree
 
 
 def is_finished(run: Run, study: Study) -> bool:
-    """Whether nothing is left to do."""
+    """Return whether nothing is left to do."""
     return is_trained(run) and all(is_tested(run, name, test.tree) for name, test in study.tests.items())
 
 
 def reached(run: Run) -> tuple[str, int]:
-    """The stage that a run is in, and the iterations that it has behind it in all stages, as far as its log tells."""
+    """Return the stage that a run is in, and its iterations so far in all stages, as its log tells them."""
     names, lines = list(run.iterations), run.folder / "metrics.jsonl"
     try:
         with lines.open("rb") as file:
@@ -83,7 +83,7 @@ def reached(run: Run) -> tuple[str, int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; nothing where there is none, or half of one."""
+    """Return a JSON file; nothing where there is none, or half of one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -108,7 +108,7 @@ class Work:
     child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def __call__(self, environment: Mapping[str, str] | None = None) -> str:
-        """Does it. Returns nothing, or a sentence about what went wrong."""
+        """Do it. Return nothing, or a sentence about what went wrong."""
         self.stopping = False
         while not self.stopping and _is_held(self.run.folder):
             time.sleep(POLL)  # an earlier ablation was killed, but not this run of it, which goes on
@@ -160,7 +160,7 @@ class Work:
         return (errors or [f"it ended with status {status}"])[-1].removeprefix("error: ")
 
     def stop(self) -> None:
-        """Asks the processes to save and end."""
+        """Ask the processes to save and end."""
         self.stopping = True
         if (child := self.child) is not None and child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
@@ -188,7 +188,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def prepare(study: Study, device: str) -> list[Work]:
-    """Writes the option files of what is left to do, and returns it."""
+    """Write the option files of what is left to do, and return it."""
     tests = {name: study.folder / "options" / f"test-{name}.yml" for name in study.tests}
     (study.folder / "options").mkdir(parents=True, exist_ok=True)
     for name, test in study.tests.items():
@@ -204,7 +204,7 @@ def prepare(study: Study, device: str) -> list[Work]:
 
 
 def dry_run(study: Study, device: str) -> str:
-    """Lets train.py try each variant out. Returns the list of runs, with parameters, iterations and hours; nothing is
+    """Let train.py try each variant out. Return the list of runs, with parameters, iterations and hours; nothing is
     left behind.
 
     Raises OptionError naming a variant that cannot be trained.
@@ -234,7 +234,7 @@ def dry_run(study: Study, device: str) -> str:
 
 
 def read_table(text: str, first: str) -> list[dict[str, str]]:
-    """The lines of a table of `utils.logging.table` whose first column has this name."""
+    """Return the lines of a table of `utils.logging.table` whose first column has this name."""
     lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
     start = next((i for i, cells in enumerate(lines) if cells[0] == first), len(lines))
     return [dict(zip(lines[start], cells, strict=True)) for cells in lines[start + 2 :]]
@@ -270,7 +270,7 @@ class Here:
             self._shares.put(share(place, size, processes))
 
     def submit(self, work: Work) -> Doing:
-        """Starts it in a thread that waits for its processes."""
+        """Start it in a thread that waits for its processes."""
         self._working.append(work)
         return self._pool.submit(self._do, work)
 
@@ -283,13 +283,13 @@ class Here:
             self._working.remove(work)
 
     def stop(self) -> None:
-        """Asks all that work to save and end."""
+        """Ask all that work to save and end."""
         for work in list(self._working):
             work.stop()
 
 
 def share(place: int, places: int, processes: int) -> dict[str, str]:
-    """The environment of one of several runs side by side: threads, and GPUs where there are some."""
+    """Return the environment of one of several runs side by side: threads, and GPUs where there are some."""
     own = int(os.environ.get("OMP_NUM_THREADS", 2**30))
     cores = min(len(os.sched_getaffinity(0)), own * places * processes)
     found = {"OMP_NUM_THREADS": str(max(1, cores // (places * processes)))}
@@ -316,12 +316,12 @@ class Submitted:
         self._jobs: list[Any] = []
 
     def submit(self, work: Work) -> Doing:
-        """Hands it in."""
+        """Hand it in."""
         self._jobs.append(self._executor.submit(work))
         return self._jobs[-1]
 
     def stop(self) -> None:
-        """Takes back what is not finished."""
+        """Take back what is not finished."""
         for job in self._jobs:
             if not job.done():
                 job.cancel()
@@ -331,7 +331,7 @@ class Submitted:
 
 
 def conduct(study: Study, todo: Sequence[Work], crew: Crew, console: Console) -> dict[str, str]:
-    """Does all work that is left, and shows how far it is. A failure ends a variant. Returns the reasons of runs that
+    """Do all work that is left, and show how far it is. A failure ends a variant. Return the reasons of runs that
     failed or were left out.
 
     Raises Stopped when a signal asked for it.

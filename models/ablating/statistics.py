@@ -45,7 +45,7 @@ class Difference:
 
     @property
     def is_seen(self) -> bool:
-        """Whether it is more than chance, also among all variants."""
+        """Return whether it is more than chance, also among all variants."""
         return self.p_holm < LEVEL and (self.seeds > 1 or not self.over_seeds)
 
 
@@ -57,7 +57,7 @@ def compare(
     over_seeds: bool = True,
     draws: int = DRAWS,
 ) -> Difference:
-    """The difference of two score arrays (seeds, images) with its interval, by a paired hierarchical bootstrap.
+    """Return the difference of two score arrays (seeds, images) with its interval, by a paired hierarchical bootstrap.
 
     Images are drawn with replacement, and of each draw the mean over its images is taken for every seed. Seeds are too
     few to be drawn so: of three, the spread among draws is too small by a third and its tails are cut off. Their part
@@ -111,8 +111,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(d: Difference, effect: float) -> int | None:
-    """How many seeds in all would show a difference of `effect` in four experiments of five, or None if no number
-    would on these images."""
+    """Return how many seeds in all would show a difference of `effect` in four experiments of five, or None if no
+    number would on these images."""
 
     def shown(seeds: int) -> bool:
         error = math.hypot(d.seed_deviation / math.sqrt(seeds), d.image_deviation / math.sqrt(d.images))
@@ -126,7 +126,7 @@ def seeds_needed(d: Difference, effect: float) -> int | None:
 
 
 def in_words(d: Difference, effect: float, number: str, higher_is_better: bool = True) -> str:
-    """What may be said of a difference, and what not."""
+    """Return what may be said of a difference, and what not."""
     unit = " dB" if number.startswith("PSNR") else ""
     digits = 2 if unit else 4
     size = f"{abs(d.mean):.{digits}f}{unit}"

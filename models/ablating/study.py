@@ -104,7 +104,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run, which is its folder's."""
+        """Return the name of the run, which is its folder's."""
         return self.folder.name
 
 
@@ -121,7 +121,7 @@ class Study:
     tests: dict[str, Test]
 
     def runs(self) -> list[Run]:
-        """All runs, seed after seed, so that every variant has a result as soon as can be."""
+        """Return all runs, seed after seed, so that every variant has a result as soon as can be."""
         found = []
         for seed, (name, variant) in itertools.product(self.options.seeds, self.variants.items()):
             folder = self.folder / f"{name}-s{seed}"
@@ -131,12 +131,12 @@ class Study:
 
     @property
     def judge_by(self) -> str:
-        """The number of the verdicts."""
+        """Return the number of the verdicts."""
         return self.options.judge_by or next(iter(self.tests.values())).measure.columns[0]
 
 
 def load_study(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) -> Study:
-    """Reads and checks an ablation: all variants as whole option files, and what they are tested on.
+    """Read and check an ablation: all variants as whole option files, and what they are tested on.
 
     Raises OptionsError with every problem of all variants; what they share is said once.
     """
@@ -171,8 +171,8 @@ def load_study(path: Path, overrides: Sequence[str] = (), runs: Path = Path("run
 
 
 def _share(tree: dict[str, Any], options: AblationOptions, problems: list[Problem]) -> dict[str, Any]:
-    """The options that all runs share: the budget, and validation sets whose degradation is written out, so that no
-    variant is judged on images of its own."""
+    """Return the options that all runs share: the budget, and validation sets whose degradation is written out, so
+    that no variant is judged on images of its own."""
     data, stages = tree.get("data"), tree.get("stages")
     if isinstance(data, Mapping) and isinstance(data.get("validation"), Mapping) and "degradation" in tree:
         own = {"degradation": tree["degradation"]}
@@ -252,7 +252,7 @@ def _problems_of(tree: Mapping[str, Any], where: str) -> list[Problem]:
 
 
 def _check_variants(variants: Mapping[str, Variant], problems: list[Problem]) -> dict[str, Experiment]:
-    """The experiments of the variants that have no mistakes. A mistake of all variants is told once, without a name."""
+    """Return the experiments of variants without mistakes. A mistake of all variants is told once, without a name."""
     experiments: dict[str, Experiment] = {}
     wrong: dict[str, list[Problem]] = {}
     for name, variant in variants.items():
@@ -302,7 +302,7 @@ def _tests(
     beside: Path,
     problems: list[Problem],  # noqa: ANN401
 ) -> dict[str, Test]:
-    """What the runs are tested on, by the name of its folder."""
+    """Return what the runs are tested on, by the name of its folder."""
     sets = {name: entry for name, entry in shared["data"].get("validation", {}).items() if entry is not None}
     wanted = list(sets) if options.test is None else list(options.test)
     trees: dict[str, dict[str, Any]] = {}
@@ -359,7 +359,7 @@ def _check_numbers(options: AblationOptions, tests: Mapping[str, Test]) -> list[
 
 
 def _check_built(experiments: Mapping[str, Experiment], tests: Mapping[str, Test]) -> list[Problem]:
-    """Builds sources and networks once, and looks for test images among those trained on."""
+    """Build sources and networks once, and look for test images among those trained on."""
     held_out = {
         tested.valid.name: tested.valid.entry.source
         for test in tests.values()
@@ -393,7 +393,7 @@ def _check_built(experiments: Mapping[str, Experiment], tests: Mapping[str, Test
 
 
 def _check_folder(folder: Path) -> list[Problem]:
-    """That the folder of the runs can be made, and written to."""
+    """Say where the folder of the runs cannot be made, or not be written to."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

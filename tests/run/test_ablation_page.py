@@ -1,5 +1,7 @@
 """The page in headless Chromium, opened from disk and clicked."""
 
+import base64
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from models.ablating.page import write_page
 from models.ablating.paper import latex, markdown, write_figures
 from models.ablating.report import Curve, Report, Scores
 from models.benchmarking.benchmark import BenchmarkSet
+from tests.run.test_test_py import SRVGG, run, save_ours
 from tests.run.tiny import pictures
 from utils.seeding import generator
 
@@ -157,7 +160,17 @@ def test_a_page_holds_what_it_needs(report: Report, tmp_path: Path) -> None:
     assert cv2.imdecode(np.frombuffer(_first_image(text), np.uint8), cv2.IMREAD_COLOR).shape == (16, 20, 3)
 
 
-def _first_image(text: str) -> bytes:
-    import base64
+def test_test_py_writes_the_page_for_checkpoints(tmp_path: Path) -> None:
+    pictures(tmp_path / "gt", count=3)
+    weights = [f"{name}={save_ours(tmp_path / f'{name}.safetensors', SRVGG, seed)}" for seed, name in enumerate("ab")]
+    done = run("--weights", *weights, "--data", "Set5=gt", "-o", "out", "--page", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert data["baseline"] == "a" and data["rows"] == ["bicubic", "a", "b"]
+    assert {image["name"] for image in data["images"]["Set5"]} == {"0", "1", "2"}
+    assert "of these very weights" in done.stdout + text or "no difference can be seen on 3 images" in text
 
+
+def _first_image(text: str) -> bytes:
     return base64.b64decode(text.split("data:image/webp;base64,")[1].split('"')[0])
