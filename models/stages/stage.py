@@ -26,8 +26,8 @@ class Handover:
     """Where a stage starts from: an earlier stage of this file by name, or a checkpoint (ours or published).
 
     `weights` chooses the averaged or the raw ones; `carry` names what is taken over of a stage. Beside a `checkpoint`
-    of the generator, `network_d` is a file with the discriminator's weights. Iteration, schedule and moving average
-    start anew.
+    of the generator, `network_d` is a file with the discriminator's weights. A file must hold every weight of its
+    network, unless `partial` says that the others may start fresh. Iteration, schedule and moving average start anew.
     """
 
     stage: str | None = None
@@ -35,12 +35,15 @@ class Handover:
     weights: Literal["ema", "raw"] = "ema"
     carry: tuple[Literal["network_g", "network_d", "contrastive", "optimizer"], ...] = ("network_g",)
     network_d: str | None = None
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if (self.stage is None) == (self.checkpoint is None):
             raise ValueError("expected either `stage: NAME` or `checkpoint: PATH`, found both or neither")
         if self.network_d is not None and self.checkpoint is None:
             raise ValueError("`network_d: PATH` goes with `checkpoint`; from a stage, carry: [network_g, network_d]")
+        if self.partial and self.checkpoint is None:
+            raise ValueError("`partial: true` goes with `checkpoint`; a stage hands over every weight")
 
 
 @dataclass(frozen=True)

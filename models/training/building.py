@@ -14,7 +14,7 @@ from models.networks.batch_norm import GlobalBatchNorm2d
 from models.stages.stage import Handover, Stage
 from models.training.experiment import Experiment, build_generator, check_experiment
 from models.weights.files import weight_files
-from models.weights.load import load_weights
+from models.weights.load import LoadReport, advice, load_weights, read_weights
 from utils.logging import Console
 from utils.options.fields import OptionError
 from utils.processes import distributed
@@ -59,11 +59,10 @@ def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stag
 
 def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
     """Build a stage to come once, so that what only a constructor sees is said now and not after days."""
-    build_stage(experiment, name, processes)
-    start = experiment.settings(name).init_from
-    for key in ("checkpoint", "network_d"):
-        if start is not None and (path := getattr(start, key)) is not None and not Path(path).exists():
-            raise AgreedError(f"stages.{name}.init_from.{key}: there is no {path}")
+    stage, start = build_stage(experiment, name, processes), experiment.settings(name).init_from
+    if start is not None and start.checkpoint is not None:
+        with distributed.together():
+            hand_over(stage, name, start, Checkpoints("."))
 
 
 def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Checkpoints) -> str:
@@ -85,17 +84,29 @@ def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Chec
 
 def take_files(stage: Stage, start: Handover, path: Path) -> str:
     """Fill a stage's networks from weight files, ours or published. Return what fitted, and what starts anew."""
-    network = stage.networks["network_g"]
-    report = load_weights(network, weight_files(path, start.weights)[0], prefer=start.weights, strict=False)
+    network, file = stage.networks["network_g"], weight_files(path, start.weights)[0]
+    report = load_weights(network, file, prefer=start.weights, strict=False)
+    hint = "" if report.complete else advice(read_weights(file, start.weights))
     if len(report.missing) + len(report.mismatched) == len(network.state_dict()):
-        raise AgreedError(f".checkpoint: nothing in {path} fits: {report}")
+        raise AgreedError(f".checkpoint: nothing in {path} fits: {report}\n  {hint}")
+    require_every_weight(report, start, f".checkpoint: {path}", hint)
     if start.network_d is None:
         others = [*(other for other in stage.networks if other != "network_g"), "optimizer"]
         return f"{report}; anew start: {', '.join(others)}"
     if "network_d" not in stage.networks:
         raise AgreedError(".network_d: this stage has no discriminator")
     report_d = load_weights(stage.networks["network_d"], start.network_d, prefer=start.weights, strict=False)
+    require_every_weight(report_d, start, f".network_d: {start.network_d}", "give a file of this discriminator")
     return f"{report}; its discriminator from {start.network_d}: {report_d}"
+
+
+def require_every_weight(report: LoadReport, start: Handover, where: str, hint: str) -> None:
+    """Raise AgreedError for a file that leaves weights at their random start, unless that is wished for."""
+    if (fresh := len(report.missing) + len(report.mismatched)) and not start.partial:
+        raise AgreedError(
+            f"{where} does not fill the network, {fresh} weights would start from random values: {report}\n"
+            f"  {hint}, or let them start fresh: init_from: {{partial: true, ...}}"
+        )
 
 
 def take_stage(stage: Stage, start: Handover, checkpoints: Checkpoints) -> None:

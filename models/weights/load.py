@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.weights.guess import guess_network
+from models.weights.guess import UnknownNetwork, guess_network
 from models.weights.key_styles import State, canonical_names, is_contrastive
 from models.weights.kinds import file_kind
 from models.weights.layouts import Prefer, flat_tensors, unwrap
@@ -196,13 +196,18 @@ def _complaint(name: str, report: LoadReport, found: State, wanted: State) -> st
     lines += _listed("missing in the file", [f"{key} {_shape(wanted[key])}" for key in report.missing])
     lines += _listed("unknown to the network", [f"{key} {_shape(found[key])}" for key in report.unexpected])
     lines += _listed("of another shape", _shapes(report))
+    lines.append(f"  {advice(found)}")
+    return "\n".join(lines)
+
+
+def advice(found: State) -> str:
+    """What to do with weights that do not fit a network."""
     try:
         options = ", ".join(f"{key}: {value}" for key, value in guess_network(found).items())
-        advice = f"the file looks like {{{options}}}: set the network so"
-    except OptionError:
-        advice = "set the network's options to those the file was made with"
-    lines.append(f"  {advice}, or load without strict to take what fits by name")
-    return "\n".join(lines)
+        return f"the file looks like {{{options}}}: set the network so"
+    except OptionError as error:
+        known = not isinstance(error, UnknownNetwork)
+        return str(error) if known else "set the network's options to those the file was made with"
 
 
 def _listed(title: str, items: list[str]) -> list[str]:

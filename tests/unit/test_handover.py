@@ -41,7 +41,7 @@ def test_an_x4_generator_into_x2_says_what_was_dropped(tmp_path: Path) -> None:
     """All but the first convolution fits, since x2 begins with a pixel-unshuffle (Real-ESRGAN's x2plus)."""
     source, stage = generator(4), PsnrStage(generator(2), {"l1": LossTerm(LOSSES.check("l1").component())})
     path = saved(source, tmp_path / "x4.pth", "params_ema")
-    text = hand_over(stage, "psnr", Handover(checkpoint=str(path)), CHECKPOINTS)
+    text = hand_over(stage, "psnr", Handover(checkpoint=str(path), partial=True), CHECKPOINTS)
     assert "of another shape, dropped (1)" in text and "conv_first.weight" in text
     found = stage.networks["network_g"].state_dict()
     for name, weight in source.state_dict().items():
@@ -84,3 +84,24 @@ def test_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
         hand_over(gan_stage(generator(2)), "gan", Handover(checkpoint=str(path)), CHECKPOINTS)
     with pytest.raises(ValueError, match="goes with `checkpoint`"):
         Handover(stage="psnr", network_d="d.pth")
+
+
+def test_refuses_to_start_with_random_weights_unless_told(tmp_path: Path) -> None:
+    """A file of fewer blocks leaves the others at random: a wrong start, however well the rest fits."""
+    small = NETWORKS.build({"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 4}, scale=4)
+    large = NETWORKS.build({"type": "rrdbnet", "num_feat": 8, "num_block": 2, "num_grow_ch": 4}, scale=4)
+    path, stage = saved(small, tmp_path / "small.pth", "params"), gan_stage(large)
+    with pytest.raises(AgreedError, match=r"gan\.init_from\.checkpoint: .*small\.pth does not fill") as caught:
+        hand_over(stage, "gan", Handover(checkpoint=str(path)), CHECKPOINTS)
+    for part in ("30 weights would start from random", "body.1.rdb1.conv1.weight", "num_block: 1", "partial: true"):
+        assert part in str(caught.value)
+    text = hand_over(stage, "gan", Handover(checkpoint=str(path), partial=True), CHECKPOINTS)
+    assert "missing in the file, left as it was (30)" in text
+    other = saved(NETWORKS.build({"type": "unet_sn", "num_feat": 6}), tmp_path / "d.pth", "params")
+    whole = saved(large, tmp_path / "large.pth", "params")
+    with pytest.raises(AgreedError, match=r"init_from\.network_d: .*d\.pth does not fill"):
+        hand_over(stage, "gan", Handover(checkpoint=str(whole), network_d=str(other)), CHECKPOINTS)
+    with pytest.raises(AgreedError, match="a discriminator"):
+        hand_over(stage, "gan", Handover(checkpoint=str(other)), CHECKPOINTS)
+    with pytest.raises(ValueError, match="partial: true` goes with `checkpoint"):
+        Handover(stage="psnr", partial=True)
