@@ -91,9 +91,20 @@ class DAConv(nn.Module):
         batch, channels, height, width = x.shape
         filter_code, attention_code = self.codes(x, code)
         filters = self.kernel(filter_code).view(-1, 1, 3, 3)
-        filtered = F.conv2d(x.reshape(1, -1, height, width), filters, padding=1, groups=batch * channels)
+        if torch.compiler.is_exporting():  # programs such as ONNX know no number of groups that is the batch's
+            filtered = _filtered_by_shifts(x, filters.view(batch, channels, 9))
+        else:
+            filtered = F.conv2d(x.reshape(1, -1, height, width), filters, padding=1, groups=batch * channels)
         filtered = F.leaky_relu(filtered.view(batch, channels, height, width), 0.1)
         return self.conv(filtered) + self.ca(x, attention_code)
+
+
+def _filtered_by_shifts(x: Tensor, filters: Tensor) -> Tensor:
+    """Correlates each channel of (B, C, h, w) with a 3x3 filter of its own, (B, C, 9) row by row, around zeros."""
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (1, 1, 1, 1))
+    shifts = [padded[..., dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
+    return sum((shift * filters[..., i, None, None] for i, shift in enumerate(shifts)), torch.zeros_like(x))
 
 
 class DABlock(nn.Module):

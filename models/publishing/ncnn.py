@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from models.weights.kinds import NCNN_MAGIC
 from models.weights.ncnn import FLOAT16
-from models.weights.ncnn_graph import WEIGHTED, Layer, Value, graph_of
+from models.weights.ncnn_graph import INPUT, OUTPUT, WEIGHTED, Layer, Value, graph_of
 from utils.options.fields import OptionError
 
 KINDS = ("rrdbnet", "srvgg")
@@ -90,3 +92,19 @@ def weight_bytes(layers: Sequence[Layer], state: Mapping[str, Tensor], half: boo
 def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict with the weights of convolutions rounded to float16, as `ncnn_files` writes them."""
     return {key: value.to(torch.float16).float() if value.ndim == 4 else value.clone() for key, value in state.items()}
+
+
+def run_ncnn(param: Path, lq: Tensor) -> Tensor:
+    """What ncnn makes of an image (1, C, h, w) on the CPU, computing in float32."""
+    try:
+        runtime = import_module("ncnn")
+    except ImportError as error:
+        raise OptionError("ncnn: it is not installed; pip install -e '.[publish]'") from error
+    net = runtime.Net()
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, name, False)
+    if net.load_param(str(param)) or net.load_model(str(param.with_suffix(".bin"))):
+        raise OptionError(f"{param}: ncnn cannot read it")
+    extractor, pixels = net.create_extractor(), lq[0].contiguous().numpy()  # ncnn reads the array where it lies
+    extractor.input(INPUT, runtime.Mat(pixels))
+    return torch.from_numpy(np.array(extractor.extract(OUTPUT)[1]))[None]
