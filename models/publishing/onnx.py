@@ -45,7 +45,7 @@ def write_onnx(network: Network, channels: int, path: Path, half: bool = False) 
         )
     _needed("onnxscript")
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    example = torch.rand(2, channels, 8 * network.size_multiple, 12 * network.size_multiple)
+    example = torch.full((2, channels, 8 * network.size_multiple, 12 * network.size_multiple), 0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own parts
         torch.onnx.export(
