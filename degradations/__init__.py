@@ -63,10 +63,10 @@ def check_degradation(
         tree, name = files.load(source), str(source)
     else:
         raise OptionError(f"{source}: is no option file (.yml, .json), and no preset: {', '.join(presets)}")
-    scale = tree.get("scale") if scale is None else scale
-    if not isinstance(scale, int):
+    told: Any = tree.get("scale") if scale is None else scale
+    if not isinstance(told, int):
         raise OptionError(f"{name}: tells no scale; give `scale`, how many times smaller the images become")
     if "type" not in tree and "degradation" not in tree:
         raise OptionError(f"{name}: found neither `degradation` nor `type`, expected an option file or a degradation")
     options = {k: v for k, v in tree.items() if k != "scale"} if "type" in tree else tree["degradation"]
-    return DEGRADATIONS.check(options, "degradation", scale=scale), scale
+    return DEGRADATIONS.check(options, "degradation", scale=told), told

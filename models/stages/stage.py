@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from degradations import Batch
 from losses import LossTerm
 from utils.optim import Schedule, default_schedule
-from utils.options.components import Eager, Registry
+from utils.options.components import Eager, Registry, Spec
 from utils.options.fields import Count, Positive, PositiveInt, Prob
 
 Memo = dict[str, Tensor]
@@ -203,3 +203,10 @@ def weighted(
 def colour_drift(sr: Tensor, lq: Tensor) -> Tensor:
     """Return the largest difference of a batch's mean colour between output and input, in 8-bit levels; a scalar."""
     return (sr.detach().float().mean((0, 2, 3)) - lq.float().mean((0, 2, 3))).abs().max() * 255
+
+
+def not_rgb(network: Spec[Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the channels of a network that is to be trained: (option, sentence) pairs."""
+    text = "but training images, degradations and metrics are RGB; expected 3 (restoring takes gray networks)"
+    channels = {option: network.values.get(option, 3) for option in ("num_in_ch", "num_out_ch", "out_nc")}
+    return [(option, f"found {count}, {text}") for option, count in channels.items() if count != 3]

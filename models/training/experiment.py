@@ -19,7 +19,7 @@ from degradations import Degradation
 from degradations.plan import MissingPoolError
 from losses import LossTerm
 from models.network import Network
-from models.stages.stage import Stage, StageSettings
+from models.stages.stage import Stage, StageSettings, not_rgb
 from models.training.performance import Performance
 from utils.metrics import Metric
 from utils.optim import Init
@@ -125,6 +125,7 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
     problems = []
     if getattr(experiment.network_g.factory, "role", "generator") != "generator":
         problems.append(Problem("network_g", f"`{experiment.network_g.name}` is a discriminator, expected a generator"))
+    problems += [Problem(f"network_g.{option}", text) for option, text in not_rgb(experiment.network_g)]
     if not experiment.data.train:
         problems.append(Problem("data.train", "names no source of training images"))
     if not experiment.stages:

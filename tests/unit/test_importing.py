@@ -315,3 +315,12 @@ def test_stages_must_share_what_a_file_of_ours_shares() -> None:
 def test_command_lines_that_say_nothing_sensible(line: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         from_line("dasr", line)
+
+
+def test_gray_networks_are_refused_in_words() -> None:
+    """In G and in D: every check once passed, and training ended in a traceback of torch."""
+    changes = {"network_g.num_in_ch": 1, "network_d.num_in_ch": 1}
+    with pytest.raises(
+        OptionError, match=r"(?s)network_g.num_in_ch: found 1, but .* are RGB.*network_d.num_in_ch: found 1"
+    ):
+        convert([(GAN, changed(GAN, changes))])
