@@ -7,21 +7,18 @@
     python test.py -i photos -o restored --weights RealESRGAN_x4plus.pth
     python test.py -i photos -o restored --weights usrnet.pth --scale 2 --kernel-width 0.7 --noise-level 2
 
-The first three print a table and write it with the restored images; the others need nothing but a weight file. With
-torchrun the images are shared out over the processes. Each kind of call makes a complete plan, which then is run.
+With --opt, --data or --real, tables are printed and written with the restored images; -i needs a weight file alone.
+With torchrun the images are shared out over the processes. Each kind of call makes a complete plan, which is run.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
-from models.ablating.page import write_page
-from models.ablating.report import report_of_results
 from models.benchmarking.benchmark import (
     BICUBIC,
     BenchmarkOptions,
@@ -50,12 +47,13 @@ from models.restoring.generator import (
     load_generator,
 )
 from models.restoring.nonblind import Assumption, NoiseLevel
-from models.restoring.restorer import AUTO_TILE, WHOLE_PIXELS, Restorer
+from models.restoring.restorer import Precision, Restorer
+from models.restoring.tiling import TileMode
 from models.training.experiment import check_experiment, network_options
 from models.weights.files import weight_files
 from utils.logging import Console
 from utils.options import files as option_files
-from utils.options.arguments import typed
+from utils.options.arguments import Arg, Overrides, parse
 from utils.options.fields import Count, OptionError, Positive, PositiveInt, Prob
 from utils.processes import distributed
 from utils.processes.distributed import Processes
@@ -63,181 +61,161 @@ from utils.processes.distributed import Processes
 
 def main() -> int:
     """Run the command line. Return the exit status: 0, 1 if anything could not be done, 2 for a wrong call."""
-    args = arguments()
+    args = parse(Arguments, description=__doc__)
     console = Console()
     try:
-        processes = distributed.start(args.device)
+        processes = distributed.start(args.computing.device)
         console = Console(processes.rank)
-        tree = option_files.load(args.opt, args.set) if args.opt is not None else None
-        if args.input:
+        tree = option_files.load(args.option_file, args.overrides) if args.option_file is not None else None
+        if args.restoring.input:
             return run_restoration(plan_restoration(args, tree, processes.device, console), processes, console)
-        by_hand = bool(args.data or args.real)
-        plan = (
-            plan_by_hand(args, tree, processes.device)
-            if by_hand
-            else plan_by_option_file(args, tree or {}, processes.device)
-        )
-        return run_benchmark(plan, processes, console)
+        by_hand = args.measuring.data or args.measuring.real
+        planned = plan_by_hand(args, tree, processes.device) if by_hand else plan_by_file(args, tree, processes.device)
+        return run_benchmark(planned, processes, console)
     except (OptionError, OSError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        more = "; with --skip-existing the same command goes on" if args.input else ""
+        more = "; with --skip-existing the same command goes on" if args.restoring.input else ""
         console.error(f"interrupted{more}" if stopped else str(error))
         return 130 if stopped else 1
     finally:
         distributed.stop()
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line; end the program with status 2 if it makes no sense."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--weights",
-        nargs="+",
-        default=[],
-        metavar="[NAME=]PATH",
-        help="weight files, published or ours; runs (their newest checkpoint) or checkpoint folders of ours; `bicubic`",
-    )
-    add(
-        "--weights-of",
-        choices=("ema", "raw", "both"),
-        default="ema",
-        help="which weights to take where a checkpoint holds averaged and raw ones (default: ema)",
-    )
-    add("-o", "--out", type=Path, help="output folder, or file for a single input image (default: results/NAME)")
-    add(
-        "--opt",
-        type=Path,
-        metavar="FILE",
-        help="option file of train.py (its validation sets are tested on), or of a benchmark (options/test)",
-    )
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option of --opt")
-
-    _benchmark_arguments(parser.add_argument_group("benchmark").add_argument)
-    _restoring_arguments(parser.add_argument_group("restoring images").add_argument)
-    _nonblind_arguments(parser.add_argument_group("blur and noise that non-blind networks are told").add_argument)
-    _computing_arguments(parser.add_argument_group("computing").add_argument)
-    args = parser.parse_args()
-    if args.input and (args.data or args.real):
-        parser.error("-i restores images, --data and --real measure on sets of them: choose one")
-    if not (args.input or args.data or args.real or args.opt):
-        parser.error("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
-    if args.input and (len(args.weights) != 1 or args.out is None):
-        parser.error("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
-    if args.tile and args.tile_mode == "blend" and args.overlap >= args.tile:
-        parser.error(f"--overlap {args.overlap} does not fit --tile {args.tile}")
-    if (args.dni or args.outscale) and not args.input:
-        parser.error("--dni and --outscale go with images to restore (-i)")
-    if (args.crop or args.page) and args.input:
-        parser.error("--crop and --page go with --data, --real and --opt")
-    return args
+# --- command line ----------------------------------------------------------------------------------------------------
 
 
-def _benchmark_arguments(add: Callable[..., object]) -> None:
-    add(
-        "--data",
-        nargs="+",
-        default=[],
-        metavar="NAME=HR[,LR]",
-        help="data sets: a folder of ground truths, and one of low-quality images of the same names",
-    )
-    add(
-        "--real",
-        nargs="+",
-        default=[],
-        metavar="NAME=LR",
-        help="folders of low-quality images without ground truths, for metrics that need none",
-    )
-    add("--degradation", metavar="TYPE", help="makes the low-quality images of --data without LR (default: bicubic)")
-    add("--seed", type=int, help="of that degradation (default: 0)")
-    text = "of --data and --real, where no weights tell; of images (-i), where the network takes any"
-    add("--scale", type=typed(PositiveInt), metavar="N", help=text)
-    add("--protocol", help="how to measure: basicsr (default), kair, usrnet, dasr or cdsr")
-    add(
-        "--metrics",
-        nargs="+",
-        metavar="[NAME=]TYPE[:KEY=VALUE,...]",
-        help="default: psnr ssim; others: niqe:model=FILE, lpips, musiq=pyiqa:name=musiq",
-    )
-    add("--no-images", action="store_true", help="write the tables only")
-    text = "write page.html, too: a table that sorts, intervals, and images that zoom together"
-    add("--page", action="store_true", help=text)
-    text = "a figure for a paper, PDF and PNG: this part of an image, in pixels of the result, as each row made it"
-    add("--crop", nargs="+", default=[], metavar="IMAGE:X,Y,W,H", help=text)
+@dataclass(frozen=True)
+class Measuring:
+    """Tables of numbers, and what they are measured on."""
+
+    data: Annotated[tuple[str, ...], Arg("NAME=HR[,LR]")] = ()
+    """Data sets: a folder of ground truths, and one of low-quality images of the same names."""
+    real: Annotated[tuple[str, ...], Arg("NAME=LR")] = ()
+    """Folders of low-quality images without ground truths, for metrics that need none."""
+    degradation: Annotated[str | None, Arg("TYPE")] = None
+    """Makes the low-quality images of --data without LR (default: bicubic)."""
+    seed: int | None = None
+    """Of that degradation (default: 0)."""
+    scale: PositiveInt | None = None
+    """Of --data and --real, where no weights tell; of images (-i), where the network takes any."""
+    protocol: str | None = None
+    """How to measure: basicsr (default), kair, usrnet, dasr or cdsr."""
+    metrics: Annotated[tuple[str, ...], Arg("[NAME=]TYPE[:KEY=VALUE,...]")] = ()
+    """Default: psnr ssim; others: niqe:model=FILE, lpips, musiq=pyiqa:name=musiq."""
+    images: bool = True
+    """Write the restored images, not the tables only."""
+    page: bool = False
+    """Write page.html, too: a table that sorts, intervals, and images that zoom together."""
+    crop: Annotated[tuple[str, ...], Arg("IMAGE:X,Y,W,H")] = ()
+    """A figure for a paper, PDF and PNG: this part of an image, in pixels of the result, as each row made it."""
 
 
-def _restoring_arguments(add: Callable[..., object]) -> None:
-    add(
-        "-i",
-        "--input",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="PATH",
-        help="images, or folders, whose structure is kept",
-    )
-    add("--suffix", default="", help="added to the names of the results, such as _x4")
-    add(
-        "--ext",
-        default="png",
-        choices=("png", "jpg", "webp", "tif", "bmp"),
-        help="format of the results (default: png)",
-    )
-    add(
-        "--alpha",
-        choices=("resize", "network"),
-        default="resize",
-        help="how alpha is enlarged (default: resize, bicubic)",
-    )
-    text = "carry the colour profile of each image to its result (default: keep), or convert to sRGB"
-    add("--colour", choices=("keep", "srgb"), default="keep", help=text)
-    text = "enlarge by this factor instead of the network's: its results are resized"
-    add("--outscale", type=typed(Positive), metavar="FACTOR", help=text)
-    add("--dni", type=Path, metavar="PATH", help="weights of the same network to mix with --weights, such as denoising")
-    text = "share of --weights in that mixture; 1: they alone (default: 0.5)"
-    add("--dni-strength", type=typed(Prob), default=0.5, metavar="SHARE", help=text)
-    add(
-        "--skip-existing",
-        action="store_true",
-        help="go on with an interrupted folder: leave out results that are there",
-    )
+@dataclass(frozen=True)
+class Restoring:
+    """Images without ground truths, one by one."""
+
+    input: Annotated[tuple[Path, ...], Arg("PATH", flags=("-i", "--input"))] = ()
+    """Images, or folders, whose structure is kept."""
+    suffix: str = ""
+    """Added to the names of the results, such as _x4."""
+    ext: Literal["png", "jpg", "webp", "tif", "bmp"] = "png"
+    """Format of the results."""
+    alpha: Literal["resize", "network"] = "resize"
+    """How alpha is enlarged: resized by bicubic, or by the network."""
+    colour: Literal["keep", "srgb"] = "keep"
+    """Carry the colour profile of each image to its result, or convert to sRGB."""
+    outscale: Annotated[Positive | None, Arg("FACTOR")] = None
+    """Enlarge by this factor instead of the network's: its results are resized."""
+    dni: Path | None = None
+    """Weights of the same network to mix with --weights, such as denoising."""
+    dni_strength: Annotated[Prob, Arg("SHARE")] = 0.5
+    """Share of --weights in that mixture; 1: they alone."""
+    skip_existing: bool = False
+    """Go on with an interrupted folder: leave out results that are there."""
 
 
-def _nonblind_arguments(add: Callable[..., object]) -> None:
-    add("--kernel-width", type=typed(Positive), metavar="W", help="a Gaussian of this width, in pixels of the result")
-    add("--kernel", metavar="FILE[:INDEX]", help="or a kernel of a file (.mat, .npy, .npz), made for the scale")
-    text = "noise of this standard deviation, in 8-bit levels (default: 0)"
-    add("--noise-level", type=typed(NoiseLevel), metavar="N", help=text)
+@dataclass(frozen=True)
+class Told:
+    """What to assume of images that do not tell how they were made."""
+
+    kernel_width: Annotated[Positive | None, Arg("W")] = None
+    """A Gaussian of this width, in pixels of the result."""
+    kernel: Annotated[str | None, Arg("FILE[:INDEX]")] = None
+    """Or a kernel of a file (.mat, .npy, .npz), made for the scale."""
+    noise_level: Annotated[NoiseLevel | None, Arg("N")] = None
+    """Noise of this standard deviation, in 8-bit levels (default: 0)."""
 
 
-def _computing_arguments(add: Callable[..., object]) -> None:
-    count = typed(Count)
-    add(
-        "--tile",
-        type=count,
-        help="restore in tiles of this side; 0: never "
-        f"(default: {AUTO_TILE} for inputs of more than {WHOLE_PIXELS:,} pixels, else none)",
-    )
-    add("--overlap", type=count, default=32, help="pixels that neighbouring tiles share (default: 32)")
-    text = "blend tiles where they overlap (default), or paste them side by side, each seen with --overlap as context"
-    add("--tile-mode", choices=("blend", "context"), default="blend", help=text)
-    add("--pre-pad", type=count, default=0, metavar="N", help="mirror N pixels at the bottom and right (default: 0)")
-    add("--self-ensemble", action="store_true", help="average over the 8 flips and turns of the input")
-    text = "add this share of what the results, made small again, lack of the inputs, such as 0.2"
-    add("--back-projection", type=typed(Positive), metavar="WEIGHT", help=text)
-    text = "tiles in a call of the network (default: 1 on a CPU, as many as make up a whole image on a GPU)"
-    add("--batch", type=typed(PositiveInt), metavar="N", help=text)
-    add("--compile", action="store_true", help="torch.compile: pays where many tiles or images have one size")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    text = "of the network's layers (default: fp32); networks that are told blur and noise stay in fp32"
-    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
+@dataclass(frozen=True)
+class Computing:
+    """How the network is applied."""
+
+    tile: Count | None = None
+    """Restore in tiles of this side; 0: never (default: inputs of more than 512x512 pixels, in tiles of 384)."""
+    overlap: Count = 32
+    """Pixels that neighbouring tiles share."""
+    tile_mode: TileMode = "blend"
+    """Blend tiles where they overlap, or paste them side by side, each seen with --overlap as context."""
+    pre_pad: Count = 0
+    """Mirror so many pixels at the bottom and right."""
+    self_ensemble: bool = False
+    """Average over the 8 flips and turns of the input."""
+    back_projection: Annotated[Positive | None, Arg("WEIGHT")] = None
+    """Add this share of what the results, made small again, lack of the inputs, such as 0.2."""
+    batch: PositiveInt | None = None
+    """Tiles in a call of the network (default: 1 on a CPU, as many as make up a whole image on a GPU)."""
+    compile: bool = False
+    """Use torch.compile, which pays where many tiles or images have one size."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda or cuda:N."""
+    precision: Precision = "fp32"
+    """Of the network's layers; networks that are told blur and noise stay in fp32."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    weights: Annotated[tuple[str, ...], Arg("[NAME=]PATH")] = ()
+    """Weight files, published or ours; runs (their newest checkpoint) or checkpoint folders of ours; `bicubic`."""
+    weights_of: Literal["ema", "raw", "both"] = "ema"
+    """Which weights to take where a checkpoint holds averaged and raw ones."""
+    out: Annotated[Path | None, Arg(flags=("-o", "--out"))] = None
+    """Output folder, or file for a single input image (default: results/NAME)."""
+    option_file: Annotated[Path | None, Arg("FILE", flags=("--opt",))] = None
+    """Option file of train.py (its validation sets are tested on), or of a benchmark (options/test)."""
+    overrides: Overrides = ()
+    """Override an option of --opt."""
+    measuring: Measuring = Measuring()
+    """benchmark"""
+    restoring: Restoring = Restoring()
+    """restoring images"""
+    told: Told = Told()
+    """blur and noise that non-blind networks are told"""
+    computing: Computing = Computing()
+    """computing"""
+
+    def __post_init__(self) -> None:
+        by_hand, images, tiles = bool(self.measuring.data or self.measuring.real), self.restoring.input, self.computing
+        if images and by_hand:
+            raise ValueError("-i restores images, --data and --real measure on sets of them: choose one")
+        if not (images or by_hand or self.option_file):
+            raise ValueError("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
+        if images and (len(self.weights) != 1 or self.out is None):
+            raise ValueError("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
+        if tiles.tile and tiles.tile_mode == "blend" and tiles.overlap >= tiles.tile:
+            raise ValueError(f"--overlap {tiles.overlap} does not fit --tile {tiles.tile}")
+        if (self.restoring.dni or self.restoring.outscale) and not images:
+            raise ValueError("--dni and --outscale go with images to restore (-i)")
+        if (self.measuring.crop or self.measuring.page) and images:
+            raise ValueError("--crop and --page go with --data, --real and --opt")
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
 def load_generators(
-    args: argparse.Namespace, tree: dict[str, Any] | None, more: Mapping[str, str] | None = None
+    args: Arguments, tree: dict[str, Any] | None, more: Mapping[str, str] | None = None
 ) -> dict[str, LoadedGenerator]:
     """Load --weights, and `more` weight files by name, by their names in tables."""
     files: list[tuple[str | None, Path]] = []
@@ -260,20 +238,20 @@ def _split_name(given: str) -> tuple[str | None, str]:
     return (name, path) if name and equals and not Path(given).exists() else (None, given)
 
 
-def _network_of(args: argparse.Namespace, tree: dict[str, Any] | None) -> dict[str, Any] | None:
+def _network_of(args: Arguments, tree: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the network of a training option file, for weights that do not tell theirs."""
     if tree is None or "stages" not in tree:
         return None
-    return network_options(check_experiment(tree, str(args.opt)), tree)
+    return network_options(check_experiment(tree, str(args.option_file)), tree)
 
 
-def builder(args: argparse.Namespace, device: torch.device, options: BenchmarkOptions | None = None) -> Build:
+def builder(args: Arguments, device: torch.device, options: BenchmarkOptions | None = None) -> Build:
     """Return what makes a generator a restorer that computes as the command line says, with what a benchmark adds.
 
     What the command line says of blur and noise goes before what is assumed elsewhere.
     """
-    assumed = Assumption.of_arguments(args.kernel_width, args.kernel, args.noise_level)
-    projection = BackProjection(args.back_projection) if args.back_projection else None
+    assumed = Assumption.of_arguments(args.told.kernel_width, args.told.kernel, args.told.noise_level)
+    projection = BackProjection(args.computing.back_projection) if args.computing.back_projection else None
 
     def build(generator: LoadedGenerator, assume: Assumption | None) -> Restorer:
         # A benchmark has blind networks beside others; who restores with one and tells it a blur is mistaken.
@@ -281,14 +259,14 @@ def builder(args: argparse.Namespace, device: torch.device, options: BenchmarkOp
         return Restorer(
             generator,
             device,
-            precision=args.precision,
-            tile=args.tile,
-            overlap=args.overlap,
-            tile_mode=args.tile_mode,
-            pre_pad=args.pre_pad,
-            batch=args.batch,
-            compile=args.compile,
-            self_ensemble=args.self_ensemble or (options is not None and options.self_ensemble),
+            precision=args.computing.precision,
+            tile=args.computing.tile,
+            overlap=args.computing.overlap,
+            tile_mode=args.computing.tile_mode,
+            pre_pad=args.computing.pre_pad,
+            batch=args.computing.batch,
+            compile=args.computing.compile,
+            self_ensemble=args.computing.self_ensemble or (options is not None and options.self_ensemble),
             back_projection=projection or (options and options.back_projection),
             assume=None if blind else assumed or assume,
         )
@@ -321,31 +299,32 @@ class BenchmarkPlan:
     page: bool = False
 
 
-def plan_by_hand(args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
+def plan_by_hand(args: Arguments, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
     """Plan the benchmark of --data and --real; an option file only tells the network of weights that do not."""
     generators = load_generators(args, tree)
     options = check_benchmark(command_line_tree(args, generators), "the command line")
     return _planned(args, options, benchmark_sets(options), generators, device)
 
 
-def plan_by_option_file(args: argparse.Namespace, tree: dict[str, Any], device: torch.device) -> BenchmarkPlan:
+def plan_by_file(args: Arguments, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
     """Plan the benchmark of an option file: on the validation sets of a training, or as a test file says."""
-    if any(value is not None for value in (args.degradation, args.seed, args.scale)):
+    if any(value is not None for value in (args.measuring.degradation, args.measuring.seed, args.measuring.scale)):
         raise OptionError(
             "--degradation, --seed and --scale go with --data and --real; change an option file with --set"
         )
+    tree = tree or {}
     if "stages" in tree:
-        experiment = check_experiment(tree, str(args.opt))
+        experiment = check_experiment(tree, str(args.option_file))
         options = BenchmarkOptions(experiment.name, experiment.scale)
         return _planned(args, options, experiment_sets(experiment), load_generators(args, tree), device)
-    options = check_benchmark(tree, str(args.opt))
+    options = check_benchmark(tree, str(args.option_file))
     generators = load_generators(args, None, options.weights)
-    cells = {} if options.grid is None else grid_cells(tree, options.grid, str(args.opt))
+    cells = {} if options.grid is None else grid_cells(tree, options.grid, str(args.option_file))
     return _planned(args, options, benchmark_sets(options), generators, device, cells)
 
 
 def _planned(
-    args: argparse.Namespace,
+    args: Arguments,
     options: BenchmarkOptions,
     sets: list[BenchmarkSet],
     generators: dict[str, LoadedGenerator],
@@ -356,11 +335,11 @@ def _planned(
     scales = {n: g.network.scale for n, g in generators.items() if "scale" not in g.network.conditions}
     if not cells and (wrong := [f"{name} has x{scale}" for name, scale in scales.items() if scale != options.scale]):
         raise OptionError(f"the benchmark has scale {options.scale}, but {', '.join(wrong)}; test each scale by itself")
-    metrics = metric_specs(metrics_tree(args.metrics)) if args.metrics else options.metrics
-    measure = Measure.build(metrics, args.protocol or options.protocol, str(device))
+    metrics = metric_specs(metrics_tree(args.measuring.metrics)) if args.measuring.metrics else options.metrics
+    measure = Measure.build(metrics, args.measuring.protocol or options.protocol, str(device))
     check_measurable(sets, measure)
     folder, build = args.out or Path("results") / options.name, builder(args, device, options)
-    outputs = Outputs(folder, not args.no_images, [Crop.parse(given) for given in args.crop])
+    outputs = Outputs(folder, args.measuring.images, [Crop.parse(given) for given in args.measuring.crop])
     names = [(tested.valid.name, image) for tested in sets for image in tested.images]
     for crop in outputs.crops:
         if cells:
@@ -368,9 +347,9 @@ def _planned(
         if not any(crop.is_of(*name) for name in names):
             some = ", ".join("/".join(name) for name in names[:3])
             raise OptionError(f"--crop {crop}: no set has an image of this name; there are {some} ...")
-    if args.page and options.grid is not None:
+    if args.measuring.page and options.grid is not None:
         raise OptionError("--page: a grid has one number for many images; test on the set by itself")
-    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, outputs, args.page)
+    return BenchmarkPlan(options, folder, sets, generators, measure, build, cells or {}, outputs, args.measuring.page)
 
 
 def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -> int:
@@ -392,6 +371,9 @@ def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -
         report = write_results(folder, options.name, results, plan.measure, facts)
         images = " and the images" * plan.outputs.images + ", figures in figures/" * bool(plan.outputs.crops)
         if plan.page:
+            from models.ablating.page import write_page  # these load SciPy's statistics
+            from models.ablating.report import report_of_results
+
             write_page(report_of_results(options.name, plan.sets, results, plan.measure, folder), folder / "page.html")
             console.info(f"the page to read: {folder / 'page.html'}")
         console.info(f"\n{report}\nresults (.md, .tex, .csv, .json), summary.csv{images} are in {folder}")
@@ -412,27 +394,27 @@ def metrics_tree(texts: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def command_line_tree(args: argparse.Namespace, generators: Mapping[str, LoadedGenerator]) -> dict[str, Any]:
+def command_line_tree(args: Arguments, generators: Mapping[str, LoadedGenerator]) -> dict[str, Any]:
     """Return what --data, --real and their companions say, as the option tree of a benchmark."""
     scales = {generator.network.scale for generator in generators.values()}
-    scale = args.scale or (scales.pop() if len(scales) == 1 else None)
+    scale = args.measuring.scale or (scales.pop() if len(scales) == 1 else None)
     if scale is None:
         raise OptionError("--scale N is needed: " + ("the weights have several" if scales else "no weights tell it"))
     data = {}
-    for text in args.data:
+    for text in args.measuring.data:
         name, equals, paths = text.partition("=")
         if not equals or not name or name in data:
             raise OptionError(f"--data {text}: expected NAME=HR or NAME=HR,LR, each name once")
         gt, _, lq = (paths, "", "") if Path(paths).exists() else paths.partition(",")
         data[name] = {"type": "paired", "gt_root": gt, "lq_root": lq} if lq else {"type": "folder", "root": gt}
     real = {}
-    for text in args.real:
+    for text in args.measuring.real:
         name, equals, root = text.partition("=")
         if not equals or not name or name in real:
             raise OptionError(f"--real {text}: expected NAME=LR, each name once")
         real[name] = root
-    tree = {"name": "benchmark", "scale": scale, "data": data, "real": real, "degradation": args.degradation}
-    return {**tree, "validation_seed": 0 if args.seed is None else args.seed}
+    tree = {"name": "benchmark", "scale": scale, "data": data, "real": real, "degradation": args.measuring.degradation}
+    return {**tree, "validation_seed": 0 if args.measuring.seed is None else args.measuring.seed}
 
 
 # --- restoring images ------------------------------------------------------------------------------------------------
@@ -445,45 +427,44 @@ class RestorationPlan:
     restorer: Restorer
     targets: dict[Path, Path]
     out: Path
-    alpha: Literal["resize", "network"]
-    outscale: float | None
-    colour: Literal["keep", "srgb"]
-    skip_existing: bool
+    how: Restoring
 
 
 def plan_restoration(
-    args: argparse.Namespace, tree: dict[str, Any] | None, device: torch.device, console: Console
+    args: Arguments, tree: dict[str, Any] | None, device: torch.device, console: Console
 ) -> RestorationPlan:
     """Load the generator, mix it with --dni, and say what is missing before any image is read."""
-    if args.weights == [BICUBIC] and args.scale is not None:
-        generator = bicubic_generator(args.scale)
+    if args.weights == (BICUBIC,) and args.measuring.scale is not None:
+        generator = bicubic_generator(args.measuring.scale)
     else:
         generators = load_generators(args, tree)
         if len(generators) != 1:
             raise OptionError("-i takes one weight file: not `--weights-of both`, and `bicubic` only with --scale")
         generator = next(iter(generators.values()))
-    if args.dni:
+    if args.restoring.dni:
         prefer = "raw" if args.weights_of == "raw" else "ema"
-        generator = interpolate(generator, weight_files(args.dni, prefer)[0], args.dni_strength, prefer, console.warn)
-    generator = at_scale(generator, args.scale or generator.network.scale)
+        generator = interpolate(
+            generator, weight_files(args.restoring.dni, prefer)[0], args.restoring.dni_strength, prefer, console.warn
+        )
+    generator = at_scale(generator, args.measuring.scale or generator.network.scale)
     restorer = builder(args, device)(generator, None)
     restorer.told({})
-    targets = restoration_targets(args.input, args.out, args.suffix, args.ext, console)
-    how = (args.alpha, args.outscale, args.colour, args.skip_existing)
-    return RestorationPlan(restorer, targets, args.out, *how)
+    assert args.out is not None  # as the command line was checked
+    targets = restoration_targets(args.restoring.input, args.out, args.restoring.suffix, args.restoring.ext, console)
+    return RestorationPlan(restorer, targets, args.out, args.restoring)
 
 
 def run_restoration(plan: RestorationPlan, processes: Processes, console: Console) -> int:
     """Restore image files. What cannot be read or written is named, the others go on; then the status is 1."""
     mine = dict(list(plan.targets.items())[processes.rank :: processes.world_size])
-    todo = {source: target for source, target in mine.items() if not (plan.skip_existing and target.exists())}
-    factor, skipped = plan.outscale or plan.restorer.scale, len(mine) - len(todo)
+    todo = {source: target for source, target in mine.items() if not (plan.how.skip_existing and target.exists())}
+    factor, skipped = plan.how.outscale or plan.restorer.scale, len(mine) - len(todo)
     refused = unwritable(todo, factor)
     for problem in refused.values():  # said before hours of work
         console.error(problem)
     todo, failed = {s: t for s, t in todo.items() if s not in refused}, len(refused)
     with console.progress(len(todo), desc=f"restoring x{factor:g}") as progress:
-        for done in restore_files(todo, plan.restorer, console, plan.alpha, plan.outscale, plan.colour):
+        for done in restore_files(todo, plan.restorer, console, plan.how.alpha, plan.how.outscale, plan.how.colour):
             failed += not done
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))

@@ -188,21 +188,22 @@ def test_importing_models_is_light() -> None:
     assert done.stdout.split() == [], "models loads more than it needs"
 
 
-NOT_FOR_TRAINING = (
-    *("data.prepare", "degradations.kernelgan", "models.embedding", "models.restoring", "models.publishing"),
+NOT_FOR_ALL = (
+    *("data.prepare", "degradations.kernelgan", "models.embedding", "models.publishing", "models.ablating"),
     *("matplotlib", "scipy", "torchvision", "triton", "tensorboard"),
 )
 
 
-def test_training_loads_only_what_it_needs() -> None:
+@pytest.mark.parametrize(("program", "besides"), [("train", ("models.restoring",)), ("test", ())])
+def test_programs_load_only_what_they_need(program: str, besides: tuple[str, ...]) -> None:
     """Of preparation and kernel estimation nothing but the settings that an option file may have."""
-    code = "import sys, train; print(*sorted(sys.modules))"
+    code = f"import sys, {program}; print(*sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     settings = {"data.prepare", "data.prepare.section", "degradations.kernelgan", "degradations.kernelgan.settings"}
     loaded = set(done.stdout.split()) - settings
-    assert not [name for name in loaded if name.startswith(NOT_FOR_TRAINING)]
+    assert not [name for name in loaded if name.startswith((*NOT_FOR_ALL, *besides))]
 
 
 # --- what is forbidden ----------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import numpy as np
-from scipy.special import j1
 
 _SMALLEST = 1e-8
 """Widths below this give the same kernel: a single pixel."""
@@ -64,6 +63,8 @@ def sinc(size: int, cutoff: float) -> np.ndarray:
 
     `cutoff` is in radians per pixel: π passes all that the grid holds along its axes.
     """
+    from scipy.special import j1  # loads long, and test.py makes no such kernel
+
     x = np.arange(size) - size // 2
     radius = np.hypot(x[:, None], x[None, :])
     radius[size // 2, size // 2] = 1  # the limit there is written below

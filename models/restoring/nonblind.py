@@ -1,7 +1,5 @@
 """Non-blind restoration of images that tell neither blur nor noise: what a network is told, and periodic borders."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from scipy.fft import dstn, idstn
 from torch import Tensor
 
 from degradations.kernels.families import isotropic_gaussian, shift_to_upper_left
-from degradations.kernels.files import Bank
 from utils.options.fields import Count, OptionError, Positive
 
 NoiseLevel = Annotated[float, Field(ge=0, le=255)]
@@ -56,7 +52,7 @@ class Assumption:
         _ = self._kernel  # a wrong file is said at once
 
     @classmethod
-    def of_arguments(cls, width: float | None, kernel: str | None, noise_level: float | None) -> Assumption | None:
+    def of_arguments(cls, width: float | None, kernel: str | None, noise_level: float | None) -> "Assumption | None":
         """What --kernel-width, --kernel FILE[:INDEX] and --noise-level say; None where none of them is given."""
         if width is None and kernel is None and noise_level is None:
             return None
@@ -69,32 +65,31 @@ class Assumption:
             raise OptionError(f"--kernel-width, --kernel: {error}") from error
 
     @cached_property
-    def _bank(self) -> Bank | None:
-        return None if self.path is None else Bank.read(self.path)
+    def _kernel(self) -> tuple[np.ndarray, int | None]:
+        """Return the kernel, and the scale that its file says it is made for."""
+        if self.path is None:
+            return isotropic_gaussian(GAUSSIAN_SIDE, self.width or 0.0), None
+        from degradations.kernels.files import Bank  # loads SciPy's readers, which few calls want
 
-    @cached_property
-    def _kernel(self) -> np.ndarray:
-        if self._bank is None:
-            return isotropic_gaussian(GAUSSIAN_SIDE, self.width or 0.0)
-        kernels = self._bank.kernels
-        if self.index >= len(kernels):
-            raise ValueError(f"found index {self.index}, but {self.path} holds {len(kernels)} kernels, counted from 0")
-        return kernels[self.index]
+        bank = Bank.read(self.path)
+        if self.index >= (count := len(bank.kernels)):
+            raise ValueError(f"found index {self.index}, but {self.path} holds {count} kernels, counted from 0")
+        return bank.kernels[self.index], bank.scale
 
     def conditions(self, scale: int) -> dict[str, Tensor]:
         """Return `kernel` (1, k, k) and `sigma` (1,), float32.
 
         Raises OptionError for a scale that no Gaussian is made for, or another than the kernel's file says.
         """
-        kernel = self._kernel
-        if self._bank is None:
+        kernel, made_for = self._kernel
+        if self.path is None:
             if scale > GAUSSIAN_SIDE // 2:
                 raise OptionError(f"found scale {scale}, expected 1 to {GAUSSIAN_SIDE // 2} for a Gaussian kernel")
             kernel = shift_to_upper_left(kernel, scale)
-        elif self._bank.scale not in (None, scale):
+        elif made_for not in (None, scale):
             raise OptionError(
-                f"{self.path}: says that its kernel is for scale {self._bank.scale}, but images are enlarged by "
-                f"{scale}; use --scale {self._bank.scale}, or a kernel made for {scale}"
+                f"{self.path}: says that its kernel is for scale {made_for}, but images are enlarged by {scale}; use "
+                f"--scale {made_for}, or a kernel made for {scale}"
             )
         return {"kernel": torch.from_numpy(kernel).float()[None], "sigma": torch.tensor([self.noise_level / 255])}
 
@@ -163,6 +158,8 @@ def _harmonic(frame: np.ndarray) -> np.ndarray:
     """
     m, n = frame.shape[-2] - 2, frame.shape[-1] - 2
     if n > 0:
+        from scipy.fft import dstn, idstn  # only images told a kernel want it
+
         rim = frame.copy()
         rim[..., 1:-1, 1:-1] = 0
         sources = rim[..., :-2, 1:-1] + rim[..., 2:, 1:-1] + rim[..., 1:-1, :-2] + rim[..., 1:-1, 2:]
