@@ -117,7 +117,8 @@ def image_size(path: Path) -> Size:
     if header.size is None:
         height, width = read_image(path).shape[:2]
         return height, width
-    return header.size if header.orientation < 5 else header.size[::-1]
+    height, width = header.size
+    return (height, width) if header.orientation < 5 else (width, height)
 
 
 def _images(root: Path, option: str) -> list[Path]:

@@ -39,8 +39,9 @@ def restore_array(
     gray: bool = False,
     alpha_by: Literal["resize", "network"] = "resize",
     outscale: float | None = None,
+    fill_hidden: bool = True,
 ) -> np.ndarray:
-    """Restores an image as it was read, in its own depth and form.
+    """Restore an image as it was read, in its own depth and form.
 
     Args:
         image: (h, w, 3), uint8 or uint16.
@@ -49,9 +50,9 @@ def restore_array(
         outscale: factor by which the result is larger than the image (sides rounded down, at least 1 pixel) where it
             is not to be the network's. Resized before rounding to integers, by a bicubic that averages when it
             shrinks: Real-ESRGAN's Lanczos filter on rounded values does not, and fine texture turns into stripes.
-
-    Colours that transparent pixels hide stay out of those that are seen: the network gets an image that is filled from
-    within, and what is wholly transparent in the result has its own colours again.
+        fill_hidden: whether colours that transparent pixels hide stay out of those that are seen: the network gets an
+            image that is filled from within, and what is wholly transparent in the result has its own colours again.
+            Without it the rim takes on the hidden colour, as in the released Real-ESRGAN.
 
     Only the image and the result are held as a whole, as integers, where `outscale` is the network's own scale.
 
@@ -68,7 +69,7 @@ def restore_array(
         return bands if own_size else [_resized(torch.cat(list(bands), -2), size)]
 
     result = np.empty((*size, (1 if gray else 3) if alpha is None else 4), image.dtype)
-    filled = image if alpha is None else filled_from_within(image, alpha)
+    filled = image if alpha is None or not fill_hidden else filled_from_within(image, alpha)
     _fill(result[..., :3], restored(torch.from_numpy(filled).permute(2, 0, 1)[None]), luma=gray)
     if alpha is not None:
         by_network, opacity = alpha_by == "network", torch.from_numpy(alpha)

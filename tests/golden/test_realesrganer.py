@@ -37,7 +37,8 @@ def enhanced(apply: Restorer, name: str, **options: Any) -> np.ndarray:  # noqa:
     gray, alpha = stored.ndim == 2, stored[..., 3] if case["mode"] == "RGBA" else None
     rgb = np.repeat(stored[..., None], 3, axis=2) if gray else stored[..., 2::-1]
     by = "network" if case["alpha"] == "realesrgan" else "resize"
-    result = restore_array(apply, np.ascontiguousarray(rgb), alpha, gray, alpha_by=by, **options)
+    # Quirk of the released code: what transparent pixels hide colours the rim. Ours would fill it from within.
+    result = restore_array(apply, np.ascontiguousarray(rgb), alpha, gray, alpha_by=by, fill_hidden=False, **options)
     return result if gray else result[..., [2, 1, 0, 3][: result.shape[2]]]
 
 

@@ -21,7 +21,7 @@ SHIPPED = sorted(
     path
     for pattern in ("*.yml", "*.yaml", "*.json")
     for path in OPTIONS.rglob(pattern)
-    if path.name != SCHEMA_FILE and path.relative_to(OPTIONS).parts[0] != "test"
+    if path.name != SCHEMA_FILE and path.relative_to(OPTIONS).parts[0] not in ("test", "ablation")
 )
 
 
