@@ -1,17 +1,19 @@
 """Noise fields. A plan holds the seed of each, so that a sample can be made again anywhere."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import pi, sqrt
 from typing import Literal
 
 import numpy as np
 import torch
+from scipy.special import gammaln, xlogy
 from torch import Tensor
 
 from degradations.operations.ragged import Ragged, column, mix_channels, on_device
 from degradations.plan import Drawn
 from utils.options.fields import RangeSchedule, Weights
-from utils.seeding import draw_seed, random_bits, torch_generator
+from utils.seeding import draw_seed, generator, random_bits, torch_generator
 
 
 def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> Tensor:
@@ -45,10 +47,53 @@ def poisson_counts(images: Ragged, peaks: Tensor, seeds: Sequence[int], planes: 
     (B, 1, 1, 1) are at most `most`.
     """
     if images.one_by_one:
-        each = zip(images.images(), peaks, seeds, planes, strict=True)
-        rates = [(image[:n] * peak, torch_generator(seed)) for image, peak, seed, n in each]
-        return Ragged.pack([torch.poisson(rate, generator=random) for rate, random in rates]).data
+        each = zip(images.images(), peaks.flatten().tolist(), seeds, planes, strict=True)
+        return Ragged.pack([_poisson_counts_one(image[:n], peak, seed) for image, peak, seed, n in each]).data
     return poisson_counts_batched(images, peaks, seeds, most)
+
+
+def _poisson_counts_one(image: Tensor, peak: float, seed: int) -> Tensor:
+    if peak not in _TABLED_PEAKS:
+        return torch.poisson(image * peak, generator=torch_generator(seed))
+    first, shares, others = _alias_tables(int(peak))
+    rows = (image * 255).round_().to(torch.int32).clamp_(0, 255).numpy()
+    bits = generator(seed).integers(2**32, size=rows.shape, dtype=np.uint32)
+    cells = (bits & 255).astype(np.int32)  # the lowest bits choose a cell, the others between its two counts
+    places = rows * 256 + cells
+    counts = np.where(bits >> 8 < shares.take(places), cells, others.take(places)) + first.take(rows)
+    return torch.from_numpy(counts.astype(np.float32)).to(image.dtype)
+
+
+_TABLED_PEAKS = frozenset(2.0**k for k in range(9))
+"""Peaks that are drawn by tables, five times as fast: those of Real-ESRGAN."""
+
+
+@lru_cache(maxsize=len(_TABLED_PEAKS))
+def _alias_tables(peak: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tables by which one random number gives a Poisson count for each 8-bit level (Walker 1977, "An efficient
+    method for generating discrete random variables with general distributions").
+
+    The 256 cells of a level are equally likely. A cell holds its own count with a share, and another's otherwise.
+
+    Returns:
+        The count (256,) of the first cell of each level, shares (256, 256) in units of 2^-24, the cells (256, 256) of
+        the other counts.
+    """
+    rates = np.arange(256)[:, None] / 255 * peak
+    first = (rates.round() - 128).clip(0)  # 128 on each side are 8 standard deviations at least
+    counts = first + np.arange(256)
+    masses = np.exp(xlogy(counts, rates) - rates - gammaln(counts + 1)) * 256
+    shares, others = np.ones((256, 256)), np.tile(np.arange(256, dtype=np.int32), (256, 1))
+    rows = np.arange(256)
+    for _ in range(255):  # the emptiest cell is filled from the fullest, and is done with
+        low, high = masses.argmin(1), masses.argmax(1)
+        left = masses[rows, low]
+        open_rows = rows[left < 1]
+        low, high, left = low[open_rows], high[open_rows], left[open_rows]
+        shares[open_rows, low], others[open_rows, low] = left, high
+        masses[open_rows, high] -= 1 - left
+        masses[open_rows, low] = 1
+    return first[:, 0].astype(np.int32), (shares * 2**24).round().astype(np.uint32), others
 
 
 def poisson_counts_batched(images: Ragged, peaks: Tensor, seeds: Sequence[int], most: float) -> Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from degradations import DEGRADATIONS, paired_crop
 from tests.benchmarks import plain, plain_realesrgan
-from tests.benchmarks.measuring import Row, Work, against
+from tests.benchmarks.elsewhere import Elsewhere
+from tests.benchmarks.measuring import ROUNDS, Row, Work, against
 from tests.golden.training_inputs import synthetic_batch
+from tests.helpers import ROOT
 
 PHOTOS, PLAIN = 8, 16
 """Images that are degraded, and images in a call of the plain version: their costs differ widely."""
@@ -54,3 +57,26 @@ def rows(name: str, calls: int, device: torch.device) -> list[Row]:
     once = by_hand[name]
     plainly: Work = (lambda i: [once(i * PLAIN + n) for n in range(PLAIN)], PLAIN)
     return against(f"{name} {side}->{kept // 4}", "images", plainly, versions, calls, device)
+
+
+ISP = {"type": "pipeline", "steps": {"isp": {"type": "isp"}, "fit": {"type": "every_nth"}}}
+"""The camera step alone, but for the cheapest way to the final size."""
+
+
+def rows_against(name: str, checkout: Path, calls: int) -> Iterator[Row]:
+    """Compare a pipeline, one photograph a call, with that of another checkout, whose rates count as plain.
+
+    Both work in processes of their own, by turns and for the same photographs and draws, on one thread.
+    """
+    side, kept = SIZES.get(name, (192, 192))
+    options = {"classical": GAUSSIANS, "isp": ISP}.get(name, name)
+    versions = {"there": checkout, "here": ROOT}
+    working = {version: Elsewhere(place, options, side, kept) for version, place in versions.items()}
+    spent: dict[str, list[tuple[float, float]]] = {version: [] for version in versions}
+    for number in range(-1, ROUNDS):  # the first warms up
+        for version, process in working.items():
+            mine = range(1000, 1000 + calls) if number < 0 else range(number * calls, (number + 1) * calls)
+            spent[version].append(process.seconds(mine))
+    means = {version: [sum(c) / ROUNDS for c in zip(*rounds[1:], strict=True)] for version, rounds in spent.items()}
+    for version, (cpu, clock) in means.items():
+        yield Row(f"{name} {side}->{kept // 4}", version, "images", 1 / cpu, 1 / clock, means["there"][0] / cpu)

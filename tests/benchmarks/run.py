@@ -1,10 +1,11 @@
 """Measures speed against plain versions, by turns in one run.
 
-    python -m tests.benchmarks.run [WHAT ...] [--calls 4] [--device cuda] [--json FILE]
+    python -m tests.benchmarks.run [WHAT ...] [--calls 4] [--device cuda] [--against DIR] [--json FILE]
 
 WHAT is a pipeline (bsrgan, bsrgan_plus, realesrgan, classical, gaussian), a recipe's option file (bsrgan/x4),
 `degradation`, `steps`, `restoring`, `loading` or `usrnet`; all if nothing is named. On a CPU one thread works, and
 recipes and networks are small ones; on a GPU they are the full ones. Prints a table; figures are never asserted on.
+With `--against`, pipelines (`isp` too, the camera step) are compared with another checkout's, by turns on the CPU.
 """
 
 from __future__ import annotations
@@ -33,13 +34,18 @@ def main() -> None:
     parser.add_argument("--calls", type=whole(1), default=4, help="calls in each of three rounds (default: 4)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures with device and versions")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, for pipelines on the CPU")
     args = parser.parse_args()
     device, console = torch.device(args.device), Console()
     recipes = steps.SMALL if device.type == "cpu" else steps.FULL
     known = {"degradation": PIPELINES, "steps": recipes, "restoring": ("restoring",), "loading": ("loading",)}
     known["usrnet"] = ("usrnet",)
     names = [name for what in args.what or known for name in known.get(what, (what,))]
-    work = {name: found for name in names if (found := measurement(name, args.calls, device)) is not None}
+    if args.against is not None:
+        names = [name for what in args.what or ("degradation", "isp") for name in known.get(what, (what,))]
+        work = {n: partial(against, n, args.against.resolve(), args.calls) for n in names if n in (*PIPELINES, "isp")}
+    else:
+        work = {name: found for name in names if (found := measurement(name, args.calls, device)) is not None}
     if unknown := set(names) - set(work):
         parser.error(
             f"nothing to measure is named {', '.join(sorted(unknown))}; known: {', '.join([*known, *PIPELINES])}"
@@ -55,6 +61,11 @@ def main() -> None:
         if args.json is not None:
             write_json(args.json, rows, device)
     console.info(text_of(rows))
+
+
+def against(name: str, checkout: Path, calls: int) -> list[Row]:
+    """Measure a pipeline here and in another checkout."""
+    return list(degradation.rows_against(name, checkout, calls))
 
 
 def measurement(name: str, calls: int, device: torch.device) -> Callable[[], list[Row]] | None:

@@ -27,3 +27,11 @@ def test_every_kind_of_benchmark_runs(tmp_path: Path) -> None:
         assert row["by_clock"] > 0 and (row["times_plain"] == 1 or row["version"] != "plain")
     assert len(compared) == 6 and all(versions[0] == "plain" and len(versions) > 1 for versions in compared.values())
     assert all(what in run.stdout for what in compared)
+
+
+@pytest.mark.slow
+def test_a_checkout_is_compared_with_another() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.run", "isp", "--calls", "1", "--against", str(ROOT)]
+    run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("isp 192->48") == 2, "there and here"

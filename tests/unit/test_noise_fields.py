@@ -8,7 +8,12 @@ import torch
 from scipy import stats
 
 from degradations import Ragged
-from degradations.operations.noise import normal_fields_batched, poisson_counts_batched
+from degradations.operations.noise import (
+    _alias_tables,
+    normal_fields_batched,
+    poisson_counts,
+    poisson_counts_batched,
+)
 from utils.seeding import _GOLDEN, random_bits
 
 
@@ -72,3 +77,30 @@ def test_counts_are_poisson(peak: float) -> None:
         seen = np.histogram(found, [-1, *bounds + 0.5, np.inf])[0]
         distance = ((seen - expected) ** 2 / np.maximum(expected, 5)).sum()
         assert distance < stats.chi2.ppf(0.9999, len(bounds)), (level, distance)
+
+
+@pytest.mark.parametrize("peak", [1, 8, 256])
+def test_tables_of_the_cpu_hold_poissons_law(peak: int) -> None:
+    """Exactly: the probability of each count, summed over the cells that give it."""
+    first, shares, others = _alias_tables(peak)
+    assert shares.max() <= 2**24
+    share, levels = shares / 2**24, np.arange(256)[:, None]
+    law = share / 256
+    np.add.at(law, (np.broadcast_to(levels, others.shape), others), (1 - share) / 256)
+    expected = stats.poisson.pmf(first[:, None] + np.arange(256), levels / 255 * peak)
+    assert np.abs(law - expected).max() < 1e-9
+    assert np.abs(expected.sum(1) - 1).max() < 1e-11, "no count that could happen is left out"
+
+
+@pytest.mark.parametrize("peak", [4.0, 256.0])
+def test_counts_of_the_cpu_are_drawn_from_their_tables(peak: float) -> None:
+    levels = torch.tensor([0, 1, 60, 128, 255]) / 255
+    images = Ragged.of(levels[None, :, None, None].expand(1, 5, 200, 200).contiguous())
+    counts = poisson_counts(images, torch.full((1, 1, 1, 1), peak), [3], [5], peak)[0]
+    assert torch.equal(counts, poisson_counts(images, torch.full((1, 1, 1, 1), peak), [3], [5], peak)[0])
+    assert not counts[0].any() and torch.equal(counts, counts.round())
+    rates = levels[1:].double() * peak
+    deviations = counts[1:].double().mean((1, 2)) - rates
+    assert (deviations.abs() < 5 * (rates / 200**2).sqrt()).all()
+    spread = counts[1:].double().var((1, 2))
+    assert ((spread / rates - 1).abs() < 5 * ((2 + 1 / rates) / 200**2).sqrt()).all()
