@@ -44,16 +44,20 @@ class Order:
         first = [n for n in self.first if n in names]
         last = [n for n in self.last if n in names]
         middle = [n for n in names if n not in (*first, *last)]
-        # A sort key per name, so that removing one step leaves the order of the others as it was.
-        key = {name: float(generator(seed, "order", name).random()) for name in middle}
-        full = generator(seed, "order").random() < self.full_prob
-        if self.rule == "shuffle" or (self.rule == "local_shuffle" and full):
-            middle.sort(key=key.__getitem__)
+
+        def place(name: str) -> float:
+            """Draw a sort key per name, so that removing one step leaves the order of the others as it was."""
+            return float(generator(seed, "order", name).random())
+
+        if self.rule == "shuffle" or (
+            self.rule == "local_shuffle" and generator(seed, "order").random() < self.full_prob
+        ):
+            middle.sort(key=place)
         elif self.rule == "local_shuffle":
             for group in self.groups:
-                _reorder(middle, sorted((n for n in middle if n in group), key=key.__getitem__))
+                _reorder(middle, sorted((n for n in middle if n in group), key=place))
         elif self.rule == "choice" and middle:
-            middle = [min(middle, key=key.__getitem__)]
+            middle = [min(middle, key=place)]
         _reorder(middle, [n for n in self.in_order if n in middle])
         if self.alternatives:
             chosen = self.alternatives[int(generator(seed, "order", "alternatives").integers(len(self.alternatives)))]
