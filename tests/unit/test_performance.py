@@ -18,7 +18,7 @@ from models.stages.psnr import PsnrStage
 from models.stages.stage import StageSettings
 from models.training.building import load_optimizers
 from models.training.performance import Performance, recompute_blocks
-from tests.stage_runs import batch_of, log_of, samples_of, trainer_of
+from tests.stage_runs import batch_of, log_of, trainer_of
 from utils.optim import Optim
 from utils.options.fields import OptionError
 
@@ -45,7 +45,7 @@ def trained(performance: Performance, steps: int = 4) -> tuple[list[float], list
     performance.speed_up(stage)
     generator = torch.Generator().manual_seed(1)
     batches = [[torch.rand(2, 3, side, side, generator=generator) for side in (16, 32)] for _ in range(steps)]
-    losses = [log_of(trainer.train_step([samples_of(lq, plain=gt)]))["l1"] for lq, gt in batches]
+    losses = [log_of(trainer.train_step([batch_of(lq, plain=gt)]))["l1"] for lq, gt in batches]
     return losses, [p.detach() for p in stage.networks["network_g"].parameters()]
 
 
@@ -112,13 +112,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(fused: bool) -> None:
     Performance(fused=fused).lay_out(stage, CPU)
     good, bad = (torch.full((1, 3, 16, 16), value) for value in (0.5, torch.nan))
     gt = torch.rand(1, 3, 32, 32)
-    trainer.train_step([samples_of(good, plain=gt)])
+    trainer.train_step([batch_of(good, plain=gt)])
     before = deepcopy((stage.networks["network_g"].state_dict(), stage.optimizer.state_dict()["state"]))
-    trainer.train_step([samples_of(bad, plain=gt)])
+    trainer.train_step([batch_of(bad, plain=gt)])
     assert trainer.watcher.nonfinite_in_a_row == 1
     after = (stage.networks["network_g"].state_dict(), stage.optimizer.state_dict()["state"])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
-    trainer.train_step([samples_of(good, plain=gt)])
+    trainer.train_step([batch_of(good, plain=gt)])
     assert trainer.watcher.nonfinite_in_a_row == 0
     assert not torch.equal(stage.networks["network_g"].conv_first.weight, before[0]["conv_first.weight"])  # type: ignore[union-attr]
 
@@ -132,7 +132,7 @@ def test_half_precision_goes_with_either_way_to_update(fused: bool) -> None:
     weight, gt, seen = stage.networks["network_g"].conv_first.weight, torch.rand(1, 3, 32, 32), []
     for value in (0.5, torch.nan, 0.5):
         before = weight.detach().clone()  # type: ignore[operator]
-        trainer.train_step([samples_of(torch.full((1, 3, 16, 16), value), plain=gt)])
+        trainer.train_step([batch_of(torch.full((1, 3, 16, 16), value), plain=gt)])
         seen.append((bool((weight != before).any()), trainer.scaler.get_scale()))  # type: ignore[union-attr]
     assert seen == [(True, 8.0), (False, 4.0), (True, 4.0)]
 
@@ -168,7 +168,7 @@ def test_real_and_fake_share_a_pass_where_that_changes_nothing(
     def gradients(stage: GanStage) -> tuple[list[int], list[Tensor]]:
         discriminator, seen = stage.networks["network_d"], []
         discriminator.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
-        batch = batch_of(samples_of(torch.rand(2, 3, 16, 16), plain=torch.rand(2, 3, 32, 32)))
+        batch = batch_of(torch.rand(2, 3, 16, 16), plain=torch.rand(2, 3, 32, 32))
         losses = stage.phases()[1].loss(batch, {"sr": torch.rand(2, 3, 32, 32)}, stage.networks, 1)
         losses["d"].backward()
         return seen, [p.grad for p in discriminator.parameters() if p.grad is not None]
@@ -189,7 +189,7 @@ def test_an_optimizer_is_taken_up_with_other_settings() -> None:
     performance.speed_up(stage)
     trainer = trainer_of(stage)
     lq, gt = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 32, 32)
-    trainer.train_step([samples_of(lq, plain=gt)])
+    trainer.train_step([batch_of(lq, plain=gt)])
     saved, weights = deepcopy((stage.optimizer.state_dict(), stage.networks["network_g"].state_dict()))
 
     other = stage_of(1)
@@ -200,7 +200,7 @@ def test_an_optimizer_is_taken_up_with_other_settings() -> None:
     for parameter, state in other.optimizer.state.items():
         assert state["exp_avg"].stride() == parameter.stride()
     for each in (trainer, trainer_of(other)):
-        each.train_step([samples_of(lq, plain=gt)])
+        each.train_step([batch_of(lq, plain=gt)])
     for mine, theirs in zip(
         other.networks["network_g"].parameters(), stage.networks["network_g"].parameters(), strict=True
     ):
