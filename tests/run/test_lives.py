@@ -97,7 +97,7 @@ def watched(arguments: Sequence[str], samples: Path, stop_after: int | None = No
 
     def step(self: train.Trainer, micros: Any) -> Any:  # noqa: ANN401
         values = honest(self, micros)
-        lq = [image for micro in micros for image in micro.degraded.lq]
+        lq = [image for micro in micros for image in micro.lq]
         line = {"step": self.iteration, "rank": rank, "lq": [hashlib.sha256(x.numpy()).hexdigest() for x in lq]}
         with samples.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -24,7 +24,7 @@ from utils.options.files import dump
 from utils.storage import checkpoint
 
 PREEMPTED = 75
-PATIENCE = 180
+PATIENCE = 400
 """Seconds after which a process that has not ended counts as hanging."""
 
 

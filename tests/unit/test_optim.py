@@ -102,7 +102,7 @@ def test_a_wrong_schedule_is_refused(options: dict[str, Any], message: str) -> N
 
 def test_schedules_are_built_from_options() -> None:
     assert SCHEDULES.build({"type": "multistep", "milestones": [2], "gamma": 0.3}) == MultiStep((2,), 0.3)
-    assert set(SCHEDULES.names()) == {"constant", "cosine", "multistep"}
+    assert set(SCHEDULES.names()) == {"constant", "cosine", "multistep", "wsd"}
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------
