@@ -74,11 +74,7 @@ def convert(c: Conversion) -> None:
     if model not in MODELS:
         c.problems.append(f"model_type: found {model}, which has no counterpart here; known: {', '.join(MODELS)}")
     c.stage = MODELS.get(model, "gan")
-    c.put("name", c.need("name", str, "imported"), "name")
-    c.put("scale", c.need("scale", int, 4), "scale")
-    c.same("model_type", what=f"stage `{c.stage}`")
-    if c.get("manual_seed") is not None:
-        c.put("seed", c.get("manual_seed"), "manual_seed")
+    heading(c)
     network(c, "network_g", "network_g")
     c.put(f"stages.{c.stage}.type", c.stage)
     degradation(c, model)
@@ -92,6 +88,15 @@ def convert(c: Conversion) -> None:
     validation(c)
     logging(c)
     c.drop_all(NOT_CARRIED)
+
+
+def heading(c: Conversion) -> None:
+    """Take over what stands at the top of every file of this family: name, scale, kind of model and seed."""
+    c.put("name", c.need("name", str, "imported"), "name")
+    c.put("scale", c.need("scale", int, 4), "scale")
+    c.same("model_type", what=f"stage `{c.stage}`")
+    if c.get("manual_seed") is not None:
+        c.put("seed", c.get("manual_seed"), "manual_seed")
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

@@ -51,11 +51,7 @@ NOT_CARRIED = {
 def convert(c: Conversion) -> None:
     """Fills the conversion of a file of traiNNer-redux or neosr."""
     c.stage = "gan" if c.get("network_d") is not None else "psnr"
-    c.put("name", c.need("name", str, "imported"), "name")
-    c.put("scale", c.need("scale", int, 4), "scale")
-    c.same("model_type", what=f"stage `{c.stage}`")
-    if c.get("manual_seed") is not None:
-        c.put("seed", c.get("manual_seed"), "manual_seed")
+    basicsr.heading(c)
     _network(c, "network_g", "network_g")
     c.put(f"stages.{c.stage}.type", c.stage)
     _data(c)
