@@ -27,7 +27,7 @@ def spoil(self, name, resume):  # after the folder was listed
     enter(self, name, resume)
 def note(self, micros):
     for samples in micros:
-        for path, gt in zip(samples.paths, samples.degraded.targets["plain"]):
+        for path, gt in zip(samples.paths, samples.targets["plain"]):
             line = [Path(path).name, [float(gt[c].min()) for c in range(3)], [float(gt[c].max()) for c in range(3)]]
             with (self.folder / "seen.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\\n")
