@@ -411,8 +411,9 @@ def turns(c: Conversion) -> None:
 def losses(c: Conversion, relativistic: bool = False) -> None:
     """Pixel, perceptual, LDL and adversarial losses, each with the ground truth that it sees."""
     targets = {kind: "usm" if c.get(f"{kind}_gt_usm") else "plain" for kind in ("l1", "percep", "gan")}
-    if c.stage == "psnr" and c.get("gt_usm"):
+    if c.get("gt_usm") and c.get("model_type") == "RealESRNetModel" and at(c.tree, "degradation.type") != "none":
         targets = dict.fromkeys(targets, "usm")
+    c.drop("gt_usm", "only RealESRNetModel reads it, and only where it degrades the images itself")
     path = f"stages.{c.stage}.losses"
     needed = ["l1", "percep", "gan"] if c.get("model_type") == "RealESRGANModel" else []
     for kind in needed:

@@ -9,15 +9,13 @@ import pytest
 
 from models.importing.__main__ import main
 from tests.helpers import ROOT
-from tests.unit.test_importing import BSRGAN, ESRGAN, NET, changed
+from tests.unit.test_importing import BSRGAN, NET, SRRESNET, changed
 from utils.images.files import write_image
 from utils.options import files
 
 SMALL = {
     NET: {
-        **ESRGAN,
-        "model_type": "SRModel",
-        "network_d": ...,
+        **SRRESNET,
         "network_g": {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 4},
         "path.pretrain_network_g": None,
         "datasets.train.meta_info": None,

@@ -34,18 +34,18 @@ def test_large_images_cost_the_main_process_nothing(tmp_path: Path) -> None:
 
 
 RESTORING = """
-import resource, sys
+import sys
 from models.network import NETWORKS
 from models.restoring.generator import LoadedGenerator
 from models.restoring.restorer import Restorer
 from models.restoring.files import restore_files
 from pathlib import Path
-from utils.logging import Console
+from utils.logging import Console, memory_mb
 
 network = NETWORKS.build({"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1}).eval().requires_grad_(False)
 files = {Path(sys.argv[1]): Path(sys.argv[2])}
 assert list(restore_files(files, Restorer(LoadedGenerator(network, None, {}), tile=256), Console())) == [True]
-sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+sys.stdout.write(str(memory_mb()["ram_peak"] * 2**20))
 """
 
 

@@ -108,14 +108,18 @@ PAIRS = {
     "datasets.train.dataroot_lq": "datasets/DF2K",
     "high_order_degradation": False,
 }
-ESRGAN = {
-    "model_type": "ESRGANModel",
+GIVEN = {
     "datasets.train.type": "PairedImageDataset",
     "datasets.train.dataroot_lq": "datasets/DF2K_lq",
     "datasets.train.gt_size": 128,
     "gt_size": ...,
-    "network_d": {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 64},
     "train.scheduler.milestones": [50000, 100000, 200000, 300000],
+}
+SRRESNET = {**GIVEN, "model_type": "SRModel", "network_g": {"type": "MSRResNet", "upscale": 4}}
+ESRGAN = {
+    **GIVEN,
+    "model_type": "ESRGANModel",
+    "network_d": {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 64},
     "train.perceptual_opt.layer_weights": {"conv5_4": 1},
     "train.gan_opt.loss_weight": 5e-3,
 }
@@ -135,11 +139,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"network_g": {"type": "srvgg", "num_conv": 32}},
     ),
     "esrgan": (GAN, ESRGAN, {"stages.gan.losses.gan.kind": "ragan", "stages.gan.network_d.type": "vgg_disc"}),
-    "srresnet": (
-        NET,
-        {**ESRGAN, "model_type": "SRModel", "network_d": ..., "network_g": {"type": "MSRResNet", "upscale": 4}},
-        {"network_g": {"type": "msrresnet"}, "data.crop_size": 128},
-    ),
+    "srresnet": (NET, SRRESNET, {"network_g": {"type": "msrresnet"}, "stages.psnr.losses.l1.target": "plain"}),
     "cosine": (NET, {"train.scheduler": COSINE}, {"stages.psnr.schedule.periods": [250, 250]}),
     "restarts": (NET, {"train.scheduler": RESTARTS}, {"stages.psnr.schedule.restarts": [0, 60]}),
     "warm": (NET, {"train.warmup_iter": 10}, {"stages.psnr.schedule.warmup": 10}),
