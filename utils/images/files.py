@@ -320,7 +320,7 @@ def encode_image(
     if not done:
         raise ValueError(f"{path}: OpenCV cannot encode an array {array.shape} of {array.dtype} as {suffix}")
     chunks = [b"cICP" + cicp] * bool(cicp) + [b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)] * bool(profile)
-    return _with_chunks(encoded.tobytes(), chunks if suffix == ".png" else [])
+    return _with_chunks(encoded.data, chunks if suffix == ".png" else [])
 
 
 def _tiff_file(array: np.ndarray, profile: bytes) -> bytes:
@@ -333,10 +333,10 @@ def _tiff_file(array: np.ndarray, profile: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _with_chunks(png: bytes, chunks: Sequence[bytes]) -> bytes:
-    """A PNG with more chunks behind its IHDR, which ends at byte 33."""
+def _with_chunks(encoded: memoryview, chunks: Sequence[bytes]) -> bytes:
+    """A file as encoded, or a PNG with more chunks behind its IHDR, which ends at byte 33; copied once."""
     framed = [struct.pack(">I", len(of_one) - 4) + of_one + struct.pack(">I", zlib.crc32(of_one)) for of_one in chunks]
-    return b"".join([png[:33], *framed, png[33:]])
+    return b"".join([encoded[:33], *framed, encoded[33:]])
 
 
 def _check_writable(path: Path, suffix: str, array: np.ndarray) -> None:
