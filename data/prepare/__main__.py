@@ -94,7 +94,7 @@ class MakeSmaller(Conversion):
 
 @dataclass(frozen=True, kw_only=True)
 class WriteDatabase(Conversion):
-    """Writes an LMDB database in BasicSR's layout, for `type: lmdb`."""
+    """Writes an LMDB database in BasicSR's layout, for `type: lmdb`; also from one with a meta_info.pkl, of 2019."""
 
     out: Annotated[Path, Arg("X.lmdb")]
     """Where to."""

@@ -1,22 +1,25 @@
-"""A folder of images to an LMDB database in BasicSR's layout, which `type: lmdb` reads."""
+"""A folder of images, or a database of the BasicSR of 2019, to an LMDB database in BasicSR's layout, which `type: lmdb`
+reads."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lmdb
+import numpy as np
 
 from data.prepare.work import Failure, Record, named_images, parallel, stamp
-from data.sources.lmdb import META, parse_meta
+from data.sources.lmdb import META, OLD_META, parse_meta
 from utils.images.files import ImageError, encode_image, read_image_alpha
 from utils.images.header import parse_header
 from utils.logging import Console
 from utils.options.fields import OptionError
 from utils.storage.files import replace_text
-from utils.storage.lmdb_reader import refuse_cut_off
+from utils.storage.lmdb_reader import reader, refuse_cut_off
 from utils.storage.lock import RunLock
 
 RECORD = "prepared.jsonl"
@@ -35,7 +38,7 @@ class Encoded:
 
 
 def write_database(source: Path, out: Path, strip: str, workers: int, console: Console) -> int:
-    """Writes all images of a folder into a database; goes on where an earlier call was stopped.
+    """Writes all images of a folder, or of an old database, into a database; goes on where an earlier call was stopped.
 
     What is there already is kept if its file has not changed and its PNG is whole and of the recorded size. Gray
     images stay gray (one channel), colours become sRGB, alpha is dropped, the depth stays. The list is written at the
@@ -48,6 +51,11 @@ def write_database(source: Path, out: Path, strip: str, workers: int, console: C
         OptionError: there are no images, names clash or cannot be keys, or `out` holds images of another folder.
         OSError: the disk refuses, or a worker died.
     """
+    if (source / OLD_META).is_file():
+        try:
+            return _convert_old(source, out, console)
+        except lmdb.Error as error:
+            raise OSError(f"{source} to {out}: {error}") from error
     names = named_images(source, strip, console)
     for name, path in names.items():
         try:
@@ -71,6 +79,62 @@ def write_database(source: Path, out: Path, strip: str, workers: int, console: C
         replace_text(out / META, "".join(lines))
     console.info(f"{out}: {len(done)} images, {len(kept)} of them from before, {failed} unusable")
     return failed
+
+
+def _convert_old(source: Path, out: Path, console: Console) -> int:
+    """As `write_database`, from a database whose values are the bytes of 8-bit BGR or gray pixels, row by row, with
+    keys and shapes in a pickle."""
+    shapes, old, failed = old_meta(source / OLD_META), reader(source), 0
+    sizes, batch = dict[str, tuple[int, int, int]](), dict[str, bytes]()
+    with RunLock(out), _Writer(out) as writer, console.progress(len(shapes), desc="lmdb") as progress:
+        writer.refuse_others(set(shapes))
+        for key, (height, width, channels) in shapes.items():
+            pixels, there = old.get(key), writer.get(key)
+            if pixels is None or len(pixels) != height * width * channels:
+                console.error(f"left out: {source}, key {key!r}: has not the {height}x{width}x{channels} bytes listed")
+                failed += 1
+                continue
+            if there is None or parse_header(there).damage is not None:
+                bgr = np.frombuffer(pixels, np.uint8).reshape(height, width, channels)
+                image = bgr[..., 0] if channels == 1 else bgr[..., ::-1]
+                batch[key] = encode_image(f"{key}.png", np.ascontiguousarray(image))
+            if len(batch) >= _BATCH_IMAGES:
+                writer.put(batch)
+                batch.clear()
+            sizes[key] = (height, width, channels)
+            progress.update()
+        writer.put(batch)
+        lines = [f"{key}.png ({height},{width},{channels}) 1\n" for key, (height, width, channels) in sizes.items()]
+        replace_text(out / META, "".join(lines))
+    console.info(f"{out}: {len(sizes)} images, {failed} unusable")
+    return failed
+
+
+class _NoCode(pickle.Unpickler):
+    """Reads texts, numbers, lists and mappings. Whatever names a class or a function, and so could run, is refused."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:  # noqa: ANN401
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}; expected texts and numbers alone")
+
+
+def old_meta(file: Path) -> dict[str, tuple[int, int, int]]:
+    """Return (height, width, channels) by key of a meta_info.pkl: `keys`, and `resolution`, texts `C_H_W`, one of each
+    key or one of all. Nothing in the pickle is run. Raises OptionError for one that holds something else."""
+    try:
+        with file.open("rb") as opened:
+            found = _NoCode(opened).load()
+        keys, texts = found["keys"], found["resolution"]
+        shapes = [tuple(map(int, text.split("_"))) for text in (texts * len(keys) if len(texts) == 1 else texts)]
+        usable = {str(k): (h, w, c) for k, (c, h, w) in zip(keys, shapes, strict=True)}
+        strange = [k for k, (h, w, c) in usable.items() if parse_meta(f"{k}.png ({h},{w},{c}) 1").key != k]
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OptionError(
+            f"{file}: is no list of keys and resolutions as BasicSR wrote it in 2019 ({error})"
+        ) from error
+    strange += [k for k, (height, width, channels) in usable.items() if channels not in (1, 3) or height * width < 1]
+    if strange or not usable:
+        raise OptionError(f"{file}: expected keys of images of 1 or 3 channels; found {strange[:_SHOWN] or 'none'}")
+    return usable
 
 
 def _kept(entry: dict[str, Any] | None, value: bytes | None) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import IMAGE_SUFFIXES, ImageError, image_files, read_image
 from utils.options.fields import OptionError, PositiveInt
+from utils.storage.files import located, read_text
 
-# A listed name ends at its suffix, so it may hold blanks; BasicSR's lists go on with a column such as (480,480,3).
-_LISTED = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))(?:\s|$)", re.IGNORECASE)
+# A listed name ends at its suffix, so it may hold blanks; BasicSR's lists go on with a column such as (480,480,3), and
+# Real-ESRGAN's lists of pairs with a comma and the name of the low-quality image.
+_NAME = rf".+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
+_LISTED = re.compile(rf"({_NAME})(?:,\s*({_NAME})$|\s|$)", re.IGNORECASE)
 _SHOWN = 5  # names in a message
 
 
@@ -22,8 +26,8 @@ class Folder(Source):
 
     Args:
         root: a folder, or several, one after the other. Relative to the working directory; `~` is the home folder.
-        names: a text file that lists the images to use, one path relative to `root` per line; further columns
-            (BasicSR's meta-info files) are ignored. Default: every image, sorted.
+        names: a text file that lists the images to use, one path relative to `root` (or all to the folder above) per
+            line; further columns (BasicSR's meta-info files) are ignored. Default: every image, sorted.
         max_images: use only this many, from the front.
 
     Raises:
@@ -31,13 +35,13 @@ class Folder(Source):
     """
 
     def __init__(self, root: str | list[str], names: str | None = None, max_images: PositiveInt | None = None) -> None:
-        roots = [Path(r).expanduser() for r in ([root] if isinstance(root, str) else root)]
+        roots = [located(r) for r in ([root] if isinstance(root, str) else root)]
         if not roots:
             raise OptionError("root: found an empty list, expected at least one folder")
         if names is None:
             found = [path for r in roots for path in _all_images(r)]
         elif len(roots) == 1:
-            found = listed_images(roots[0], Path(names).expanduser())
+            found = listed_images(roots[0], located(names))
         else:
             raise OptionError(f"names: a list goes with one root, found {len(roots)}; use one data entry for each")
         # Strings take a third of the memory of paths, and go to every worker.
@@ -66,15 +70,35 @@ def read_listed(path: str | Path) -> np.ndarray:
 
 def listed_images(root: Path, listing: Path) -> list[Path]:
     """The images under `root` that a text file lists, in its order. Raises OptionError naming what is wrong."""
-    if not root.is_dir():
-        raise OptionError(f"root: there is no folder {root}")
+    lines = read_list(listing)
+    if any(len(names) == 2 for names in lines):
+        raise OptionError(f"names: {listing} lists pairs; use `type: paired` with gt_root and lq_root")
+    return present(root, [names[0] for names in lines], listing)
+
+
+def read_list(listing: Path) -> list[tuple[str, ...]]:
+    """The name in each line of a list of images, or both names of a pair (ground truth first), with slashes.
+
+    Raises OptionError naming the line that is wrong.
+    """
     try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(listing).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"names: cannot read the list {listing} ({error})") from error
-    found = [_listed_path(root, line.strip(), f"{listing}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+        raise OptionError(f"names: cannot read the list {listing} ({error}); save it as UTF-8") from error
+    found = [_names(line.strip(), f"names: {listing}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise OptionError(f"names: the list {listing} is empty")
+    return found
+
+
+def present(root: Path, names: Sequence[str], listing: Path, option: str = "root") -> list[Path]:
+    """The listed images under `root`. A list may be written from the folder above, so that all its names begin with
+    that of `root`, as Real-ESRGAN's script does. Raises OptionError naming what is missing."""
+    if not root.is_dir():
+        raise OptionError(f"{option}: there is no folder {root}")
+    found, own = [located(name, root) for name in names], f"{root.resolve().name}/"
+    if not found[0].exists() and all(name.replace("\\", "/").startswith(own) for name in names):
+        found = [located(name[len(own) :], root) for name in names]
     missing = [path for path in found if not path.is_file()]
     if missing:
         shown = ", ".join(str(path) for path in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
@@ -88,16 +112,15 @@ def listable(name: str) -> bool:
     return match is not None and match[1] == name and name == name.strip() and len(name.splitlines()) == 1
 
 
-def _listed_path(root: Path, line: str, where: str) -> Path:
+def _names(line: str, where: str) -> tuple[str, ...]:
     match = _LISTED.match(line)
     if match is None:
-        raise OptionError(
-            f"names: {where}: found {line!r}, expected a path ending in one of {' '.join(IMAGE_SUFFIXES)}"
-        )
-    relative = PurePosixPath(match[1])
-    if relative.is_absolute() or ".." in relative.parts:
-        raise OptionError(f"names: {where}: {match[1]!r} leads out of {root}; list paths relative to it")
-    return root / relative
+        raise OptionError(f"{where}: found {line!r}, expected a path ending in one of {' '.join(IMAGE_SUFFIXES)}")
+    names = tuple(name for name in match.groups() if name is not None)
+    for name in names:
+        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
+            raise OptionError(f"{where}: {name!r} leads out of the folder; list paths relative to it")
+    return names
 
 
 def _all_images(root: Path) -> list[Path]:

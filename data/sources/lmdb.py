@@ -14,9 +14,10 @@ from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import IMAGE_SUFFIXES, ImageError, decode_image
 from utils.images.header import parse_header
 from utils.options.fields import PositiveInt
+from utils.storage.files import located, read_text
 from utils.storage.lmdb_reader import reader
 
-META = "meta_info.txt"
+META, OLD_META = "meta_info.txt", "meta_info.pkl"
 _SHOWN = 10  # keys in a message
 _LONGEST_KEY = 511  # bytes, as LMDB is compiled by default
 _LONGEST_LINE = 1000  # the expression takes quadratic time
@@ -46,7 +47,7 @@ class Lmdb(Source):
     """
 
     def __init__(self, root: str, lq_root: str | None = None, scale: PositiveInt | None = None) -> None:
-        self._root, listed = str(Path(root).expanduser()), _listed(Path(root).expanduser(), "root")
+        self._root, listed = str(located(root)), _listed(located(root), "root")
         self._keys = list(listed)
         self._lq_root: str | None = None
         self.scale, self.cut = scale or 1, 0
@@ -55,7 +56,7 @@ class Lmdb(Source):
             if scale is None:
                 raise ValueError("scale: is missing; give the factor by which ground truths are larger")
             self.paired = True
-            self._lq_root, partners = str(Path(lq_root).expanduser()), _listed(Path(lq_root).expanduser(), "lq_root")
+            self._lq_root, partners = str(located(lq_root)), _listed(located(lq_root), "lq_root")
             self._match(listed, partners)
             _require(self._lq_root, self._keys)
 
@@ -70,13 +71,23 @@ class Lmdb(Source):
         ]
         for key, size in truths.items():
             small = partners.get(key)
-            if size is not None and small is not None:
-                rest = [side - part * self.scale for side, part in zip(size, small, strict=True)]
-                self.cut += rest != [0, 0]
-                if not all(0 <= r < self.scale for r in rest):
-                    problems.append(self._mismatch(key, size, small))
+            if size is None or small is None:
+                continue
+            rest = self._rest(size, small)
+            if rest is None:  # BasicSR ignores the sizes in the list, so some lists have wrong ones
+                size, small = _true_size(self._root, key) or size, _true_size(self._lq_root, key) or small
+                rest = self._rest(size, small)
+            if rest is None:
+                problems.append(self._mismatch(key, size, small))
+            else:
+                self.cut += rest != (0, 0)
         if problems:
             raise ValueError(f"the databases do not pair at scale {self.scale}:\n  " + "\n  ".join(problems))
+
+    def _rest(self, size: Size, small: Size) -> Size | None:
+        """By how many pixels a ground truth is larger than its enlarged partner, or None where it does not fit."""
+        rest = size[0] - small[0] * self.scale, size[1] - small[1] * self.scale
+        return rest if all(0 <= r < self.scale for r in rest) else None
 
     def _mismatch(self, key: str, size: Size, small: Size) -> str:
         expected = f"expected {small[0] * self.scale}x{small[1] * self.scale}"
@@ -94,11 +105,11 @@ class Lmdb(Source):
         image = _image(self._root, key)
         if self._lq_root is None:
             return image
-        small = parse_header(_value(self._lq_root, key)).size or _image(self._lq_root, key).shape[:2]
-        height, width = small[0] * self.scale, small[1] * self.scale
-        if not all(0 <= r < self.scale for r in (image.shape[0] - height, image.shape[1] - width)):
-            raise UnreadableImageError(self._mismatch(key, (image.shape[0], image.shape[1]), (small[0], small[1])))
-        return image[:height, :width]
+        size, small = image.shape[:2], parse_header(_value(self._lq_root, key)).size
+        height, width = small or _image(self._lq_root, key).shape[:2]
+        if self._rest((size[0], size[1]), (height, width)) is None:
+            raise UnreadableImageError(self._mismatch(key, (size[0], size[1]), (height, width)))
+        return image[: height * self.scale, : width * self.scale]
 
     def read_lq(self, index: int) -> np.ndarray:
         if self._lq_root is None:
@@ -138,8 +149,13 @@ def _listed(root: Path, option: str) -> dict[str, Size | None]:
     """Keys with their sizes, in the order of the list."""
     if not (root / "data.mdb").is_file():
         raise ValueError(f"{option}: {root} is no LMDB database; expected a folder with data.mdb and {META}")
+    if (root / OLD_META).is_file() and not (root / META).exists():
+        raise ValueError(
+            f"{option}: {root} has {OLD_META}, so it is of the BasicSR of 2019, which kept bare pixels; convert it: "
+            f"python -m data.prepare lmdb {root} --out NEW.lmdb"
+        )
     try:
-        lines = (root / META).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(root / META).splitlines()
     except FileNotFoundError:
         raise ValueError(
             f"{option}: {root} has no {META}, so it is unfinished; run the `python -m data.prepare lmdb` that began it"
@@ -183,6 +199,14 @@ def _image(root: str, key: str) -> np.ndarray:
         return decode_image(_value(root, key), f"{root}, key {key!r}")
     except ImageError as error:
         raise UnreadableImageError(str(error)) from error
+
+
+def _true_size(root: str | None, key: str) -> Size | None:
+    """What the header of an image says, or None where it does not tell."""
+    try:
+        return None if root is None else parse_header(_value(root, key)).size
+    except UnreadableImageError:
+        return None
 
 
 def _value(root: str, key: str) -> bytes:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from data.sources.folder import listed_images, read_listed
+from data.sources.folder import listed_images, present, read_list, read_listed
 from utils.images.files import ImageError, image_files, read_header, read_image
 from utils.options.fields import PositiveInt
+from utils.storage.files import located
 
 Size = tuple[int, int]
 
@@ -21,7 +22,8 @@ class Paired(Source):
     Args:
         gt_root: folder of ground truths, at any depth.
         lq_root: folder of low-quality images, laid out as `gt_root`; the file formats may differ.
-        names: a text file that lists the ground truths to use, as for `folder`.
+        names: a text file that lists the ground truths to use, as for `folder`, or pairs `gt/0.png, lq/0.png`
+            (Real-ESRGAN's), which then need not be called alike.
         pattern: the name of a low-quality image without its ending, `{}` standing for the name of its ground truth:
             `{}x4` finds 0001x4.png for 0001.png.
         scale: how many times larger the ground truth is; supplied by the experiment.
@@ -48,23 +50,14 @@ class Paired(Source):
         if pattern.count("{}") != 1:
             raise ValueError(f"pattern: found {pattern!r}, expected one {{}} in the place of the ground truth's name")
         self.scale, self.cut = scale, 0
-        root = Path(gt_root).expanduser()
-        truths = _images(root, "gt_root") if names is None else listed_images(root, Path(names).expanduser())
-        partners = _by_stem(_images(Path(lq_root).expanduser(), "lq_root"), Path(lq_root).expanduser())
+        roots, listing = (located(gt_root), located(lq_root)), None if names is None else located(names)
+        matched, problems = _listed_pairs(*roots, listing, pattern) or _pairs_by_name(*roots, listing, pattern)
         self._pairs: list[tuple[str, str]] = []
-        problems = []
-        for gt in truths:
-            key = str(gt.relative_to(root).parent / pattern.replace("{}", gt.stem))
-            found = partners.pop(key, [])
-            if len(found) != 1:
-                what = f"{len(found)} partners: {', '.join(map(str, found))}" if found else f"no partner {key}.*"
-                problems.append(f"{gt}: {what} in {lq_root}")
-            elif (problem := self._mismatch(gt, found[0])) is not None:
-                problems.append(problem)
+        for gt, lq in matched:
+            if (problem := self._mismatch(gt, lq)) is None:
+                self._pairs.append((str(gt), str(lq)))
             else:
-                self._pairs.append((str(gt), str(found[0])))
-        if names is None:
-            problems += [f"{path}: no ground truth in {gt_root}" for paths in partners.values() for path in paths]
+                problems.append(problem)
         if problems:
             raise ValueError(f"{len(problems)} of the images do not pair at scale {scale}:\n  " + "\n  ".join(problems))
 
@@ -119,6 +112,38 @@ def image_size(path: Path) -> Size:
         return height, width
     height, width = header.size
     return (height, width) if header.orientation < 5 else (width, height)
+
+
+Pairs = tuple[list[tuple[Path, Path]], list[str]]
+"""(ground truth, low-quality image) of each pair, and what is wrong with others."""
+
+
+def _listed_pairs(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs | None:
+    """The pairs of a list, or None where it lists ground truths alone."""
+    lines = [] if listing is None else read_list(listing)
+    if listing is None or not any(len(line) == 2 for line in lines):
+        return None
+    if pattern != "{}" or not all(len(line) == 2 for line in lines):
+        raise ValueError(f"names: {listing} lists pairs; expected two names in every line, and no `pattern` beside it")
+    gts = present(gt_root, [line[0] for line in lines], listing, "gt_root")
+    return list(zip(gts, present(lq_root, [line[1] for line in lines], listing, "lq_root"), strict=True)), []
+
+
+def _pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs:
+    truths = _images(gt_root, "gt_root") if listing is None else listed_images(gt_root, listing)
+    partners = _by_stem(_images(lq_root, "lq_root"), lq_root)
+    pairs, problems = [], []
+    for gt in truths:
+        key = str(gt.relative_to(gt_root).parent / pattern.replace("{}", gt.stem))
+        found = partners.pop(key, [])
+        if len(found) == 1:
+            pairs.append((gt, found[0]))
+        else:
+            what = f"{len(found)} partners: {', '.join(map(str, found))}" if found else f"no partner {key}.*"
+            problems.append(f"{gt}: {what} in {lq_root}")
+    if listing is None:
+        problems += [f"{path}: no ground truth in {gt_root}" for paths in partners.values() for path in paths]
+    return pairs, problems
 
 
 def _images(root: Path, option: str) -> list[Path]:

@@ -14,6 +14,7 @@ import yaml
 from models.importing.conversion import Conversion
 from utils.options.fields import OptionError
 from utils.options.files import parse
+from utils.storage.files import read_text
 
 WIDTH = 118
 ORDER = ("name", "seed", "scale", "network_g", "init_g", "degradation", "data", "stages", "logger")
@@ -27,9 +28,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises OptionError for what is no text, cannot be parsed, or holds no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        raise OptionError(f"{path}: cannot be read as text; save it as UTF-8: {error}") from error
     if path.suffix == ".toml":
         try:
             tree: Any = tomllib.loads(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from data import DATASETS, Source, UnreadableImageError
+from data.prepare.__main__ import main as prepare
 from data.sources.lmdb import parse_meta
 from utils.options.fields import OptionError
 
@@ -188,3 +190,61 @@ def test_lines_of_the_list() -> None:
     assert parse_meta("x.y.png (1, 2, 3)").key == "x.y"
     assert parse_meta("v1.5 (1,2,3) 1").key == "v1.5"
     assert parse_meta("x (copy).png").size is None and parse_meta("x (copy).png").key == "x (copy)"
+
+
+# --- databases of others -------------------------------------------------------------------------------------------
+
+
+def test_sizes_in_a_list_may_be_wrong(tmp_path: Path) -> None:
+    """BasicSR does not read them; what the images say counts."""
+    gt = write(tmp_path / "gt.lmdb", {"a": png(image(1, 16, 24))}, "a.png (480,480,3) 1\n")
+    lq = write(tmp_path / "lq.lmdb", {"a": png(image(2))}, "a.png (8,12,3) 1\n")
+    source = build(root=str(gt), lq_root=str(lq))
+    np.testing.assert_array_equal(source.read(0), image(1, 16, 24))
+    gt = write(tmp_path / "small.lmdb", {"a": png(image(1, 15, 24))}, "a.png (480,480,3) 1\n")
+    with pytest.raises(OptionError, match="is 15x24, expected 16x24"):
+        build(root=str(gt), lq_root=str(lq))
+
+
+def old_database(root: Path, images: Mapping[str, np.ndarray], meta: object = None) -> Path:
+    """As the BasicSR of 2019: BGR pixels row by row, and a pickle of keys and sizes."""
+    with lmdb.open(str(root), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        for key, array in images.items():
+            transaction.put(key.encode(), np.ascontiguousarray(array[..., ::-1]).tobytes())
+    sizes = [f"{array.shape[2]}_{array.shape[0]}_{array.shape[1]}" for array in images.values()]
+    usual = {"name": "DIV2K", "resolution": sizes[:1] if len(set(sizes)) == 1 else sizes, "keys": list(images)}
+    (root / "meta_info.pkl").write_bytes(pickle.dumps(usual if meta is None else meta, protocol=0))
+    return root
+
+
+@pytest.mark.parametrize("heights", [(8, 8), (8, 10)])
+def test_an_old_database_is_named_and_converted(tmp_path: Path, heights: tuple[int, int]) -> None:
+    images = {"0801_s001": image(1, heights[0]), "0801_s002": image(2, heights[1])}
+    old, new = old_database(tmp_path / "old.lmdb", images), tmp_path / "new.lmdb"
+    with pytest.raises(OptionError, match=rf"of 2019.*python -m data\.prepare lmdb {old} --out NEW"):
+        build(root=str(old))
+    for _ in range(2):  # the second time keeps what is there
+        assert prepare(["lmdb", str(old), "--out", str(new)]) == 0
+    source = build(root=str(new))
+    for index, array in enumerate(images.values()):
+        np.testing.assert_array_equal(source.read(index), array)
+
+
+def test_an_old_database_with_something_else_inside_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    class Runs:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.write_text, (tmp_path / "ran", "")
+
+    for number, meta in enumerate([{"keys": [Runs()], "resolution": ["3_8_12"]}, {"keys": ["a"]}, ["a"]]):
+        old = old_database(tmp_path / f"{number}.lmdb", {"a": image(1)}, meta)
+        assert prepare(["lmdb", str(old), "--out", str(tmp_path / "new.lmdb")]) == 1
+        assert "is no list of keys and resolutions" in capfd.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    short = old_database(
+        tmp_path / "s.lmdb", {"a": image(1)}, {"keys": ["a", "../b"], "resolution": ["3_9_12", "3_8_12"]}
+    )
+    assert prepare(["lmdb", str(short), "--out", str(tmp_path / "new.lmdb")]) == 1
+    assert "leads out of the folder" in capfd.readouterr().err
+    short = old_database(tmp_path / "t.lmdb", {"a": image(1)}, {"keys": ["a"], "resolution": ["3_9_12"]})
+    assert prepare(["lmdb", str(short), "--out", str(tmp_path / "new2.lmdb")]) == 1
+    assert "has not the 9x12x3 bytes" in capfd.readouterr().err

@@ -182,7 +182,7 @@ def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yml").write_bytes(b"a: \xff\n")
-    with pytest.raises(OptionError, match=r"latin\.yml: cannot be read as UTF-8"):
+    with pytest.raises(OptionError, match=r"latin\.yml: cannot be read as text; save it as UTF-8"):
         load(tmp_path / "latin.yml")
     with pytest.raises(OptionError, match=r"gone\.yml: no such option file$"):
         load(tmp_path / "gone.yml")
@@ -214,3 +214,15 @@ def test_differences_name_both_values() -> None:
         "new: was None, is 2",
     ]
     assert differences(old, dict(old)) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_files_from_windows(tmp_path: Path, encoding: str) -> None:
+    """Marked and in UTF-16 (PowerShell), with backslashes in `base:`."""
+    marked = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    write(tmp_path, "sub/base.yml", "a: 1\n")
+    (tmp_path / "x.yml").write_bytes(marked + "base: sub\\base.yml\r\nb: é\r\n".encode(encoding))
+    (tmp_path / "x.json").write_bytes(
+        marked + '{\r\n "base": "sub\\\\base.yml", // note\r\n "b": "é"}'.encode(encoding)
+    )
+    assert load(tmp_path / "x.yml") == load(tmp_path / "x.json") == {"a": 1, "b": "é"}

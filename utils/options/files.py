@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from utils.options.fields import OptionError
+from utils.storage.files import located, read_text
 
 MAX_DEPTH = 40
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -124,9 +125,9 @@ def _load_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         who = f" (named by `base:` in {below[-1]})" if below else ""
         raise OptionError(f"{path}: no such option file{who}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        raise OptionError(f"{path}: cannot be read as text; save it as UTF-8: {error}") from error
     own = parse(text, str(path), json_syntax=path.suffix == ".json")
     if not isinstance(own, dict):
         raise OptionError(f"{path}: found {type(own).__name__} at the top level, expected a mapping")
@@ -136,7 +137,7 @@ def _load_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise OptionError(f"{path}: base: found {bases!r}, expected a file name or a list of them")
     result: dict[str, Any] = {}
     for base in bases:
-        result = merge(result, _load_file(path.parent / base, (*below, path)))
+        result = merge(result, _load_file(located(base, path.parent), (*below, path)))
     return merge(result, own)
 
 

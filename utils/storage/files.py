@@ -1,7 +1,27 @@
-"""Writing files so that a kill or a power cut leaves either the old content or the new one, never half of it."""
+"""Writing files so that a kill or a power cut leaves either the old content or the new one, never half of it; and
+reading texts and paths that were written on Windows."""
 
+import codecs
 import os
 from pathlib import Path
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read_text(path: Path) -> str:
+    """Return a text in UTF-8, or in what a byte-order mark says: PowerShell's `>` writes UTF-16, Notepad marks UTF-8.
+
+    Raises OSError, or UnicodeDecodeError for what is no text.
+    """
+    content = path.read_bytes()
+    return content.decode(next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8"))
+
+
+def located(path: str, below: Path = Path()) -> Path:
+    """Return a path relative to a folder; `~` is the home folder. Where nothing lies at a path with backslashes, they
+    are taken for slashes, as Windows means them."""
+    found = below / Path(path).expanduser()
+    return found if "\\" not in path or found.exists() else below / Path(path.replace("\\", "/")).expanduser()
 
 
 def write_durably(path: Path, content: bytes) -> None:
