@@ -26,7 +26,15 @@ from data.sampler import StepSampler
 from data.training import Mix, TrainingSet, degrade
 from degradations import Batch
 from models.stages.stage import Memo, Phase
-from models.training.building import build_stage, distribute, hand_over, load_optimizers, make_ready, rehearse
+from models.training.building import (
+    build_stage,
+    distribute,
+    hand_over,
+    load_optimizers,
+    make_ready,
+    rehearse,
+    stand_ins,
+)
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.training.rehearsal import try_out
 from models.training.report import Diverged, final_report, next_command
@@ -400,11 +408,15 @@ def main() -> int:
             experiment, tree = load_experiment(args.opt, args.overrides)
             if args.stage is not None and args.stage not in experiment.stages:
                 raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
+        for name in experiment.stages if args.stage is None else [args.stage]:
+            build_stage(experiment, name, processes)  # what only constructors see is said before hours of preparation
+        if args.dry_run:
+            with stand_ins(experiment, tree, processes, console) as (tried, its_tree):
+                try_run(tried, its_tree, processes, console, args)
+            return 0
         make_ready(experiment, tree, processes, console)
-        if args.dry_run or args.profile:
-            quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
-            run = partial(Trainer, quiet, tree, processes, console=console)
-            try_out(lambda folder: run(folder=folder), processes, args.stage, args.profile, args.runs / experiment.name)
+        if args.profile:
+            try_run(experiment, tree, processes, console, args)
             return 0
         return train(experiment, tree, processes, console, args)
     except (OptionError, OSError) as error:
@@ -413,6 +425,15 @@ def main() -> int:
         return 1
     finally:
         distributed.stop()
+
+
+def try_run(
+    experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: Arguments
+) -> None:
+    """Do a dry run or a profile, in a folder that is gone afterwards."""
+    quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
+    run = partial(Trainer, quiet, tree, processes, console=console)
+    try_out(lambda folder: run(folder=folder), args.stage, args.profile, args.runs / experiment.name)
 
 
 def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: Arguments) -> int:

@@ -60,7 +60,7 @@ def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console
         failed: set[str] = set()
         progress = console.progress(len(names), initial=len(names) - len(todo), desc=str(settings["kind"]))
         with progress:
-            for (name, _), result in parallel(partial(_one, job, out), todo, workers):
+            for (name, _), result in parallel(partial(convert_one, job, out), todo, workers):
                 if isinstance(result, Failure):
                     failed.add(name)
                     console.error(f"left out: {result.reason}")
@@ -82,7 +82,8 @@ def _complete(entry: dict[str, Any] | None, out: Path) -> bool:
     return entry is not None and all((out / f"{name}.png").is_file() for name in entry["written"])
 
 
-def _one(job: Job, out: Path, item: tuple[str, Path]) -> Converted | Failure:
+def convert_one(job: Job, out: Path, item: tuple[str, Path]) -> Converted | Failure:
+    """Writes what is made of an image, by its name and path."""
     name, path = item
     before = stamp(path)
     try:

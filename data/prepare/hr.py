@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +67,12 @@ def make_hr(
     Returns how many images could not be used. Raises as `convert` and `check_folders`.
     """
     check_folders(source, target, out)
-    failed = 0
-    for name, folder in {"source": source, "target": target}.items():
-        if folder is not None:
-            trim = Trimmed(job.factor if name == "source" else 1, scale, job.released and name == "source")
-            failed += convert(trim, folder, out / name, "", workers, console)
-    return failed
+    folders = {"source": source, **({} if target is None else {"target": target})}
+    found = trims(job, scale, folders).items()
+    return sum(convert(trim, folders[name], out / name, "", workers, console) for name, trim in found)
+
+
+def trims(job: CleanHr, scale: int, folders: Iterable[str]) -> dict[str, Trimmed]:
+    """What is done to the images of each folder: those of `source` are cleaned, those of `target` are not."""
+    cleaned = Trimmed(job.factor, scale, job.released)
+    return {name: cleaned if name == "source" else Trimmed(1, scale) for name in folders}

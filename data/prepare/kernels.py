@@ -93,7 +93,7 @@ def collect_kernels(
             images, stamps = {}, {name: stamp(pool.names[name]) for name in names}
             for name in names:
                 try:
-                    images[name] = _usable(pool.names[name], settings)
+                    images[name] = usable(pool.names[name], settings)
                 except ImageError as error:
                     failed += 1
                     console.error(f"left out: {error}")
@@ -110,7 +110,7 @@ def collect_kernels(
     return sum(distributed.gather_objects(failed))
 
 
-def _usable(path: Path, settings: KernelGAN) -> np.ndarray:
+def usable(path: Path, settings: KernelGAN) -> np.ndarray:
     """(H, W, 3) uint8. Raises ImageError for what cannot be read, is smaller than the crops or has no content."""
     image = read_image(path)
     least = SIZE_G + (0 if settings.real_image else 2 * SHAVED)

@@ -154,12 +154,12 @@ def _measured(
 def _measure(job: NoisePatches, item: tuple[str, Path]) -> tuple[list[int], list[Tile]] | Failure:
     before = stamp(item[1])
     try:
-        return before, tiles_of(job, _stored(item[1]))
+        return before, tiles_of(job, stored(item[1]))
     except ImageError as error:
         return Failure(item[1], str(error))
 
 
-def _stored(path: Path) -> np.ndarray:
+def stored(path: Path) -> np.ndarray:
     """(H, W) of a gray file, (H, W, 3) of another."""
     image, _, gray = read_image_alpha(path)
     return image[..., 0] if gray else image
@@ -203,7 +203,7 @@ def _write(patches: Patches, out: Path, folder: Path, workers: int) -> None:
 
 
 def _cut(item: tuple[str, list[tuple[Path, int, int, int]]]) -> None:
-    image = _stored(Path(item[0]))
+    image = stored(Path(item[0]))
     for file, top, left, size in item[1]:
         write_image(file, image[top : top + size, left : left + size])
 

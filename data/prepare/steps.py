@@ -39,61 +39,118 @@ def prepare(
 
     Warns of validation images among the sources. Images that cannot be used are named and left out.
 
-    Raises OptionError as the steps do, if the scales differ, or if something else lies where the results go.
+    Raises OptionError as the steps do, and as `check`.
     """
-    source, out = Path(settings.source).expanduser(), Path(settings.out).expanduser()
-    target = None if settings.target is None else Path(settings.target).expanduser()
+    check(settings, scale, processes, console, validation)
+    for step in steps(settings, scale, processes, console):
+        step.take(processes, console)
+
+
+def check(
+    settings: Prepare,
+    scale: int,
+    processes: Processes,
+    console: Console,
+    validation: Mapping[str, Source] | None = None,
+) -> None:
+    """Says what is wrong before anything is made: not after kernels were estimated for hours. All ranks call it.
+
+    Raises OptionError if the scales differ, a folder holds no images, or one lies where the results go.
+    """
+    folders = sources(settings)
+    out = Path(settings.out).expanduser()
     with distributed.together():
         if settings.kernels is not None and settings.kernels.scale != scale:
             raise OptionError(
                 f"prepare.kernels.scale: found {settings.kernels.scale}, expected the run's scale, {scale}"
             )
-        folders = {"source": source, **({} if target is None else {"target": target})}
         for name, folder in folders.items():
             try:
                 named_images(folder)
                 refuse_inside(out, folder)
             except OptionError as error:
                 raise OptionError(f"prepare.{name}: {error}") from error
-        check_folders(source, target, out / "hr")  # said before kernels are estimated for hours
+        check_folders(folders["source"], folders.get("target"), out / "hr")
         if processes.is_main and validation:
             for text in overlap({n: Folder(str(folder)) for n, folder in folders.items()}, validation, "prepare."):
                 console.warn(text)
+
+
+def sources(settings: Prepare) -> dict[str, Path]:
+    """The folders of images, `source` and perhaps `target`."""
+    given = {"source": settings.source, "target": settings.target}
+    return {name: Path(folder).expanduser() for name, folder in given.items() if folder is not None}
+
+
+def steps(settings: Prepare, scale: int, processes: Processes, console: Console) -> list[Step]:
+    """The steps that are asked for, in order."""
+    folders, out = sources(settings), Path(settings.out).expanduser()
+    source, found = folders["source"], []
     if (kernels := settings.kernels) is not None:
-        step = _Step("kernels", out, {"version": kernel_pool.VERSION, **asdict(kernels)}, [source])
-        step.take(
-            lambda folder: collect_kernels(kernels, source, folder, processes, console, settings.batch),
-            processes,
-            console,
-        )
+
+        def estimate(folder: Path) -> None:
+            collect_kernels(kernels, source, folder, processes, console, settings.batch)
+
+        found.append(Step("kernels", out, {"version": kernel_pool.VERSION, **asdict(kernels)}, [source], estimate))
     if (noise := settings.noise) is not None:
-        step = _Step("noise", out, {"version": noise_step.VERSION, **asdict(noise)}, [source])
-        step.take(lambda folder: collect_noise(noise, source, folder, cores(), console), processes, console)
+
+        def collect(folder: Path) -> None:
+            collect_noise(noise, source, folder, cores(), console)
+
+        found.append(Step("noise", out, {"version": noise_step.VERSION, **asdict(noise)}, [source], collect))
     if (hr := settings.hr) is not None:
-        step = _Step("hr", out, {"version": hr_step.VERSION, "scale": scale, **asdict(hr)}, [*folders.values()])
-        step.take(lambda folder: make_hr(hr, scale, source, target, folder, cores(), console), processes, console)
+
+        def clean(folder: Path) -> None:
+            make_hr(hr, scale, source, folders.get("target"), folder, cores(), console)
+
+        options = {"version": hr_step.VERSION, "scale": scale, **asdict(hr)}
+        found.append(Step("hr", out, options, [*folders.values()], clean))
+    return found
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A step, what it depends on, and the images that it reads; noted beside its results."""
+class Step:
+    """A step, what it depends on, and the images that it reads; noted beside its results. `run` fills a folder."""
 
     name: str
     out: Path
     options: Mapping[str, Any]
     sources: Sequence[Path]
+    run: Callable[[Path], None]
 
-    def take(self, run: Callable[[Path], object], processes: Processes, console: Console) -> None:
-        """Calls `run` with the folder for the results, unless they are there; older ones are removed before.
+    @property
+    def folder(self) -> Path:
+        """Where the results lie."""
+        return self.out / self.name
+
+    @property
+    def note(self) -> Path:
+        """What they were made of."""
+        return self.out / f"{self.name}.json"
+
+    def notes(self) -> tuple[str, str]:
+        """What is noted while the step is taken, and at its end."""
+        key = {"options": self.options, "images": [[str(source), _digest(source)] for source in self.sources]}
+        begun, finished = (json.dumps({**key, "finished": is_so}, indent=1) for is_so in (False, True))
+        return begun, finished
+
+    def noted(self) -> str | None:
+        """What stands there."""
+        return self.note.read_text(encoding="utf-8") if self.note.exists() else None
+
+    def is_done(self) -> bool:
+        """Whether the results are there, of these images and options."""
+        return self.folder.is_dir() and self.noted() == self.notes()[1]
+
+    def take(self, processes: Processes, console: Console) -> None:
+        """Makes the results, unless they are there; older ones are removed before.
 
         Raises OptionError if what lies there is not of a `prepare:` section.
         """
-        folder, note = self.out / self.name, self.out / f"{self.name}.json"
+        folder, note = self.folder, self.note
         with distributed.together():
-            key = {"options": self.options, "images": [[str(source), _digest(source)] for source in self.sources]}
-            begun, finished = (json.dumps({**key, "finished": is_so}, indent=1) for is_so in (False, True))
-            noted = note.read_text(encoding="utf-8") if note.exists() else None
-            done = noted == finished and folder.is_dir()
+            begun, finished = self.notes()
+            noted, done = self.noted(), self.is_done()
         if done:
             console.info(f"prepare.{self.name}: {folder} is up to date")
             return
@@ -112,11 +169,11 @@ class _Step:
                 self.out.mkdir(parents=True, exist_ok=True)
                 replace_text(note, begun)
         if shared:
-            run(folder)
+            self.run(folder)
         with distributed.together():
             if processes.is_main:
                 if not shared:
-                    run(folder)
+                    self.run(folder)
                 replace_text(note, finished)
 
 

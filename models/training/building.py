@@ -1,7 +1,8 @@
 """Building a stage: fresh networks, what it takes over from elsewhere, and how its networks are called."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.source import SourceEntry
+from data.source import Source, SourceEntry
 from models.networks.batch_norm import GlobalBatchNorm2d
 from models.stages.stage import Handover, Stage
 from models.training.experiment import Experiment, build_generator, check_experiment
@@ -30,14 +31,49 @@ def make_ready(experiment: Experiment, tree: dict[str, Any], processes: Processe
         return
     from data.prepare.steps import prepare  # loads as long as PyTorch's half, and few runs want it
 
+    prepare(experiment.prepare, experiment.scale, processes, console, _held_out(experiment))
     with distributed.together():
-        held_out = {
+        check_experiment({**tree, "prepare": None})
+
+
+@contextmanager
+def stand_ins(
+    experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console
+) -> Iterator[tuple[Experiment, dict[str, Any]]]:
+    """Give an experiment, with stand-ins in a temporary folder for what its `prepare:` will make, whose steps are
+    checked and their costs said."""
+    if (settings := experiment.prepare) is None:
+        yield experiment, tree
+        return
+    from data.prepare.rehearsal import rehearse
+    from data.prepare.steps import check
+
+    check(settings, experiment.scale, processes, console, _held_out(experiment))
+    with distributed.temporary_folder() as folder:
+        rehearse(settings, experiment.scale, folder, processes, console)
+        moved = _moved({**tree, "prepare": None}, Path(settings.out).expanduser().resolve(), folder)
+        with distributed.together():
+            tried = check_experiment(moved)
+        yield tried, moved
+
+
+def _moved(value: Any, old: Path, new: Path) -> Any:  # noqa: ANN401
+    """Return an option tree whose paths below a folder lead below another."""
+    if isinstance(value, dict):
+        return {key: _moved(inner, old, new) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_moved(inner, old, new) for inner in value]
+    if isinstance(value, str) and (path := Path(value).expanduser().resolve()).is_relative_to(old):
+        return str(new / path.relative_to(old))
+    return value
+
+
+def _held_out(experiment: Experiment) -> dict[str, Source]:
+    with distributed.together():
+        return {
             name: cast(SourceEntry, spec.build(scale=experiment.scale)).source
             for name, spec in experiment.data.validation.items()
         }
-    prepare(experiment.prepare, experiment.scale, processes, console, held_out)
-    with distributed.together():
-        check_experiment({**tree, "prepare": None})
 
 
 def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stage:
@@ -58,9 +94,10 @@ def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stag
 
 
 def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
-    """Build a stage to come once, so that what only a constructor sees is said now and not after days."""
-    stage, start = build_stage(experiment, name, processes), experiment.settings(name).init_from
+    """Fill a stage to come once from the files it starts from, so that what is wrong is said now and not after days."""
+    start = experiment.settings(name).init_from
     if start is not None and start.checkpoint is not None:
+        stage = build_stage(experiment, name, processes)
         with distributed.together():
             hand_over(stage, name, start, Checkpoints("."))
 

@@ -1,9 +1,8 @@
 """What can be said of a run beforehand: that all of it works, what it will cost, and where the time goes."""
 
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,6 @@ from models.stages.stage import Stage, StageSettings
 from models.training.experiment import Experiment
 from utils.logging import Console, memory_mb, table
 from utils.processes import distributed
-from utils.processes.distributed import Processes
 
 WARM_UP = 5
 """Iterations before anything is timed: memory is set aside, kernels are chosen and compiled."""
@@ -40,18 +38,16 @@ class Run(Protocol):
     def save(self, final: bool) -> None: ...
 
 
-def try_out(make: Callable[[Path], Run], processes: Processes, stage: str | None, profile: int, kept: Path) -> None:
+def try_out(make: Callable[[Path], Run], stage: str | None, profile: int, kept: Path) -> None:
     """Do a dry run, or profile a stage (by default the first) over some iterations and write the trace to `kept`.
     Nothing else is left behind."""
-    with tempfile.TemporaryDirectory() if processes.is_main else nullcontext("") as own:
-        folder = Path(distributed.broadcast_string(own))
+    with distributed.temporary_folder() as folder:
         with distributed.together():
             run = make(folder)
         if profile:
             profile_stage(run, stage or next(iter(run.experiment.stages)), profile, kept)
         else:
             dry_run(run)
-        distributed.barrier()  # the main process removes the folder
 
 
 def dry_run(run: Run) -> None:

@@ -58,6 +58,28 @@ def test_a_pool_that_cannot_serve_is_said_before_training(tree: dict[str, Any], 
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
+def test_a_dry_run_tries_the_preparation_and_leaves_nothing(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["prepare"]["kernels"]["iterations"] = 100_000  # would take hours
+    options = write_options(tmp_path / "tiny.yml", tree)
+    before = sorted(tmp_path.rglob("*"))
+    run = finished(options, tmp_path / "runs", "--dry-run")
+    assert sorted(tmp_path.rglob("*")) == before
+    rows = {row[0]: row for line in run.out.splitlines() if len(row := [c.strip() for c in line.split("|")[1:-1]]) > 1}
+    assert rows["kernels"][1] == "3 images, 100000 iterations" and float(rows["kernels"][2]) > 1
+    assert rows["noise"][1].startswith("3 images, ") and rows["hr"][1].startswith("3 images, ")
+    assert rows["gan"][3] == "1" and "nothing is left behind" in run.out
+
+    small = train(options, tmp_path / "runs", "--dry-run", "--set", "prepare.noise.size=8")
+    assert small.code == 1 and "a patch of 8x8 does not cover a low-quality crop of 16x16" in small.err
+
+
+def test_a_missing_file_of_a_loss_is_said_before_the_preparation(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["stages"]["gan"]["losses"]["vgg"] = {"type": "perceptual", "weights": "no/such.pth"}
+    run = train(write_options(tmp_path / "tiny.yml", tree), tmp_path / "runs")
+    assert run.code == 1 and "stages.gan.losses.vgg" in run.err and "no/such.pth" in run.err
+    assert not (tmp_path / "pools").exists() and "prepare" not in run.out
+
+
 @pytest.mark.parametrize("stage", ["psnr", "gan"])  # the second takes over what the first has not learned here
 def test_a_profile_says_where_the_time_goes(tmp_path: Path, stage: str) -> None:
     options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images")))

@@ -1,12 +1,14 @@
 """The processes of a run, as torchrun starts them. With one process every function here does nothing."""
 
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -252,6 +254,15 @@ def together() -> Iterator[None]:
     for rank, reason in enumerate(reasons):
         if reason:
             raise AgreedError(reason if rank == 0 else f"on rank {rank}: {reason}") from failure
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give all ranks one folder, which is removed when all have left it."""
+    is_main = not dist.is_initialized() or dist.get_rank() == 0
+    with tempfile.TemporaryDirectory() if is_main else nullcontext("") as own:
+        yield Path(broadcast_string(own))
+        barrier()
 
 
 def _collective_device() -> torch.device:
