@@ -73,6 +73,33 @@ def test_two_agents_train_together(tmp_path: Path) -> None:
         torch.testing.assert_close(value, ends[1][key], rtol=1e-4, atol=1e-6)
 
 
+# --- what it says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_is_followed_by_no_page_of_tracebacks(ranks: int, tmp_path: Path) -> None:
+    options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images")))
+    wrong = ("--set", f"data.train.pictures.root={tmp_path / 'nowhere'}")
+    given = ("--standalone", f"--nproc-per-node={ranks}")
+    run = Training(options, tmp_path / "runs", *wrong, torchrun=given, launcher_module="utils.processes.launch")
+    assert run.wait() == 1
+    said = run.err.splitlines()
+    assert said[0].startswith("error: data.train.pictures") and len(said) <= 2, run.err
+
+
+def test_a_signal_is_followed_by_none_either(tmp_path: Path) -> None:
+    options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images"), psnr=100000))
+    stopped = Training(options, tmp_path / "one", ranks=2, launcher_module="utils.processes.launch")
+    stopped.until("psnr_00000005").stop(signal.SIGINT)
+    assert stopped.wait() == 128 + signal.SIGINT and stopped.status["state"] == "preempted"
+    assert "everything is saved" in stopped.out and "Traceback" not in stopped.err, stopped.err
+    killed = Training(options, tmp_path / "two", ranks=2, launcher_module="utils.processes.launch")
+    os.kill(ranks_of(killed.until("psnr_00000005").process.pid)[1], signal.SIGKILL)
+    assert killed.wait() == 128 + signal.SIGKILL
+    assert "error: rank 1 was ended by SIGKILL, perhaps for want of memory" in killed.err
+    assert "ChildFailedError" not in killed.err
+
+
 # --- signals ---------------------------------------------------------------------------------------------------
 
 SLOW_DISK = """

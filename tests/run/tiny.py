@@ -94,12 +94,13 @@ class Training:
         torchrun: Sequence[str] = (),
         preexec: Callable[[], None] | None = None,
         command: Sequence[str] = ("train.py",),
+        launcher_module: str = "torch.distributed.run",
     ) -> None:
         launcher = [sys.executable]
         if ranks > 1:
             torchrun = ("--standalone", f"--nproc-per-node={ranks}", *torchrun)
         if torchrun:
-            launcher += ["-m", "torch.distributed.run", *torchrun]
+            launcher += ["-m", launcher_module, *torchrun]
         whole = [*launcher, *command, "--opt", str(options), "--runs", str(runs), "--device", "cpu", *arguments]
         self.folder = runs / "tiny"
         self.process = subprocess.Popen(
