@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from degradations.drawn import collect_drawn
 from models.ablating.report import Report, Scores, deviation
 from utils.images.files import read_image
-from utils.images.plot import collect_drawn
 from utils.metrics.evaluate import to_8bit
 from utils.storage.files import replace_text
 

@@ -1,7 +1,5 @@
 """What goes into a paper: tables in Markdown and LaTeX, figures in PDF."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from models.ablating.report import Report, Scores, deviation
+from models.benchmarking.figures import tex
+from utils.images.plot import figure
 from utils.logging import table
 from utils.storage.files import replace_text
 
@@ -60,11 +60,11 @@ def latex(report: Report) -> str:
     judged = report.judged()
     compared = [scores.compared(report.baseline, report.over_seeds) for scores in judged]
     lines = [r"\begin{tabular}{l" + "rr" * len(judged) + "}", r"\toprule"]
-    lines.append("".join(rf" & \multicolumn{{2}}{{c}}{{{_tex(scores.set_name)}}}" for scores in judged) + r" \\")
+    lines.append("".join(rf" & \multicolumn{{2}}{{c}}{{{tex(scores.set_name)}}}" for scores in judged) + r" \\")
     lines.append("".join(rf"\cmidrule(lr){{{2 + 2 * i}-{3 + 2 * i}}}" for i in range(len(judged))))
-    lines.append("variant" + rf" & {_tex(report.judge_by)} & difference" * len(judged) + r" \\" + "\n" + r"\midrule")
+    lines.append("variant" + rf" & {tex(report.judge_by)} & difference" * len(judged) + r" \\" + "\n" + r"\midrule")
     for row in report.rows:
-        cells = [_tex(row)]
+        cells = [tex(row)]
         for scores, differences in zip(judged, compared, strict=True):
             mean = scores.text(float(scores.values[row].mean())) if row in scores.values else "--"
             cells += [mean, _tex_difference(scores, differences.get(row))]
@@ -82,27 +82,19 @@ def _tex_difference(scores: Scores, d: Any) -> str:  # noqa: ANN401
     return f"${size}$ $[{low}, {high}]$"
 
 
-def _tex(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
-
-
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
     """Write the intervals of each judged set, and each curve, as PDF."""
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-    from matplotlib.figure import Figure
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
 
     def save(name: str, draw: Any, height: float) -> None:  # noqa: ANN401
-        figure = Figure((5.5, height), layout="constrained")
-        FigureCanvasPdf(figure)
-        draw(figure.add_subplot())
-        paths.append(folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.pdf")
-        figure.savefig(paths[-1], metadata={"CreationDate": None})
+        with figure(5.5, height) as drawn:
+            draw(drawn.add_subplot())
+            paths.append(folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.pdf")
+            drawn.savefig(paths[-1], metadata={"CreationDate": None})
 
     for scores in report.judged():
         save(
@@ -135,4 +127,4 @@ def _draw_curves(axes: Any, curve: Any, name: str, colours: Mapping[str, str]) -
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colours[row], alpha=0.15, linewidth=0)
     axes.set_xlabel("iteration")
     axes.set_ylabel(name)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend()

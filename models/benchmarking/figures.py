@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.images.plot import figure
 from utils.options.fields import OptionError
 
 
@@ -61,8 +62,6 @@ def write_figure(stem: Path, crop: Crop, images: Mapping[str, np.ndarray]) -> No
 
     Captions may have two lines: name and numbers. Of lower images, pixels stay visible.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     whole = list(images.values())[-1]
@@ -72,33 +71,37 @@ def write_figure(stem: Path, crop: Crop, images: Mapping[str, np.ndarray]) -> No
     cell = side * crop.height / crop.width
     height = rows * (cell + 0.4)
     width = height * whole.shape[1] / whole.shape[0]
-    figure = Figure((width + columns * side, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[width, *[side] * columns])
-    axes = figure.add_subplot(grid[:, 0])
-    axes.imshow(whole)
-    axes.add_patch(Rectangle((crop.x, crop.y), crop.width, crop.height, fill=False, edgecolor="red", linewidth=1.2))
-    axes.set_axis_off()
-    for place, (caption, part) in enumerate(parts.items()):
-        axes = figure.add_subplot(grid[place // columns, 1 + place % columns])
-        axes.imshow(part, interpolation="nearest", aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_xlabel(caption, fontsize=7, labelpad=2)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=200)
-    figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
+    with figure(width + columns * side, height) as drawn:
+        grid = drawn.add_gridspec(rows, columns + 1, width_ratios=[width, *[side] * columns])
+        axes = drawn.add_subplot(grid[:, 0])
+        axes.imshow(whole)
+        axes.add_patch(Rectangle((crop.x, crop.y), crop.width, crop.height, fill=False, edgecolor="red", linewidth=1.2))
+        axes.set_axis_off()
+        for place, (caption, part) in enumerate(parts.items()):
+            axes = drawn.add_subplot(grid[place // columns, 1 + place % columns])
+            axes.imshow(part, interpolation="nearest", aspect="auto")
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(caption, fontsize=7, labelpad=2)
+            axes.spines[:].set_visible(False)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(stem.with_name(f"{stem.name}.png"), dpi=200)
+        drawn.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
 
 
 def latex_table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[Sequence[bool]]) -> str:
     """Write a booktabs table whose first column holds names; the best numbers are bold."""
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
-    lines += [" & ".join(map(_escaped, head)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(tex, head)) + r" \\", r"\midrule"]
     for (name, *numbers), marks in zip(rows, best, strict=True):
         cells = [rf"\textbf{{{n}}}" if is_best else n for n, is_best in zip(numbers, marks, strict=True)]
-        lines.append(" & ".join([_escaped(name), *cells]) + r" \\")
+        lines.append(" & ".join([tex(name), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _escaped(plain: str) -> str:
+def tex(plain: str) -> str:
+    r"""Return text as LaTeX prints it.
+
+    >>> tex("a_b & 5 %")
+    'a\\_b \\& 5 \\%'
+    """
     return re.sub(r"([&%$#_{}])", r"\\\1", plain)

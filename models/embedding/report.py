@@ -18,7 +18,7 @@ from data.training import END_OF_SCHEDULES, ValidationSet
 from degradations import Degradation, Plan
 from models.embedding.probes import explained, probe_accuracy, projection, retrieval
 from utils.images.files import to_tensor, write_image
-from utils.images.plot import grid, scatter
+from utils.images.plot import figure, pixels, scatter
 from utils.logging import table
 from utils.options.fields import OptionError
 from utils.seeding import generator as stream
@@ -152,20 +152,19 @@ def numbers(features: np.ndarray, truth: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def picture(features: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A row of scatter plots for each kind of features, coloured by width, orientation and noise as far as told."""
+    """Draw a row of scatter plots for each kind of features, coloured by what is told of kernel and noise."""
     captions = {"wide": "wider width, px", "angle": "angle in degrees, gray: round", "noise": "noise, 8-bit levels"}
     colours = {text: truth[name] for name, text in captions.items() if name in truth}
-    rows = []
-    for name, values in features.items():
-        points, (first, second) = projection(values)
-        kinds = colours or {"degradation": np.arange(values.shape[1], dtype=np.float64)}
-        row = []
-        for caption, of_kind in kinds.items():
-            period = 180 if caption == captions["angle"] else None
-            axes = f"PC 1: {first:.0%} of variance, PC 2: {second:.0%}"
-            row.append(scatter(name, points, np.tile(of_kind, len(values)), axes, caption, period))
-        rows.append(row)
-    return grid(rows)
+    colours = colours or {"degradation": np.arange(next(iter(features.values())).shape[1], dtype=np.float64)}
+    with figure(3.2 * len(colours), 3.6 * len(features)) as drawn:
+        grid = drawn.subplots(len(features), len(colours), squeeze=False)
+        for row, (name, values) in zip(grid, features.items(), strict=True):
+            points, (first, second) = projection(values)
+            for axes, (caption, of_kind) in zip(row, colours.items(), strict=True):
+                period = 180 if caption == captions["angle"] else None
+                scatter(axes, name, points, np.tile(of_kind, len(values)), caption, period)
+                axes.set(xlabel=f"PC 1: {first:.0%} of variance", ylabel=f"PC 2: {second:.0%}")
+        return pixels(drawn)
 
 
 def write_report(

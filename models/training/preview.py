@@ -31,11 +31,11 @@ from data.sampler import numbers_of_step
 from data.source import SourceEntry
 from data.training import Mix, Sample, TrainingSet, ValidationSet, as_float, collate, degrade
 from degradations import Batch, Degradation, Plan
+from degradations.drawn import drawn_picture, drawn_table, drawn_text
 from losses import LossTerm
 from models.training.experiment import Experiment, load_experiment
 from utils.images.files import from_tensor, read_image, to_tensor, to_uint8, write_image
-from utils.images.plot import LARGEST_CELL, cells, drawn_picture, drawn_table, drawn_text
-from utils.images.sheet import sheet
+from utils.images.sheet import LARGEST_CELL, cells, sheet
 from utils.logging import Console, table
 from utils.options import files as option_files
 from utils.options.arguments import Arg, OptionFile, Overrides, parse

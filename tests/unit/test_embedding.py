@@ -24,7 +24,7 @@ from models.restoring.generator import load_generator
 from models.training.experiment import Logger
 from models.training.watch import Watcher
 from utils.images.files import read_image, write_image
-from utils.images.plot import scatter
+from utils.images.plot import figure, scatter
 from utils.logging import Console
 from utils.options.fields import OptionError
 from utils.processes.distributed import Processes
@@ -123,10 +123,13 @@ def test_spectra_tell_a_wave_by_its_frequency() -> None:
 
 def test_scatter_colours_by_value() -> None:
     points = np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5]])
-    panel = scatter("t", points, np.array([0.0, 90.0, np.nan]), "axes", "angle", period=180)
-    low, high, unknown = panel[314, 16], panel[40, 304], panel[177, 160]
-    assert low[0] > 200 > 100 > max(low[1:]), "0 is red"
-    assert min(high[1:]) > 200 > 100 > high[0], "half way round is cyan"
+    with figure(3, 3) as drawn:
+        axes = drawn.add_subplot()
+        scatter(axes, "t", points, np.array([0.0, 90.0, np.nan]), "angle", period=180)
+        drawn.canvas.draw()
+    [unknown], (low, high) = (of_kind.get_facecolors()[:, :3] for of_kind in axes.collections)
+    assert low[0] > 0.8 > 0.4 > max(low[1:]), "0 is red"
+    assert min(high[1:]) > 0.8 > 0.4 > high[0], "half way round is cyan"
     assert len(set(unknown.tolist())) == 1, "what has no value is gray"
 
 

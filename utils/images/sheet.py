@@ -1,7 +1,5 @@
 """Sample sheets: images beside each other under captions, as 8-bit RGB arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2
@@ -11,6 +9,9 @@ _FONT, _SCALE, _THICKNESS = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1
 _LINE, _MARGIN, _GAP = 20, 4, 4
 _BACKGROUND, _TEXT = 32, (255, 255, 255)
 _SMALLEST, _FRAME, _COLOURS = 128, 3, {True: (40, 190, 60), False: (230, 40, 40)}
+_SMALLEST_CELL, _WIDEST = 224, 2400
+LARGEST_CELL = 640
+"""The longest side of an image in `cells`; larger ones are shown smaller."""
 
 
 def strip(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
@@ -35,6 +36,27 @@ def strip(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
             cv2.putText(cell, line, where, _FONT, _SCALE, _TEXT, _THICKNESS, cv2.LINE_AA)
         cells += [cell, np.full((bar + height, _GAP, 3), _BACKGROUND, np.uint8)]
     return np.concatenate(cells[:-1], axis=1)
+
+
+def cells(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[np.ndarray]:
+    """Images under their captions, all brought to about the size of the first, in as many strips as a screen needs."""
+    height = images[0].shape[0]
+    tallest = min(height * -(-_SMALLEST_CELL // height), LARGEST_CELL)
+    shown = [_fitted(image, tallest) for image in images]
+    per_row = max(2, _WIDEST // max(image.shape[1] for image in shown))
+    per_row = -(-len(shown) // -(-len(shown) // per_row))  # rows of about equal length
+    parts = [slice(first, first + per_row) for first in range(0, len(shown), per_row)]
+    return [strip(shown[part], captions[part]) for part in parts]
+
+
+def _fitted(image: np.ndarray, height: int) -> np.ndarray:
+    """Enlarged by a whole factor, so that pixels stay pixels, or shrunk where it would not fit."""
+    factor = min(height // image.shape[0], LARGEST_CELL // image.shape[1])
+    if factor >= 1:
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    share = min(height / image.shape[0], LARGEST_CELL / image.shape[1])
+    size = (max(1, round(image.shape[1] * share)), max(1, round(image.shape[0] * share)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
