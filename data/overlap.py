@@ -36,14 +36,15 @@ def overlap(train: Mapping[str, Source], validation: Mapping[str, Source], where
             if size not in hashes:
                 hashes[size] = {}
                 for held_out in by_size[size]:
-                    hashes[size].setdefault(_digest(held_out[1]), []).append(held_out)
-            for valid, twin in hashes[size].get(_digest(path), []):
+                    hashes[size].setdefault(content_digest(held_out[1]), []).append(held_out)
+            for valid, twin in hashes[size].get(content_digest(path), []):
                 common.setdefault((valid, name), {})[twin] = path
     return [_sentence(valid, where + name, pairs, len(validation[valid])) for (valid, name), pairs in common.items()]
 
 
 def _sentence(valid: str, train: str, pairs: dict[Path, Path], count: int) -> str:
-    shown = ", ".join(f"{twin} = {path}" for twin, path in list(pairs.items())[:_SHOWN])
+    some = list(pairs.items())[:_SHOWN]
+    shown = ", ".join(str(twin) if twin == path else f"{twin} = {path}" for twin, path in some)
     more = ", ..." if len(pairs) > _SHOWN else ""
     return (
         f"data.validation.{valid}: {len(pairs)} of its {count} images are also in {train}, "
@@ -62,7 +63,8 @@ def _files(source: Source) -> list[tuple[Path, int]]:
     return files
 
 
-def _digest(path: Path) -> bytes:
+def content_digest(path: Path) -> bytes:
+    """Return what tells the content of a file from others; of an unreadable one, its path."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -73,9 +73,10 @@ def tell(study: Study, failed: dict[str, str], console: Console) -> None:
     report = gather(study, failed)
     page = study.folder / "report.html"
     write_page(report, page)
-    paths = write_paper(report, study.folder)
+    write_paper(report, study.folder)
     verdicts = "\n".join(f"  {text}" for text in report.verdicts())
-    console.info(f"\n{verdicts}\n\nfor a paper: {', '.join(map(str, paths))}\nnext, open the page: {page}")
+    console.info(f"\n{verdicts}\n\nfor a paper: report.md, table.tex and figures/*.pdf in {study.folder}")
+    console.info(f"next, open the page: {page}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.ablating.report import Curve, Report, Scores
+from models.ablating.report import Curve, Report, Scores, photographs
 from models.ablating.runs import NETWORK, is_tested, is_trained
 from models.ablating.study import Run, Study, Test
 from models.training.preview import draw_plan
@@ -84,6 +84,7 @@ def _scores(test: Test, tables: dict[Run, Table], remarks: list[str]) -> list[Sc
     """Arrays of what all runs have measured."""
     found = []
     higher = {name: metric.higher_is_better for name, metric in test.measure.metrics.items()}
+    of = {tested.valid.name: photographs(tested) for tested in test.sets}
     for key in next(iter(tables.values()), {}):
         set_name, number = key
         columns = [table[key] for table in tables.values()]
@@ -99,7 +100,8 @@ def _scores(test: Test, tables: dict[Run, Table], remarks: list[str]) -> list[Sc
             seeds.setdefault(run.variant, []).append(run.seed)
             values.setdefault(run.variant, []).append([table[key][name] for name in images])
         arrays = {row: np.array(lines) for row, lines in values.items()}
-        found.append(Scores(set_name, number, images, seeds, arrays, higher[number.rpartition(" ")[0]]))
+        own = [of[set_name][name] for name in images]
+        found.append(Scores(set_name, number, images, seeds, arrays, higher[number.rpartition(" ")[0]], own))
     return found
 
 

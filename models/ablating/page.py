@@ -52,7 +52,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "overSeeds": report.over_seeds,
         "sets": {s.valid.name: f"{len(s.valid)} images, low-quality images {s.origin}" for s in report.sets},
         "states": dict(report.states),
-        "remarks": list(report.remarks),
+        "notes": report.notes(),
         "changes": {row: list(map(list, lines)) for row, lines in report.changes.items()},
         "scores": [_scores_data(report, scores) for scores in report.scores],
         "curves": _curves_data(report),

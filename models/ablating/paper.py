@@ -47,8 +47,7 @@ def markdown(report: Report) -> str:
     lines = [[row, *line] for row in report.rows for line in report.changes.get(row, ())]
     if lines:
         parts.append("## Options\n\n" + table(["variant", "option", "baseline", "variant's"], lines))
-    notes = [*report.remarks, *(f"{row}: {text}" for row, text in report.states.items())]
-    return "\n\n".join([*parts, *notes]) + "\n"
+    return "\n\n".join([*parts, *report.notes()]) + "\n"
 
 
 def _spread(scores: Scores, values: np.ndarray) -> str:

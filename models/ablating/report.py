@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.overlap import content_digest
+from data.training import ValidationSet
 from models.ablating.statistics import Difference, compare, holm, in_words
 from models.benchmarking.benchmark import BICUBIC, SMOOTHED, BenchmarkSet, Measure, SetResult
 from utils.seeding import generator
@@ -17,7 +19,8 @@ from utils.seeding import generator
 
 @dataclass(frozen=True)
 class Scores:
-    """One number on one set. `values` by row: (seeds, images); `seeds` tells which."""
+    """One number on one set. `values` by row: (seeds, images); `seeds` tells which. `photographs`: of which each image
+    is, where several may be of one."""
 
     set_name: str
     number: str
@@ -25,6 +28,7 @@ class Scores:
     seeds: dict[str, list[int]]
     values: dict[str, np.ndarray]
     higher_is_better: bool = True
+    photographs: Sequence[Hashable] | None = None
 
     @property
     def is_in_db(self) -> bool:
@@ -47,7 +51,7 @@ class Scores:
             variant, base = self._paired(row, baseline)
             if len(variant):
                 rng = generator("bootstrap", self.set_name, self.number)
-                found[row] = compare(variant, base, rng, self.higher_is_better, over_seeds)
+                found[row] = compare(variant, base, rng, self.photographs, self.higher_is_better, over_seeds)
         corrected = holm([difference.p for difference in found.values()])
         return {row: dataclasses.replace(d, p_holm=p) for (row, d), p in zip(found.items(), corrected, strict=True)}
 
@@ -97,6 +101,16 @@ class Report:
         """Return the scores by which is judged: one number on every set that has it."""
         return [scores for scores in self.scores if scores.number == self.judge_by]
 
+    def notes(self) -> list[str]:
+        """Return what else belongs below: images left out, rows that are not whole, sets with repeats."""
+        counts = {s.set_name: (len(s.images), len(set(s.photographs or s.images))) for s in self.scores}
+        repeats = [
+            f"{name}: {images} images of {photographs} photographs; what is made of one counts as one witness"
+            for name, (images, photographs) in counts.items()
+            if photographs < images
+        ]
+        return [*self.remarks, *repeats, *(f"{row}: {text}" for row, text in self.states.items())]
+
     def effect(self, scores: Scores, difference: Difference) -> float:
         """Return the difference worth knowing: as said for the judged number, else half of what is uncertain now."""
         if scores.number == self.judge_by:
@@ -117,6 +131,16 @@ class Report:
         ]
 
 
+def photographs(tested: BenchmarkSet) -> dict[str, Hashable]:
+    """Return by image the photograph it is of: `repeats` of one, and equal files, are of the same."""
+    if not isinstance(tested.valid, ValidationSet):
+        return {image: image for image in tested.images}
+    source = tested.valid.entry.source
+    paths = [source.path(index) for index in range(len(source))]
+    of = [index if path is None else content_digest(path) for index, path in enumerate(paths)]
+    return {image: of[number % len(of)] for number, image in enumerate(tested.images)}
+
+
 def report_of_results(
     name: str, sets: Sequence[BenchmarkSet], results: Sequence[SetResult], measure: Measure, folder: Path
 ) -> Report:
@@ -126,7 +150,8 @@ def report_of_results(
     checkpoints = [row for row in rows if row not in (BICUBIC, SMOOTHED)]
     higher = {metric: measure.metrics[metric].higher_is_better for metric in measure.metrics}
     scores, remarks = [], [f"{result.name}: {remark}" for result in results for remark in result.remarks]
-    for result in results:
+    for tested, result in zip(sets, results, strict=True):
+        of = photographs(tested)
         for number in result.columns:
             images = [
                 i for i in result.scores[rows[0]] if all(np.isfinite(s[i][number]) for s in result.scores.values())
@@ -136,7 +161,8 @@ def report_of_results(
             if images:
                 values = {r: np.array([[s[i][number] for i in images]]) for r, s in result.scores.items()}
                 which = higher[number.rpartition(" ")[0]]
-                scores.append(Scores(result.name, number, images, {row: [0] for row in values}, values, which))
+                seeds, own = {row: [0] for row in values}, [of[i] for i in images]
+                scores.append(Scores(result.name, number, images, seeds, values, which, own))
     return Report(
         name=name,
         baseline=checkpoints[0] if len(checkpoints) > 1 else BICUBIC,

@@ -229,8 +229,8 @@ def dry_run(study: Study, device: str) -> str:
         left += 0.0 if finished else hours
         state = "finished" if finished else f"{reached(run)[1]:,} done"
         rows.append([run.name, parameters, f"{sum(run.iterations.values()):,}", f"{hours:.2f}", state])
-    text = table(["run", "parameters", "iterations", "hours", "state"], rows)
-    return f"{text}\n{left:.1f} hours of training are left, one run after another; tests come on top"
+    text, runs = table(["run", "parameters", "iterations", "hours", "state"], rows), len(rows)
+    return f"{text}\n{runs} runs, {left:.2f} hours of training left, one after another; tests come on top"
 
 
 def read_table(text: str, first: str) -> list[dict[str, str]]:
@@ -366,7 +366,7 @@ def conduct(study: Study, todo: Sequence[Work], crew: Crew, console: Console) ->
                 else:
                     console.info(f"{name} is finished")
             finished = len(todo) - len(waiting) - len(active) - len(failed)
-            stages = (f"{name} {' '.join(map(str, reached(work.run)))}" for name, (work, _) in active.items())
+            stages = (f"{name} {_doing(work.run)}" for name, (work, _) in active.items())
             about = {"finished": f"{len(runs) - len(todo) + finished} of {len(runs)} runs"}
             if failed:
                 about["failed"] = str(len(failed))
@@ -375,6 +375,11 @@ def conduct(study: Study, todo: Sequence[Work], crew: Crew, console: Console) ->
     if stop.is_set():
         raise Stopped
     return failed
+
+
+def _doing(run: Run) -> str:
+    stage, iteration = reached(run)
+    return "is tested" if is_trained(run) else f"{stage} {iteration}"
 
 
 def _failed_before(work: Work, todo: Sequence[Work], failed: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ the same seed, which means the same order of training images, crops and noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,8 @@ class Difference:
 
     `low` to `high` holds the true difference in 95 of 100 experiments. `p` is the chance of a difference as large
     where there is none, `p_holm` the same with regard to all variants that are looked at. `improved` of `images` are
-    better in the mean over seeds. `seed_deviation` and `image_deviation` are those of one seed and of one image.
+    better in the mean over seeds. `seed_deviation` and `image_deviation` are those of one seed and of one photograph,
+    of which some may have given several images.
     """
 
     mean: float
@@ -39,8 +40,8 @@ class Difference:
     seeds: int
     seed_deviation: float
     image_deviation: float
+    photographs: int
     p_holm: float = 1.0
-
     over_seeds: bool = True
 
     @property
@@ -53,27 +54,32 @@ def compare(
     variant: np.ndarray,
     baseline: np.ndarray,
     rng: np.random.Generator,
+    photographs: Sequence[Hashable] | None = None,
     higher_is_better: bool = True,
     over_seeds: bool = True,
     draws: int = DRAWS,
 ) -> Difference:
     """Return the difference of two score arrays (seeds, images) with its interval, by a paired hierarchical bootstrap.
 
-    Images are drawn with replacement, and of each draw the mean over its images is taken for every seed. Seeds are too
-    few to be drawn so: of three, the spread among draws is too small by a third and its tails are cut off. Their part
-    is drawn from Student's t with the spread that the seeds have in this draw of images. With one image only the
-    interval is Student's, with equal seeds the bootstrap's; the deviations of images are widened by what a bootstrap of
-    few is too narrow (Hesterberg, 2015).
+    Photographs are drawn with replacement, and of each draw the mean over its images is taken for every seed. Images of
+    one photograph (`photographs` tells for each image of which it is; default: each of its own) are drawn together:
+    ten degradations of one are no ten witnesses. Seeds are too few to be drawn so: of three, the spread among draws is
+    too small by a third and its tails are cut off. Their part is drawn from Student's t with the spread that the seeds
+    have in this draw of images. With one image only the interval is Student's, with equal seeds the bootstrap's; the
+    deviations of images are widened by what a bootstrap of few is too narrow (Hesterberg, 2015).
 
     With `over_seeds` False the seeds count as they are: nothing is said of other trainings.
     """
     d = np.asarray(variant, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     seeds, images = d.shape
     mean = float(d.mean())
-    chosen = rng.integers(images, size=(draws, images))
-    by_seed = np.stack([of_seed[chosen].mean(axis=1) for of_seed in d], axis=1)  # (draws, seeds)
+    known, of = np.unique([str(p) for p in photographs or range(images)], return_inverse=True)
+    counts, sums = np.bincount(of), np.stack([np.bincount(of, of_seed) for of_seed in d])  # (seeds, photographs)
+    chosen = rng.integers(len(known), size=(draws, len(known)))
+    of_draw = counts[chosen].sum(axis=1)
+    by_seed = np.stack([of_seed[chosen].sum(axis=1) / of_draw for of_seed in sums], axis=1)  # (draws, seeds)
     centre = by_seed.mean(axis=1)
-    drawn = mean + (centre - mean) * _widened(images)
+    drawn = mean + (centre - mean) * _widened(len(known))
     if over_seeds and seeds > 1:
         error = by_seed.std(axis=1, ddof=1) / math.sqrt(seeds)
         drawn = drawn + error * rng.standard_t(seeds - 1, draws)
@@ -89,7 +95,8 @@ def compare(
         images=images,
         seeds=seeds,
         seed_deviation=float(d.mean(axis=1).std(ddof=1)) if seeds > 1 else 0.0,
-        image_deviation=float(d.mean(axis=0).std(ddof=1)) if images > 1 else 0.0,
+        image_deviation=float((sums.mean(axis=0) / counts).std(ddof=1)) if len(known) > 1 else 0.0,
+        photographs=len(known),
         over_seeds=over_seeds,
     )
 
@@ -115,7 +122,7 @@ def seeds_needed(d: Difference, effect: float) -> int | None:
     number would on these images."""
 
     def shown(seeds: int) -> bool:
-        error = math.hypot(d.seed_deviation / math.sqrt(seeds), d.image_deviation / math.sqrt(d.images))
+        error = math.hypot(d.seed_deviation / math.sqrt(seeds), d.image_deviation / math.sqrt(d.photographs))
         # Student's t where the seeds' part is what counts; with many seeds the difference fades.
         return effect >= error * float(stats.t.ppf(1 - LEVEL / 2, seeds - 1) + stats.t.ppf(POWER, seeds - 1))
 
@@ -145,7 +152,7 @@ def in_words(d: Difference, effect: float, number: str, higher_is_better: bool =
     text, needed = f"no difference can be seen{corrected}", seeds_needed(d, effect)
     wish = f"one of {effect:g}{unit}"
     if needed is None:
-        return f"{text}; on these {d.images} images no number of seeds would surely show {wish}: test on more"
+        return f"{text}; on these {d.photographs} photographs no number of seeds would surely show {wish}: test on more"
     if needed <= d.seeds:
         return f"{text}, and {wish} would most likely have been"
     more = needed - d.seeds

@@ -57,7 +57,7 @@ class AblationOptions:
     `processes` of each run. `slurm`: parameters of submitit for `--submit slurm`, such as timeout_min.
     """
 
-    variants: dict[str, dict[str, Any] | None]
+    variants: dict[str, Any]
     seeds: tuple[Count, ...] = (0, 1, 2)
     grid: dict[str, list[Any] | None] = field(default_factory=dict)
     baseline: str | None = None
@@ -125,7 +125,8 @@ class Study:
         found = []
         for seed, (name, variant) in itertools.product(self.options.seeds, self.variants.items()):
             folder = self.folder / f"{name}-s{seed}"
-            stages = {stage: self.experiments[name].settings(stage).iterations for stage in variant.tree["stages"]}
+            experiment = self.experiments[name]
+            stages = {stage: experiment.settings(stage).iterations for stage in experiment.stages}
             found.append(Run(name, seed, folder, {**variant.tree, "name": folder.name, "seed": seed}, stages))
         return found
 
@@ -156,7 +157,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), runs: Path = Path("run
     folder = runs / str(tree.get("name"))
     problems += _check_folder(folder)
     tests: dict[str, Test] = {}
-    if baseline in experiments:
+    if experiments:
         tests = _tests(shared, options, own.get("metrics"), path.parent, problems)
         problems += _check_built(experiments, tests)
         problems += _check_numbers(options, tests)
@@ -192,6 +193,10 @@ def _variants(shared: dict[str, Any], options: AblationOptions, problems: list[P
     for given, changes in options.variants.items():
         if changes is None:  # null takes back what a `base:` names
             continue
+        if not isinstance(changes, Mapping):
+            text = f"found {changes!r}, expected overrides such as {{degradation.shuffle: false}}, or {{}} for none"
+            problems.append(Problem(f"variants.{given}", text))
+            continue
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             name = "-".join([given, *(_point_name(path, value) for path, value in point.items())])
@@ -217,6 +222,8 @@ def _variants(shared: dict[str, Any], options: AblationOptions, problems: list[P
 def _not_a_variants(path: str, options: AblationOptions, axes: Mapping[str, Any]) -> str:
     if path in ("seed", "name"):
         return f"is not a variant's; the runs get theirs from `{path}s`" if path == "seed" else "is not a variant's"
+    if path == "scale":
+        return "all variants are tested at one scale; make an ablation for each"
     if path.startswith("data.validation"):
         return "all variants are judged on the same images; change the set for all of them, outside `variants`"
     if options.budget.iterations is not None and re.fullmatch(r"stages\.[^.]+\.iterations", path):
@@ -267,10 +274,9 @@ def _check_variants(variants: Mapping[str, Variant], problems: list[Problem]) ->
     seen: dict[str, Any] = {}
     for name, experiment in experiments.items():
         meaning = _meaning(dataclasses.replace(experiment, name=""))
-        for other, known in seen.items():
-            if known == meaning:
-                text = f"is equal to {other!r}: its options change nothing; mend their paths, or remove it"
-                problems.append(Problem(f"variants.{name}", text))
+        if (equal := next((other for other, known in seen.items() if known == meaning), None)) is not None:
+            text = f"is equal to {equal!r}: its options change nothing; mend their paths, or remove it"
+            problems.append(Problem(f"variants.{name}", text))
         seen[name] = meaning
     return experiments
 
@@ -308,6 +314,7 @@ def _tests(
     trees: dict[str, dict[str, Any]] = {}
     if chosen := {name: sets[name] for name in wanted if name in sets}:
         about = {"scale": shared["scale"], "validation_seed": shared["data"].get("validation_seed", 0)}
+        about["smoothing"] = False  # that line is the same for all runs, and no variant
         trees[VALIDATION] = {"name": VALIDATION, **about, "data": chosen, "protocol": options.protocol}
         trees[VALIDATION] |= {} if metrics is None else {"metrics": metrics}
     for name in (name for name in wanted if name not in sets):
@@ -329,11 +336,23 @@ def _tests(
         try:
             tests[name] = _test(tree, shared["scale"])
         except OptionError as error:
-            own = error.problems if isinstance(error, OptionsError) else [Problem("", str(error))]
-            problems += [Problem(f"test {name}: {p.where}".rstrip(": "), p.message) for p in own]
+            own = error.problems if isinstance(error, OptionsError) else [_problem(str(error))]
+            problems += [Problem(_in_this_file(name, p.where), p.message) for p in own]
     names = [tested.valid.name for test in tests.values() for tested in test.sets]
     problems += [Problem("test", f"two sets are called {n!r}; rename one") for n in {*names} if names.count(n) > 1]
     return tests
+
+
+def _problem(text: str) -> Problem:
+    where, _, message = text.partition(": ")
+    return Problem(where, message)
+
+
+def _in_this_file(test: str, where: str) -> str:
+    """Return where an option of a test stands: its validation sets are this file's."""
+    if test == VALIDATION:
+        return where.replace("data.", "data.validation.", 1) if where.startswith("data.") else where
+    return f"test {test}: {where}".rstrip(": ")
 
 
 def _test(tree: dict[str, Any], scale: int) -> Test:
@@ -366,8 +385,8 @@ def _check_built(experiments: Mapping[str, Experiment], tests: Mapping[str, Test
         for tested in test.sets
         if isinstance(tested.valid, ValidationSet)
     }
-    alone, texts = Processes(0, 1, 0, cast(Any, None)), dict[str, list[str]]()
-    looked_at: list[Any] = []
+    alone, told = Processes(0, 1, 0, cast(Any, None)), dict[str, list[str]]()
+    common: dict[Any, list[str]] = {}  # most variants train on the same images
     for name, experiment in experiments.items():
         try:
             default = experiment.degradation.component(scale=experiment.scale)
@@ -378,17 +397,17 @@ def _check_built(experiments: Mapping[str, Experiment], tests: Mapping[str, Test
                 entry = cast(SourceEntry, spec.build(scale=experiment.scale))
                 ValidationSet(set_name, entry, default, seed=0, scale=experiment.scale)
         except OptionError as error:
-            texts.setdefault(str(error), []).append(name)
+            told.setdefault(str(error), []).append(name)
             continue
         trained: dict[str, Source] = {n: entry.source for n, entry in zip(mix.names, mix.entries, strict=True)}
-        files = {n: [source.path(i) for i in range(len(source))] for n, source in trained.items()}
-        if files not in looked_at:  # most variants train on the same images
-            looked_at.append(files)
-            for text in overlap(trained, held_out):
-                texts.setdefault(text, []).append(name)
+        files = tuple((n, *map(source.path, range(len(source)))) for n, source in trained.items())
+        if files not in common:
+            common[files] = overlap(trained, held_out)
+        for text in common[files]:
+            told.setdefault(text, []).append(name)
     return [
-        Problem("", text) if len(names) == len(experiments) else Problem(f"variants.{names[0]}", text)
-        for text, names in texts.items()
+        _problem(text if len(names) == len(experiments) else f"variants.{names[0]}: {text}")
+        for text, names in told.items()
     ]
 
 

@@ -98,7 +98,8 @@ class BenchmarkOptions:
     `real`: folders of low-quality images that have no ground truth, by name. `degradation` makes the low-quality
     images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
     used. `weights`: further checkpoints by name. `baselines`: lines to beat besides bicubic. `grid`: settings to go
-    through, see `models.grid`. `assume`: what non-blind networks are told where the degradation does not say.
+    through, see `models.benchmarking.grid`. `assume`: what non-blind networks are told where the degradation does not
+    say. `smoothing`: degraded sets get the line of bicubic, smoothed.
     `self_ensemble`, `back_projection`: additions to what checkpoints give (see `Restorer`).
     """
 
@@ -116,6 +117,7 @@ class BenchmarkOptions:
     assume: Assumption | None = None
     self_ensemble: bool = False
     back_projection: BackProjection | None = None
+    smoothing: bool = True
 
 
 def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:

@@ -75,6 +75,15 @@ def test_with_one_image_the_interval_is_students() -> None:
     assert found.high - found.mean == pytest.approx(4.303 * 0.1 / np.sqrt(3), rel=0.1)
 
 
+def test_ten_degradations_of_one_photograph_are_one_witness() -> None:
+    d = generator("repeats").normal(0.1, 0.3, (3, 6))
+    once = compare(d, np.zeros_like(d), generator(0))
+    many, of = d.repeat(10, axis=1), [i for i in range(6) for _ in range(10)]
+    assert compare(many, 0 * many, generator(0), of).high == pytest.approx(once.high)
+    believed = compare(many, 0 * many, generator(0))
+    assert believed.high - believed.low < 0.8 * (once.high - once.low)
+
+
 def test_holms_correction_is_that_of_the_textbook() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
@@ -82,6 +91,7 @@ def test_holms_correction_is_that_of_the_textbook() -> None:
 
 def difference(**changes: float) -> Difference:
     known = {"mean": 0.02, "low": -0.1, "high": 0.14, "p": 0.5, "improved": 20, "images": 32, "seeds": 3}
+    known["photographs"] = 32
     return Difference(**{**known, "seed_deviation": 0.05, "image_deviation": 0.1, **changes})  # type: ignore[arg-type]
 
 

@@ -1,5 +1,6 @@
 """An ablation is checked as a whole before anything trains."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.training import Mix
+from models.ablating.report import photographs
 from models.ablating.study import Study, load_study
 from models.training.preview import training_samples
 from tests.run.tiny import option_tree, pictures, write_options
@@ -51,12 +53,17 @@ def test_all_mistakes_of_all_variants_are_told_at_once(tmp_path: Path) -> None:
         "b": {"network_g.num_feat": -1},
         "c": {"degradation.steps.jpg": None},
         "d": {"data.validation.held_out.root": "elsewhere"},
+        "e": "hello",
+        "f": {"scale": 3},
     }
     text = refused(tmp_path, variants=variants, seeds=[0, 0], baseline="ful", judge_by="PSNR Z")
     assert "variants.a: degradation.shufle: unknown option; did you mean 'shuffle'?" in text
     assert "variants.b: network_g.num_feat" in text
     assert "variants.c: is equal to 'full'" in text
     assert "variants.d.data.validation.held_out.root: all variants are judged on the same images" in text
+    assert "variants.e: found 'hello', expected overrides such as" in text
+    assert "variants.f.scale: all variants are tested at one scale" in text
+    assert "judge_by: no run will have 'PSNR Z'" in text
     assert "seeds: 0 is given twice" in text
     assert "baseline: no variant is called 'ful'; did you mean 'full'?" in text
 
@@ -99,6 +106,30 @@ def test_a_test_set_that_was_trained_on_is_refused(tmp_path: Path) -> None:
     tree = tree_of(tmp_path)
     tree["data"]["validation"]["held_out"]["root"] = str(tmp_path / "train")
     assert "images are also in data.train.pictures" in refused(tmp_path, data=tree["data"])
+
+
+def test_a_stage_that_the_file_takes_back_is_no_stage(tmp_path: Path) -> None:
+    tree = tree_of(tmp_path)
+    runs = study_of(tmp_path, stages={**tree["stages"], "gan": None}).runs()
+    assert list(runs[0].iterations) == ["psnr"]
+
+
+def test_a_missing_folder_is_told_by_its_place_in_the_file(tmp_path: Path) -> None:
+    data = tree_of(tmp_path)["data"]
+    data["validation"]["held_out"]["root"] = data["train"]["pictures"]["root"] = "nowhere"
+    text = refused(tmp_path, data=data)
+    assert "\n  data.validation.held_out: root: nowhere: no such folder" in text
+    assert "\n  data.train.pictures: root: nowhere: no such folder" in text
+
+
+def test_repeats_and_equal_files_are_of_one_photograph(tmp_path: Path) -> None:
+    data = tree_of(tmp_path)["data"]
+    root = Path(data["validation"]["held_out"]["root"])
+    shutil.copy(root / "0.png", root / "again.png")
+    data["validation"]["held_out"]["repeats"] = 2
+    (tested,) = study_of(tmp_path, data=data).tests["validation"].sets
+    of = photographs(tested)
+    assert len(of) == 6 and len(set(of.values())) == 2 and of["0"] == of["0_1"] == of["again"] != of["1"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
