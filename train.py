@@ -37,7 +37,7 @@ from models.training.building import (
 )
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.training.rehearsal import try_out
-from models.training.report import Diverged, final_report, next_command
+from models.training.validation import Diverged, final_report, next_command
 from models.training.resume import Resume, Saver, choose_resume
 from models.training.watch import Watcher
 from utils.logging import Console, reserve, write_status

@@ -14,7 +14,7 @@ from data.training import Mix, ValidationSet
 from degradations import Batch
 from models.networks.blocks import EncoderNetwork
 from models.training.experiment import Health, Logger
-from models.training.report import Diverged, Scorer, evaluate
+from models.training.validation import Diverged, Scorer, evaluate
 from utils.images.sheet import sheet
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
