@@ -37,8 +37,8 @@ from models.training.building import (
 )
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
 from models.training.rehearsal import try_out
-from models.training.validation import Diverged, final_report, next_command
 from models.training.resume import Resume, Saver, choose_resume
+from models.training.validation import Diverged, final_report, next_command
 from models.training.watch import Watcher
 from utils.logging import Console, reserve, write_status
 from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
