@@ -309,7 +309,10 @@ class Trainer:
 
     def validate(self) -> None:
         """Score the moving average on every validation set; a signal meanwhile ends it, and then the run."""
-        self.watcher.validate(self.name, self.iteration, self.ema.network, self.device, lambda: self.signalled)
+        restores = self.experiment.restores(self.name)
+        self.watcher.validate(
+            self.name, self.iteration, self.ema.network, self.device, lambda: self.signalled, restores
+        )
         self.stop_signal = distributed.agree(torch.tensor([max(self.signalled, self.stop_signal)]))[0]
 
     # --- state -----------------------------------------------------------------------------------------------------

@@ -120,6 +120,10 @@ class ContrastiveStage(Stage):
         self.finds_unused = freeze_encoder_at is not None or all(term.every > 1 for term in losses.values())
         self._new_keys: list[Tensor] = []
 
+    @classmethod
+    def restores(cls, values: Mapping[str, Any]) -> bool:
+        return bool(values.get("losses"))
+
     def phases(self) -> list[Phase]:
         return [Phase("g", ("network_g",), self.optimizer, self._loss)]
 

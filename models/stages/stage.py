@@ -148,6 +148,11 @@ class Stage:
                 problems.append((f"losses.{name}", message))
         return problems
 
+    @classmethod
+    def restores(cls, values: Mapping[str, Any]) -> bool:
+        """Return whether a stage of these options learns super-resolution, so that its images are worth a number."""
+        return True
+
     def refuse_needs(self) -> None:
         """Raise ValueError for a loss that needs something which this stage does not supply."""
         for name, term in self.losses.items():

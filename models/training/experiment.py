@@ -92,6 +92,13 @@ class Experiment:
         """Return the settings of a stage that do not depend on its type."""
         return self.stages[stage].settings
 
+    def restores(self, stage: str) -> bool:
+        """Return whether a stage learns super-resolution; else it is in no table of images' scores."""
+        factory = self.stages[stage].factory
+        return not (isinstance(factory, type) and issubclass(factory, Stage)) or factory.restores(
+            self.stages[stage].values
+        )
+
     def batch_size(self, stage: str) -> int:
         """Samples per optimizer step of a stage, over all ranks."""
         return self.settings(stage).batch_size or self.data.batch_size

@@ -173,9 +173,9 @@ def compare(
 
 
 def _finished(folder: Path, experiment: Experiment) -> dict[str, Path]:
-    """Return the averaged weights at the end of each finished stage."""
+    """Return the averaged weights at the end of each finished stage that learns super-resolution."""
     saved = checkpoint.Checkpoints(folder / "checkpoints")
-    ends = {stage: saved.finished(stage) for stage in experiment.stages}
+    ends = {stage: saved.finished(stage) for stage in experiment.stages if experiment.restores(stage)}
     return {stage: end / "network_g_ema.safetensors" for stage, end in ends.items() if end is not None}
 
 

@@ -83,17 +83,25 @@ class Watcher:
         return {name: mean for name, mean in means.items() if not name.startswith("_")}
 
     def validate(
-        self, stage: str, iteration: int, network: nn.Module, device: torch.device, stopped: Callable[[], int]
+        self,
+        stage: str,
+        iteration: int,
+        network: nn.Module,
+        device: torch.device,
+        stopped: Callable[[], int],
+        restores: bool = True,
     ) -> None:
-        """Score a network on every validation set and record sample images, unless `stopped` meanwhile."""
+        """Score a network on every validation set and record sample images, unless `stopped` meanwhile. Where it learns
+        no super-resolution (not `restores`), only its embedding is looked at."""
         distributed.broadcast_buffers(network)  # of batch norm, which every rank has of its own images
         for valid in self.sets:
-            result = evaluate(network, valid, device, self.processes.rank, self.logger.images, self.scorer, stopped)
-            if result is None:
-                return
-            scores, strips = result
-            self.scores[valid.name], self.scored_at = scores, iteration
-            self._tell(stage, iteration, valid.name, scores, {valid.name: sheet(strips)} if strips else None)
+            if restores:
+                result = evaluate(network, valid, device, self.processes.rank, self.logger.images, self.scorer, stopped)
+                if result is None:
+                    return
+                scores, strips = result
+                self.scores[valid.name], self.scored_at = scores, iteration
+                self._tell(stage, iteration, valid.name, scores, {valid.name: sheet(strips)} if strips else None)
             if (draws := valid.entry.embedding) is not None:
                 with distributed.together():
                     self._report_embedding(stage, iteration, network, valid, draws)

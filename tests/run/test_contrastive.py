@@ -64,6 +64,10 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, ranks: int) -> No
     assert "stage encoder, iteration 4" in log and "stage joint, iteration 4" in log
     ends = [tmp_path / name / "tiny" for name in ("whole", "killed")]
     assert_equal_states(*(final_states(folder, STAGES) for folder in ends))
+    scored = (ends[0] / "results.md").read_text()  # an encoder that learned alone has restored nothing yet
+    assert "joint stage" in scored and "encoder stage" not in scored
+    assert "joint_00000007" in log.splitlines()[-1] and "encoder_00000007" not in log.splitlines()[-1]
+    assert "joint 0: pictures PSNR" in log and "encoder 7: pictures PSNR" not in log
     for stage, pointer in (("encoder", 28 % 15), ("joint", 56 % 15)):
         last = Checkpoints(ends[0] / "checkpoints").finished(stage)
         assert last is not None and load(last).networks["contrastive"]["queue_ptr"].tolist() == [pointer]
