@@ -36,6 +36,7 @@ from models.benchmarking.benchmark import (
 from models.benchmarking.figures import Crop
 from models.benchmarking.grid import Build, Cells, baseline_restorers, grid_cells, run_grid, write_grid
 from models.benchmarking.results import write_results
+from models.networks.spandrel import SpandrelNetwork
 from models.restoring.back_projection import BackProjection
 from models.restoring.files import restoration_targets, restore_files, unwritable
 from models.restoring.generator import (
@@ -70,8 +71,8 @@ def main() -> int:
         if args.restoring.input:
             return run_restoration(plan_restoration(args, tree, processes.device, console), processes, console)
         by_hand = args.measuring.data or args.measuring.real
-        planned = plan_by_hand(args, tree, processes.device) if by_hand else plan_by_file(args, tree, processes.device)
-        return run_benchmark(planned, processes, console)
+        plan = plan_by_hand if by_hand else plan_by_file
+        return run_benchmark(plan(args, tree, processes.device, console), processes, console)
     except (OptionError, OSError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
         more = "; with --skip-existing the same command goes on" if args.restoring.input else ""
@@ -215,9 +216,9 @@ class Arguments:
 
 
 def load_generators(
-    args: Arguments, tree: dict[str, Any] | None, more: Mapping[str, str] | None = None
+    args: Arguments, tree: dict[str, Any] | None, console: Console, more: Mapping[str, str] | None = None
 ) -> dict[str, LoadedGenerator]:
-    """Load --weights, and `more` weight files by name, by their names in tables."""
+    """Load --weights, and `more` weight files by name, by their names in tables. Say what spandrel had to read."""
     files: list[tuple[str | None, Path]] = []
     for name, given in [*map(_split_name, args.weights), *(more or {}).items()]:
         if given == BICUBIC and not Path(given).exists():
@@ -230,7 +231,11 @@ def load_generators(
         if names.count(name) > 1 or name in (BICUBIC, "strips") or name.startswith("/") or ".." in Path(name).parts:
             raise OptionError(f"--weights: {name!r} is taken or cannot be a folder; choose a name with NAME=PATH")
     prefer, otherwise = "raw" if args.weights_of == "raw" else "ema", _network_of(args, tree)
-    return {name: load_generator(path, prefer, otherwise) for name, (_, path) in zip(names, files, strict=True)}
+    loaded = {name: load_generator(path, prefer, otherwise) for name, (_, path) in zip(names, files, strict=True)}
+    for name, generator in loaded.items():
+        if isinstance(network := generator.network, SpandrelNetwork):
+            console.info(f"{name}: {network.architecture} x{network.scale}, as spandrel reads {generator.path}")
+    return loaded
 
 
 def _split_name(given: str) -> tuple[str | None, str]:
@@ -299,14 +304,14 @@ class BenchmarkPlan:
     page: bool = False
 
 
-def plan_by_hand(args: Arguments, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
+def plan_by_hand(args: Arguments, tree: dict[str, Any] | None, device: torch.device, console: Console) -> BenchmarkPlan:
     """Plan the benchmark of --data and --real; an option file only tells the network of weights that do not."""
-    generators = load_generators(args, tree)
+    generators = load_generators(args, tree, console)
     options = check_benchmark(command_line_tree(args, generators), "the command line")
     return _planned(args, options, benchmark_sets(options), generators, device)
 
 
-def plan_by_file(args: Arguments, tree: dict[str, Any] | None, device: torch.device) -> BenchmarkPlan:
+def plan_by_file(args: Arguments, tree: dict[str, Any] | None, device: torch.device, console: Console) -> BenchmarkPlan:
     """Plan the benchmark of an option file: on the validation sets of a training, or as a test file says."""
     if any(value is not None for value in (args.measuring.degradation, args.measuring.seed, args.measuring.scale)):
         raise OptionError(
@@ -316,9 +321,9 @@ def plan_by_file(args: Arguments, tree: dict[str, Any] | None, device: torch.dev
     if "stages" in tree:
         experiment = check_experiment(tree, str(args.option_file))
         options = BenchmarkOptions(experiment.name, experiment.scale)
-        return _planned(args, options, experiment_sets(experiment), load_generators(args, tree), device)
+        return _planned(args, options, experiment_sets(experiment), load_generators(args, tree, console), device)
     options = check_benchmark(tree, str(args.option_file))
-    generators = load_generators(args, None, options.weights)
+    generators = load_generators(args, None, console, options.weights)
     cells = {} if options.grid is None else grid_cells(tree, options.grid, str(args.option_file))
     return _planned(args, options, benchmark_sets(options), generators, device, cells)
 
@@ -437,7 +442,7 @@ def plan_restoration(
     if args.weights == (BICUBIC,) and args.measuring.scale is not None:
         generator = bicubic_generator(args.measuring.scale)
     else:
-        generators = load_generators(args, tree)
+        generators = load_generators(args, tree, console)
         if len(generators) != 1:
             raise OptionError("-i takes one weight file: not `--weights-of both`, and `bicubic` only with --scale")
         generator = next(iter(generators.values()))

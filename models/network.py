@@ -16,16 +16,20 @@ class Network(nn.Module):
     Attributes:
         role: generator or discriminator.
         scale: the factor by which the output is larger than the input (1 for discriminators).
+        begins: what its weights are when it is built, in words.
         size_multiple: both input sides must be multiples of this; who restores images pads to it.
         conditions: names of further inputs, such as ("kernel", "sigma").
+        finds_unused: whether some parameters get no gradient, which DDP must look for then.
         recomputable: names of the parts whose blocks `performance.recompute` computes twice to save memory.
     """
 
     role: ClassVar[Literal["generator", "discriminator"]] = "generator"
     conditions: ClassVar[tuple[str, ...]] = ()
+    finds_unused: ClassVar[bool] = False
     recomputable: ClassVar[tuple[str, ...]] = ()
     scale: int = 1
     size_multiple: int = 1
+    begins: str = "fresh weights"
 
 
 NETWORKS: Registry[Network] = Registry("network", "models.networks", protocol=Network, context=("scale",))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.network import NETWORKS, Network
+from models.networks.spandrel import SPANDREL
 from models.weights.files import OUR_FILES
 from models.weights.guess import UnknownNetwork, guess_network
 from models.weights.layouts import Prefer
@@ -28,41 +28,40 @@ class LoadedGenerator:
     @property
     def channels(self) -> int:
         """Channels of its input: 1 or 3."""
-        return int(self.options.get("num_in_ch", self.options.get("out_nc", 3)))
+        read_off = getattr(self.network, "channels", 3)  # of a file's network that spandrel builds
+        return int(self.options.get("num_in_ch", self.options.get("out_nc", read_off)))
 
 
 def load_generator(path: Path, prefer: Prefer = "ema", otherwise: Mapping[str, Any] | None = None) -> LoadedGenerator:
     """Builds and fills the generator that a weight file belongs to.
 
     Args:
-        path: a weight file of ours, which says what network it is, or a published one, whose keys and shapes tell.
+        path: a weight file of ours, which says what network it is, or a published one, whose keys and shapes tell, us
+            or else spandrel.
         prefer: which weights to take from a published file that holds averaged and raw ones.
         otherwise: network options for a file that does not tell.
 
     Raises:
         OptionError: naming the file, if it cannot be read, does not tell its network, or holds no generator.
     """
-    state = read_weights(path, prefer)
+    state, unknown = read_weights(path, prefer), ""
     options = stated_network(path)
     try:
         if options is None:
-            options = _guess(state, otherwise)
+            try:
+                options = guess_network(state)
+            except UnknownNetwork as error:
+                options, unknown = dict(otherwise or {"type": SPANDREL}), f"{error} (--opt FILE); "
+        if options["type"] == SPANDREL:  # the file itself tells the structure, wherever the one lies that it came from
+            options = {"type": SPANDREL, "file": str(path), "weights": prefer}
         network = NETWORKS.build(options)
     except OptionError as error:
-        raise OptionError(f"{path}: {error}") from error
+        raise OptionError(f"{path}: {unknown}{str(error).removeprefix(f'{SPANDREL}: ')}") from error
     if network.role != "generator":
         raise OptionError(f"{path}: holds a discriminator ({options['type']}), expected a generator")
-    load_weights(network, state)
+    if options["type"] != SPANDREL:  # which is filled
+        load_weights(network, state)
     return LoadedGenerator(network.eval().requires_grad_(False), path, dict(options))
-
-
-def _guess(state: Mapping[str, Tensor], otherwise: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        return guess_network(state)
-    except UnknownNetwork as error:
-        if otherwise is None:
-            raise OptionError(f"{error} (--opt FILE)") from error
-        return dict(otherwise)
 
 
 RELATED = 0.2

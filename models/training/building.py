@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.source import Source, SourceEntry
+from models.network import Network
 from models.networks.batch_norm import GlobalBatchNorm2d
 from models.stages.stage import Handover, Stage
 from models.training.experiment import Experiment, build_generator, check_experiment
@@ -109,7 +110,7 @@ def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Chec
     that cannot be read.
     """
     if start is None:
-        return f"stage {name} starts from fresh weights"
+        return f"stage {name} starts from {getattr(stage.networks['network_g'], 'begins', 'fresh weights')}"
     try:
         if start.checkpoint is not None:
             return f"stage {name} starts from {start.checkpoint}: {take_files(stage, start, Path(start.checkpoint))}"
@@ -188,7 +189,7 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
         with warnings.catch_warnings():
             # PyTorch 2.13 renames the argument; older ones know only this name.
             warnings.simplefilter("ignore", FutureWarning)
-            unused = stage.finds_unused
+            unused = stage.finds_unused or (isinstance(network, Network) and network.finds_unused)
             return DistributedDataParallel(
                 network, device_ids=ids, broadcast_buffers=False, find_unused_parameters=unused
             )

@@ -19,7 +19,7 @@ from degradations import Degradation
 from degradations.plan import MissingPoolError
 from losses import LossTerm
 from models.network import Network
-from models.stages.stage import Stage, StageSettings, not_rgb
+from models.stages.stage import ONLY_RGB, Stage, StageSettings, not_rgb
 from models.training.performance import Performance
 from utils.metrics import Metric
 from utils.optim import Init
@@ -276,6 +276,8 @@ def build_generator(experiment: Experiment) -> Network:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has scale {network.scale}, not {experiment.scale}")
     if next(network.parameters(), None) is None:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has no weights, so there is nothing to train")
+    if (found := getattr(network, "channels", 3)) != 3:
+        raise OptionError(f"network_g: found a network of {found} channel, {ONLY_RGB}")
     experiment.init_g.apply(network)
     return network
 

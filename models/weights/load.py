@@ -122,6 +122,11 @@ def read_weights(source: str | Path | Mapping[str, Any], prefer: Prefer = "ema")
     return unwrap(_tensors(source), prefer)
 
 
+def as_written(path: Path) -> State:
+    """All tensors of a file by their dotted names, nothing taken off. Raises OptionError as `read_weights`."""
+    return _tensors(path)
+
+
 def stated_network(path: Path) -> dict[str, Any] | None:
     """The network options that a file states itself, ours or ncnn's; None where keys and shapes must tell.
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.network import NETWORKS, Network
@@ -77,9 +81,23 @@ VARIANTS = [
 ]
 
 
+FOLDER = TemporaryDirectory()
+
+
+@cache
+def file_of_safmn() -> str:
+    """A file that spandrel reads, of the network that it calls SAFMN."""
+    safmn = pytest.importorskip("spandrel.architectures.SAFMN", reason="needs the extra `archs`")
+    path = Path(FOLDER.name) / "safmn.safetensors"
+    save_file(safmn.SAFMN(dim=8, n_blocks=1, ffn_scale=2.0, upscaling_factor=2).state_dict(), path)
+    return str(path)
+
+
 def case_of(name: str) -> Case:
     if name in CASES:
         return CASES[name]
+    if name == "spandrel":
+        return Case({"file": file_of_safmn()})
     return Case({"scale": 2} if "scale" in signature(NETWORKS.get(name)).parameters else {})
 
 
