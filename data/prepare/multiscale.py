@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from PIL import Image
 from pydantic import PlainValidator
-from scipy.sparse import csr_array
 
 from utils.options.arguments import Arg
 from utils.options.fields import Count
@@ -30,9 +30,9 @@ Shrinking = Annotated[float, PlainValidator(_shrinking)]
 class Multiscale:
     """Copies at the factors `scales` (NAMET0, NAMET1, …), then one whose shorter side is `shortest` (the last T).
 
-    As Real-ESRGAN's script: sizes are cut to whole numbers, and the filter is the antialiased Lanczos of Pillow,
-    computed here. Other than there, nothing is enlarged: an image whose shorter side is at most `shortest` gets no
-    such copy, since a ground truth should be sharp.
+    As Real-ESRGAN's script: sizes are cut to whole numbers, and the filter is Pillow's antialiased Lanczos. Other than
+    there, nothing is enlarged: an image whose shorter side is at most `shortest` gets no such copy, since a ground
+    truth should be sharp.
     """
 
     scales: Annotated[tuple[Shrinking, ...], Arg("S", nargs="*")] = (0.75, 0.5, 1 / 3)
@@ -59,34 +59,12 @@ class Multiscale:
 
 
 def lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes (H, W) or (H, W, C) of uint8 or uint16 with Pillow's Lanczos filter: rows, rounding, then columns.
-
-    Within a level of Pillow, which computes in whole numbers (and, for changed proportions, may begin with rows).
-    """
-    flat = image.reshape(*image.shape[:2], -1)
-    top = np.iinfo(image.dtype).max
-    rows, columns = _weights(image.shape[0], size[0]), _weights(image.shape[1], size[1])
-
-    def along(matrix: csr_array, array: np.ndarray) -> np.ndarray:
-        """Resizes the first axis."""
-        mixed = matrix @ array.reshape(len(array), -1).astype(np.float32)
-        return np.clip(np.floor(mixed + 0.5), 0, top).reshape(-1, *array.shape[1:])
-
-    wide = along(columns, flat.swapaxes(0, 1)).swapaxes(0, 1)
-    return along(rows, wide).astype(image.dtype).reshape(*size, *image.shape[2:])
-
-
-def _weights(length: int, out_length: int) -> csr_array:
-    """(out_length, length): a sinc over three lobes, widened when shrinking, cut off at the border."""
-    scale = length / out_length
-    widened = max(scale, 1.0)
-    centre = (np.arange(out_length) + 0.5) * scale
-    first = np.maximum((centre - 3 * widened + 0.5).astype(int), 0)
-    last = np.minimum((centre + 3 * widened + 0.5).astype(int), length)
-    index = first[:, None] + np.arange(int(6 * widened) + 2)
-    x = (index + 0.5 - centre[:, None]) / widened
-    weight = np.where((index < last[:, None]) & (np.abs(x) < 3), np.sinc(x) * np.sinc(x / 3), 0.0)
-    weight /= weight.sum(axis=1, keepdims=True)
-    row, column = np.nonzero(weight)
-    taps = (weight[row, column].astype(np.float32), (row, index[row, column]))
-    return csr_array(taps, shape=(out_length, length))
+    """Return (H, W) or (H, W, C) of uint8 or uint16 resized to `size` (height, width) by Pillow's Lanczos filter."""
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
+    planes = [
+        Image.fromarray(plane.astype(np.float32)).resize(size[::-1], Image.Resampling.LANCZOS)  # of 16 bits only gray
+        for plane in image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
+    ]
+    resized = np.rint(np.stack(planes, -1)).clip(0, np.iinfo(image.dtype).max)
+    return resized.astype(image.dtype).reshape(*size, *image.shape[2:])
