@@ -76,7 +76,7 @@ class Trainer:
     ) -> None:
         self.experiment, self.tree, self.processes, self.how = experiment, tree, processes, how
         self.folder, self.console, self.device = folder, console, processes.device
-        default = experiment.degradation.component(scale=experiment.scale)
+        default = experiment.degradation.build(scale=experiment.scale)
         self.mix = Mix.build(experiment.data.train, default, experiment.scale)
         self.validation = validation_sets(experiment, default)
         logger = experiment.logger

@@ -81,4 +81,6 @@ def fingerprint(source: Source, sampled: int = 8) -> str:
     return digest.hexdigest()
 
 
-DATASETS: Registry[Source] = Registry("data set", "data.sources", protocol=Source, entry=SourceEntry)
+DATASETS: Registry[SourceEntry] = Registry(
+    "data set", "data.sources", protocol=Source, entry=SourceEntry, context=("scale",)
+)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from data.sampler import index_of
-from data.source import Augment, Source, SourceEntry, UnreadableImageError, fingerprint
+from data.source import Augment, SourceEntry, UnreadableImageError, fingerprint
 from degradations import Batch, Degradation, Degraded, Plan, paired_crop
 from utils.options.components import Spec
 from utils.options.fields import Count, OptionError, PositiveInt
@@ -39,7 +39,7 @@ class DataOptions:
     each half of the time: four ways), or none. More than `max_unreadable` files that cannot be read stop the run.
     """
 
-    train: Mapping[str, Spec[Source]]
+    train: Mapping[str, Spec[SourceEntry]]
     crop_size: PositiveInt
     batch_size: PositiveInt
     gt_size: PositiveInt | None = None
@@ -47,7 +47,7 @@ class DataOptions:
     augment: Augment = "flips_and_turns"
     small_images: Literal["reflect", "skip"] = "reflect"
     max_unreadable: Count = 100
-    validation: Mapping[str, Spec[Source]] = field(default_factory=dict)
+    validation: Mapping[str, Spec[SourceEntry]] = field(default_factory=dict)
     validation_seed: Count = 0
     pair_pool: Count = 0
 
@@ -81,7 +81,7 @@ def degradation_of(entry: SourceEntry, default: Degradation, scale: int, where: 
     Raises OptionError where one has low-quality images to give and the other does not start from them, or the other
     way round.
     """
-    chosen = default if entry.degradation is None else entry.degradation.component(scale=scale)
+    chosen = default if entry.degradation is None else entry.degradation.build(scale=scale)
     if chosen.starts_from_lq and not entry.source.paired:
         raise OptionError(
             f"{where}: this source has no low-quality images, but its degradation needs them; choose a paired source, "
@@ -104,11 +104,11 @@ class Mix:
     degradations: tuple[Degradation, ...]
 
     @classmethod
-    def build(cls, specs: Mapping[str, Spec[Source]], default: Degradation, scale: int) -> Mix:
+    def build(cls, specs: Mapping[str, Spec[SourceEntry]], default: Degradation, scale: int) -> Mix:
         """Build all sources. Raises OptionError for a source that does not suit its degradation."""
         entries, degradations = [], []
         for name, spec in specs.items():
-            entry: SourceEntry = spec.build(scale=scale)  # type: ignore[assignment]
+            entry = spec.build(scale=scale)
             degradations.append(degradation_of(entry, default, scale, f"data.train.{name}"))
             entries.append(entry)
         return cls(tuple(entries), tuple(specs), tuple(degradations))

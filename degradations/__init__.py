@@ -23,12 +23,12 @@ from utils.options import files
 from utils.options.components import Registry, Spec
 from utils.options.fields import OptionError
 
-STEPS: Registry[Step] = Registry("step", "degradations.steps", protocol=Step, entry=StepEntry, probe=True)
+STEPS: Registry[StepEntry] = Registry("step", "degradations.steps", protocol=Step, entry=StepEntry, probe=True)
 DEGRADATIONS: Registry[Degradation] = Registry(
     "degradation",
     "degradations.systems",
     protocol=Degradation,
-    entry=DegradationSettings,
+    settings=DegradationSettings,
     context=("scale",),
     probe=True,
 )
@@ -46,7 +46,7 @@ def load_degradation(source: str | Path | Mapping[str, Any], scale: int | None =
         OptionError: the source is none of these or has problems, all of which are named; or no scale is known.
     """
     spec, scale = check_degradation(source, scale)
-    return spec.component(scale=scale)
+    return spec.build(scale=scale)
 
 
 def check_degradation(

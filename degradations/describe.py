@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from degradations import check_degradation
-from utils.options.components import MISSING, Eager, Spec, parameters_of
+from utils.options.components import Eager, Spec
 from utils.options.fields import RangeSchedule
 
 HEAD = r"""\begin{tabular}{p{0.15\linewidth}p{0.15\linewidth}rp{0.5\linewidth}}
@@ -25,7 +25,7 @@ def latex_table(source: str | Path | Mapping[str, Any], scale: int | None = None
     """
     spec, scale = check_degradation(source, scale)
     skipped = ("scale", "groups")
-    own = {name: value for name, value in _values(spec).items() if name not in skipped and not _holds_steps(value)}
+    own = {name: value for name, value in spec.options.items() if name not in skipped and not _holds_steps(value)}
     caption = f"% {spec.name}, scale {scale}" + "".join(f", {name} {value}" for name, value in own.items())
     lines = [f"{_text(name)} & {_text(kind)} & {prob:g} & {values} \\\\" for name, kind, prob, values in _rows(spec)]
     for group in spec.values.get("groups", {}).values():
@@ -41,11 +41,10 @@ def _rows(spec: Spec[Any]) -> Iterator[Row]:
 
 def _steps(value: Any, where: str) -> Iterator[Row]:  # noqa: ANN401
     if isinstance(value, Eager):
-        step = value.spec
-        inner = {name: item for name, item in _values(step).items() if not _holds_steps(item)}
+        inner = {name: item for name, item in value.options.items() if not _holds_steps(item)}
         shown = "; ".join(f"{_text(name)} {_value(item)}" for name, item in inner.items() if item is not None)
-        yield where, step.name, step.wrapper.get("prob", 1.0), shown
-        for item in step.values.values():
+        yield where, value.name, value.wrapper["prob"], shown
+        for item in value.values.values():
             if _holds_steps(item):
                 yield from _steps(item, where)
     elif isinstance(value, Mapping):
@@ -57,12 +56,6 @@ def _steps(value: Any, where: str) -> Iterator[Row]:  # noqa: ANN401
 
 def _holds_steps(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, Eager) or (isinstance(value, Mapping) and any(_holds_steps(v) for v in value.values()))
-
-
-def _values(spec: Spec[Any]) -> dict[str, Any]:
-    """The parameters of a component, given or by default."""
-    defaults = {name: p.default for name, p in parameters_of(spec.factory).items() if p.default is not MISSING}
-    return {**defaults, **spec.values}
 
 
 def _value(value: Any) -> str:  # noqa: ANN401

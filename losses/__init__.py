@@ -49,4 +49,4 @@ class LossTerm:
         return self.weight * min(1.0, step / self.ramp) if self.ramp else self.weight
 
 
-LOSSES: Registry[Loss] = Registry("loss", "losses", protocol=Loss, entry=LossTerm)
+LOSSES: Registry[LossTerm] = Registry("loss", "losses", protocol=Loss, entry=LossTerm)

@@ -41,12 +41,10 @@ class Paired(Source):
         self,
         gt_root: str,
         lq_root: str,
+        scale: PositiveInt,
         names: str | None = None,
         pattern: str = "{}",
-        scale: PositiveInt | None = None,
     ) -> None:
-        if scale is None:
-            raise ValueError("scale: is missing; give the factor by which ground truths are larger")
         if pattern.count("{}") != 1:
             raise ValueError(f"pattern: found {pattern!r}, expected one {{}} in the place of the ground truth's name")
         self.scale, self.cut = scale, 0

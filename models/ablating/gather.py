@@ -149,7 +149,7 @@ def drawn_steps(study: Study, name: str) -> Sequence[Any]:
     """Return the steps of the first plans of a variant, as its runs with the first seed draw them."""
     experiment = study.experiments[name]
     stage, size = next(iter(experiment.stages)), (experiment.data.crop_size, experiment.data.crop_size)
-    degradation = experiment.degradation.component(scale=experiment.scale)
+    degradation = experiment.degradation.build(scale=experiment.scale)
     return [draw_plan(experiment, stage, degradation, number, size).steps for number in range(PLANS)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from data.overlap import overlap
-from data.source import Source, SourceEntry
+from data.source import Source
 from data.training import Mix, ValidationSet
 from models.benchmarking.benchmark import (
     BenchmarkOptions,
@@ -28,7 +28,7 @@ from models.training.experiment import Experiment, check_experiment
 from models.training.resume import MAY_CHANGE
 from utils.metrics import Metric
 from utils.options import files as option_files
-from utils.options.components import Eager, OptionsError, Problem, Spec, check_tree, nearest, parameters_of
+from utils.options.components import OptionsError, Problem, Spec, check_tree, nearest
 from utils.options.fields import Count, OptionError, Positive, PositiveInt
 from utils.processes.distributed import Processes
 
@@ -283,14 +283,8 @@ def _check_variants(variants: Mapping[str, Variant], problems: list[Problem]) ->
 
 def _meaning(value: Any) -> Any:  # noqa: ANN401
     """Checked options as plain values with all defaults, to be compared."""
-    if isinstance(value, Eager):
-        return _meaning(value.spec)
     if isinstance(value, Spec):
-        defaults = {name: parameter.default for name, parameter in parameters_of(value.factory).items()}
-        values = {key: _meaning(v) for key, v in {**defaults, **value.values}.items()}
-        entry = value.registry.entry if value.registry is not None else None
-        wrapper = {name: parameter.default for name, parameter in parameters_of(entry).items()} | value.wrapper
-        return value.name, values, {key: _meaning(v) for key, v in wrapper.items()}
+        return value.name, {key: _meaning(v) for key, v in {**value.options, **value.wrapper}.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _meaning(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -389,13 +383,12 @@ def _check_built(experiments: Mapping[str, Experiment], tests: Mapping[str, Test
     common: dict[Any, list[str]] = {}  # most variants train on the same images
     for name, experiment in experiments.items():
         try:
-            default = experiment.degradation.component(scale=experiment.scale)
+            default = experiment.degradation.build(scale=experiment.scale)
             mix = Mix.build(experiment.data.train, default, experiment.scale)
             for stage in experiment.stages:
                 build_stage(experiment, stage, alone)
             for set_name, spec in experiment.data.validation.items():
-                entry = cast(SourceEntry, spec.build(scale=experiment.scale))
-                ValidationSet(set_name, entry, default, seed=0, scale=experiment.scale)
+                ValidationSet(set_name, spec.build(scale=experiment.scale), default, seed=0, scale=experiment.scale)
         except OptionError as error:
             told.setdefault(str(error), []).append(name)
             continue

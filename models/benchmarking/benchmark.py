@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from data.source import Source, SourceEntry
+from data.source import SourceEntry
 from data.sources.folder import read_listed
 from data.training import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Batch, Degradation, Plan
@@ -105,7 +105,7 @@ class BenchmarkOptions:
 
     name: str
     scale: PositiveInt
-    data: Mapping[str, Spec[Source]] = field(default_factory=dict)
+    data: Mapping[str, Spec[SourceEntry]] = field(default_factory=dict)
     real: dict[str, str] = field(default_factory=dict)
     degradation: Spec[Degradation] | None = None
     metrics: Mapping[str, Spec[Metric]] = field(default_factory=metric_specs)
@@ -185,7 +185,7 @@ class Measure:
 
 def _built(spec: Spec[Metric], device: str) -> Metric:
     try:
-        return spec.component(device=device)
+        return spec.build(device=device)
     except OptionError as error:
         text = str(error)
         raise OptionError(text if text.startswith(spec.where) else f"{spec.where}: {text}") from error
@@ -238,7 +238,7 @@ def benchmark_sets(options: BenchmarkOptions) -> list[BenchmarkSet]:
 
     sets = []
     for name, spec in options.data.items():
-        entry = _entry(spec, options.scale)
+        entry = spec.build(scale=options.scale)
         if entry.degradation is not None or (options.degradation is not None and not entry.source.paired):
             chosen, why = entry.degradation or options.degradation, ""
         elif entry.source.paired:
@@ -272,14 +272,10 @@ def experiment_sets(experiment: Experiment) -> list[BenchmarkSet]:
         raise OptionError("data.validation: the option file names no set to test on; add one, or use --data")
     sets = []
     for name, spec in experiment.data.validation.items():
-        entry = _entry(spec, experiment.scale)
+        entry = spec.build(scale=experiment.scale)
         chosen = entry.degradation or experiment.degradation
         sets.append(_set(name, entry, chosen, ", as in training", experiment.data.validation_seed, experiment.scale))
     return sets
-
-
-def _entry(spec: Spec[Source], scale: int) -> SourceEntry:
-    return spec.build(scale=scale)  # type: ignore[return-value] - the registry's entry class
 
 
 def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, seed: int, scale: int) -> BenchmarkSet:
@@ -287,7 +283,7 @@ def _set(name: str, entry: SourceEntry, chosen: Spec[Degradation], why: str, see
     origin = "given" if chosen.name == "none" else f"made by `{chosen.name}`{why}, seed {seed}"
     if cut := getattr(entry.source, "cut", 0):
         origin += f"; {cut} ground truths cut at the bottom and right to a multiple of {scale}"
-    valid = ValidationSet(name, entry, chosen.component(scale=scale), seed=seed, scale=scale, section="data")
+    valid = ValidationSet(name, entry, chosen.build(scale=scale), seed=seed, scale=scale, section="data")
     images = image_names([valid.item_name(number) for number in range(len(valid))])
     return BenchmarkSet(valid, origin, chosen.name not in ("none", "bicubic"), images)
 

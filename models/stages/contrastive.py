@@ -111,7 +111,6 @@ class ContrastiveStage(Stage):
         self.keys = KeyEncoder(encoder, encoder.dimension, queue_size)
         self.keys.encoder.train(key_statistics == "own")
         super().__init__({"network_g": network_g, "contrastive": self.keys}, losses)
-        self.refuse_needs()
         self.encoder = encoder
         self.optimizer = optim_g.build(network_g.parameters())
         self.weight, self.temperature, self.momentum, self.positive = weight, temperature, momentum, positive

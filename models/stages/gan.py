@@ -38,19 +38,13 @@ class GanStage(Stage):
         turn_d: Turn = Turn(),  # noqa: B008 - frozen
         schedule_d: Schedule | None = None,
     ) -> None:
-        if getattr(network_d.factory, "role", None) != "discriminator":
-            raise ValueError(f"network_d: `{network_d.name}` is not a discriminator")
         discriminator = network_d.build()
         init_d.apply(discriminator)
-        adversarial = {name: term for name, term in losses.items() if isinstance(term.loss, GanLoss)}
-        if len(adversarial) != 1:
-            raise ValueError(f"losses: found {len(adversarial)} of type `gan`, expected one")
         super().__init__({"network_g": network_g, "network_d": discriminator}, losses)
-        (self.gan_name, self.gan_term), *_ = adversarial.items()
-        assert isinstance(self.gan_term.loss, GanLoss)
-        self.gan: GanLoss = self.gan_term.loss
+        self.gan_name, self.gan_term, self.gan = next(
+            (name, term, term.loss) for name, term in losses.items() if isinstance(term.loss, GanLoss)
+        )
         self.plain_losses = {name: term for name, term in losses.items() if name != self.gan_name}
-        self.refuse_needs()
         self.optimizer_g = optim_g.build(network_g.parameters())
         self.optimizer_d = optim_d.build(discriminator.parameters())
         self.turn_g, self.turn_d, self.schedule_d = turn_g, turn_d, schedule_d
@@ -62,7 +56,7 @@ class GanStage(Stage):
         if getattr(network_d.factory, "role", None) != "discriminator":
             problems.append(("network_d", f"`{network_d.name}` is a generator, expected a discriminator"))
         problems += [(f"network_d.{option}", text) for option, text in not_rgb(network_d)]
-        adversarial = [name for name, term in values["losses"].items() if term.spec.factory is GanLoss]
+        adversarial = [name for name, term in values["losses"].items() if term.factory is GanLoss]
         if len(adversarial) != 1:
             problems.append(("losses", f"found {len(adversarial)} of type `gan`, expected one"))
         return problems

@@ -19,7 +19,6 @@ class PsnrStage(Stage):
 
     def __init__(self, network_g: nn.Module, losses: Mapping[str, LossTerm], optim_g: Optim = Optim()) -> None:  # noqa: B008 - frozen
         super().__init__({"network_g": network_g}, losses)
-        self.refuse_needs()
         self.optimizer = optim_g.build(network_g.parameters())
 
     def phases(self) -> list[Phase]:

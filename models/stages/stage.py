@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from degradations import Batch
 from losses import LossTerm
 from utils.optim import Schedule, default_schedule
-from utils.options.components import Eager, Registry, Spec
+from utils.options.components import Registry, Spec
 from utils.options.fields import Count, Positive, PositiveInt, Prob
 
 Memo = dict[str, Tensor]
@@ -143,8 +143,8 @@ class Stage:
         """Return what is wrong with checked options, as far as is seen without building: (option, sentence) pairs."""
         problems = []
         for name, term in values.get("losses", {}).items():
-            if isinstance(term, Eager) and (missing := set(getattr(term.spec.factory, "needs", ())) - cls.supplies):
-                message = f"`{term.spec.name}` needs {', '.join(sorted(missing))}, which this stage does not have"
+            if missing := set(getattr(term.factory, "needs", ())) - cls.supplies:
+                message = f"`{term.name}` needs {', '.join(sorted(missing))}, which this stage does not have"
                 problems.append((f"losses.{name}", message))
         return problems
 
@@ -152,12 +152,6 @@ class Stage:
     def restores(cls, values: Mapping[str, Any]) -> bool:
         """Return whether a stage of these options learns super-resolution, so that its images are worth a number."""
         return True
-
-    def refuse_needs(self) -> None:
-        """Raise ValueError for a loss that needs something which this stage does not supply."""
-        for name, term in self.losses.items():
-            if missing := set(term.loss.needs) - self.supplies:
-                raise ValueError(f"losses.{name}: needs {', '.join(sorted(missing))}, which this stage does not have")
 
     def phases(self) -> list[Phase]:
         """Return the phases of an iteration, in order."""
@@ -188,7 +182,7 @@ class Stage:
 
 
 STAGES: Registry[Stage] = Registry(
-    "stage", "models.stages", protocol=Stage, entry=StageSettings, context=("network_g", "scale")
+    "stage", "models.stages", protocol=Stage, settings=StageSettings, context=("network_g", "scale")
 )
 
 

@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.source import Source, SourceEntry
+from data.source import Source
 from models.network import Network
 from models.networks.batch_norm import GlobalBatchNorm2d
 from models.stages.stage import Handover, Stage
@@ -71,10 +71,7 @@ def _moved(value: Any, old: Path, new: Path) -> Any:  # noqa: ANN401
 
 def _held_out(experiment: Experiment) -> dict[str, Source]:
     with distributed.together():
-        return {
-            name: cast(SourceEntry, spec.build(scale=experiment.scale)).source
-            for name, spec in experiment.data.validation.items()
-        }
+        return {name: spec.build(scale=experiment.scale).source for name, spec in experiment.data.validation.items()}
 
 
 def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stage:
@@ -91,7 +88,7 @@ def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stag
     with distributed.together(), torch.random.fork_rng(devices=[]):  # the global generator is left as it was
         torch.manual_seed(int(generator(experiment.seed, "weights", name).integers(2**31)))
         network_g = build_generator(experiment)
-        return experiment.stages[name].component(network_g=network_g, scale=experiment.scale)
+        return experiment.stages[name].build(network_g=network_g, scale=experiment.scale)
 
 
 def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:

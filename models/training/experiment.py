@@ -8,16 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from data.prepare.section import Prepare
-from data.source import SourceEntry
 from data.training import DataOptions, ValidationSet
 from degradations import Degradation
 from degradations.plan import MissingPoolError
-from losses import LossTerm
 from models.network import Network
 from models.stages.stage import ONLY_RGB, Stage, StageSettings, not_rgb
 from models.training.performance import Performance
@@ -137,10 +135,10 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
         problems.append(Problem("data.train", "names no source of training images"))
     if not experiment.stages:
         problems.append(Problem("stages", "names no stage"))
-    default = experiment.degradation.component(scale=experiment.scale)
+    default = experiment.degradation.build(scale=experiment.scale)
     problems += _check_degradation(experiment, "degradation", default, default, experiment.degradation.name)
     for where, spec in _own_degradations(experiment).items():
-        own = spec.component(scale=experiment.scale)
+        own = spec.build(scale=experiment.scale)
         problems += _check_degradation(experiment, where, own, default, spec.name)
     earlier: list[str] = []
     for name, spec in experiment.stages.items():
@@ -152,7 +150,7 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
 def _own_degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
     """Those that single sources have instead of the experiment's, by their places in the file."""
     own = {
-        f"data.{kind}.{name}.degradation": spec.wrapper.get("degradation")
+        f"data.{kind}.{name}.degradation": spec.wrapper["degradation"]
         for kind, specs in (("train", experiment.data.train), ("validation", experiment.data.validation))
         for name, spec in specs.items()
     }
@@ -234,20 +232,14 @@ def _check_stage(
         problems.append(
             Problem(f"{where}.init_from.stage", f"no earlier stage is called {start.stage!r}; there are: {known}")
         )
-    stage_class = spec.factory
-    if isinstance(stage_class, type) and issubclass(stage_class, Stage):
-        problems += [Problem(f"{where}.{option}", message) for option, message in stage_class.problems(spec.values)]
+    problems += spec.problems()
     available = set(default.targets)
-    for loss_name, eager in (spec.values.get("losses") or {}).items():
-        target = eager.spec.wrapper.get("target", _default_target())
+    for loss_name, term in spec.values.get("losses", {}).items():
+        target = term.wrapper["target"]
         if target not in available:
             message = f"{target!r}, but `{experiment.degradation.name}` gives only: {', '.join(sorted(available))}"
             problems.append(Problem(f"{where}.losses.{loss_name}.target", message))
     return problems
-
-
-def _default_target() -> str:
-    return LossTerm.__dataclass_fields__["target"].default
 
 
 def schema() -> dict[str, Any]:
@@ -287,7 +279,7 @@ def validation_sets(experiment: Experiment, default: Degradation) -> list[Valida
     return [
         ValidationSet(
             name,
-            cast(SourceEntry, spec.build(scale=experiment.scale)),
+            spec.build(scale=experiment.scale),
             default,
             seed=experiment.data.validation_seed,
             scale=experiment.scale,

@@ -32,7 +32,6 @@ from data.source import SourceEntry
 from data.training import Mix, Sample, TrainingSet, ValidationSet, as_float, collate, degrade
 from degradations import Batch, Degradation, Plan
 from degradations.drawn import drawn_picture, drawn_table, drawn_text
-from losses import LossTerm
 from models.training.experiment import Experiment, load_experiment
 from utils.images.files import from_tensor, read_image, to_tensor, to_uint8, write_image
 from utils.images.sheet import LARGEST_CELL, cells, sheet
@@ -87,7 +86,7 @@ def training_samples(
     """The training samples with these numbers, exactly as the stage gets them; each view of one separately."""
     spec = experiment.stages[stage]
     if mix is None:
-        default = experiment.degradation.component(scale=experiment.scale)
+        default = experiment.degradation.build(scale=experiment.scale)
         mix = Mix.build(experiment.data.train, default, experiment.scale)
     dataset = TrainingSet(
         mix,
@@ -129,7 +128,7 @@ def image_samples(experiment: Experiment, stage: str, files: Files, count: int, 
 
 def own_degradation(experiment: Experiment) -> Degradation:
     """The experiment's degradation. Raises OptionError if it needs low-quality images, which given ones lack."""
-    degradation = experiment.degradation.component(scale=experiment.scale)
+    degradation = experiment.degradation.build(scale=experiment.scale)
     if degradation.starts_from_lq:
         raise OptionError(
             f"degradation: `{experiment.degradation.name}` starts from given low-quality images; name no images, and "
@@ -148,8 +147,8 @@ def draw_plan(experiment: Experiment, stage: str, degradation: Degradation, numb
 def target_users(experiment: Experiment, stage: str) -> dict[str, list[str]]:
     """Names of the losses of a stage by the target that they see."""
     users: dict[str, list[str]] = {}
-    for name, eager in (experiment.stages[stage].values.get("losses") or {}).items():
-        users.setdefault(eager.spec.wrapper.get("target", LossTerm.target), []).append(name)
+    for name, term in (experiment.stages[stage].values.get("losses") or {}).items():
+        users.setdefault(term.wrapper["target"], []).append(name)
     return users
 
 
@@ -314,14 +313,14 @@ def sheet_command(experiment: Experiment, stage: str, args: Arguments, console: 
 
 def histogram_command(experiment: Experiment, stage: str, args: Arguments, out: Path, console: Console) -> None:
     """What is drawn how often, from sample 0 (or --sample N) on."""
-    degradation = experiment.degradation.component(scale=experiment.scale)
+    degradation = experiment.degradation.build(scale=experiment.scale)
     size, first = (experiment.data.crop_size, experiment.data.crop_size), args.sample[0] if args.sample else 0
     plans = [draw_plan(experiment, stage, degradation, first + i, size) for i in range(args.count or PLANS)]
     if not any(plan.steps for plan in plans):
         raise OptionError(f"degradation: `{experiment.degradation.name}` has no steps, so there is nothing to plot")
     console.info(table(*drawn_table([plan.steps for plan in plans])))
     for name, spec in experiment.data.train.items():
-        if spec.wrapper.get("degradation") is not None:
+        if spec.wrapper["degradation"] is not None:
             console.warn(f"data.train.{name} has a degradation of its own, which is not in here")
     save(out, drawn_picture([plan.steps for plan in plans]), console)
     console.info(f"next, train on it:\n  {again(args, train=True)}")

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from data.source import SourceEntry, fingerprint
+from data.source import fingerprint
 from models.training.experiment import Experiment
 from utils.logging import Console
 from utils.optim import SCHEDULES, Constant
@@ -156,10 +156,9 @@ def _moved(saved: LoadedCheckpoint, experiment: Experiment, tree: Mapping[str, A
     same = []
     for name, spec in experiment.data.train.items():
         before, now = (options["data"]["train"].get(name) for options in (saved.meta["options"], tree))
-        if before != now and name in (known := saved.meta.get("images", {})):
-            entry = cast(SourceEntry, spec.build(scale=experiment.scale))
-            if known[name] == fingerprint(entry.source):
-                same += [f"data.train.{name}.{key}" for key in ("root", "gt_root", "lq_root", "names")]
+        known = saved.meta.get("images", {}).get(name)
+        if before != now and known is not None and known == fingerprint(spec.build(scale=experiment.scale).source):
+            same += [f"data.train.{name}.{key}" for key in ("root", "gt_root", "lq_root", "names")]
     return same
 
 
@@ -171,7 +170,7 @@ def _schedule_start(saved: LoadedCheckpoint, experiment: Experiment, how: Resume
         return reached
     start, was = int(saved.meta.get("schedule_start", 0)), saved.meta["options"]["stages"][stage]["iterations"]
     values = [value for value in experiment.stages[stage].values.values() if isinstance(value, Eager)]
-    schedules = [value.spec.component() for value in values if value.spec.registry is SCHEDULES]  # those of phases
+    schedules = [value.build() for value in values if value.registry is SCHEDULES]  # those of phases
     done = [step - start for step in (reached // 2, reached - 1) if step >= start]
     if not how.anyway and any(
         schedule.factor(step, was - start) != schedule.factor(step, settings.iterations - start)

@@ -36,7 +36,7 @@ class Scorer:
     @classmethod
     def build(cls, logger: Logger, device: torch.device) -> Self:
         """Return the metrics of an option file. Raises OptionError for one that lacks a file or a package."""
-        more = {name.upper(): spec.component(device=str(device)) for name, spec in logger.metrics.items()}
+        more = {name.upper(): spec.build(device=str(device)) for name, spec in logger.metrics.items()}
         metrics, protocols = {**default_metrics(), **more}, {"": PROTOCOLS["kair"]}
         if logger.luma or any("rgb" not in metric.channels for metric in more.values()):
             protocols[" Y"] = PROTOCOLS["kair_y"]

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from degradations import Batch
-from losses import Loss, LossTerm
+from losses import Loss
 from models.network import NETWORKS
 from models.stages.gan import GanStage
 from models.stages.stage import STAGES, Handover, Memo, Phase, Stage, StageSettings, Turn
 from tests.stage_runs import batch_of, log_of, trainer_of
 from train import Trainer
 from utils.optim import MultiStep
-from utils.options.components import OptionsError
+from utils.options.components import OptionsError, Spec
 from utils.options.fields import OptionError
 from utils.seeding import torch_generator
 
@@ -57,13 +57,19 @@ CASES: dict[str, Case] = {
 NAMES = STAGES.names()
 
 
+def case_of(name: str) -> Case:
+    return CASES.get(name, CASES["psnr"])  # a new stage is tried with a generator and losses of pixels
+
+
+def check(name: str, **options: Any) -> Spec[Stage]:  # noqa: ANN401
+    return STAGES.check({"type": name, "iterations": 100, **case_of(name).options, **options}, scale=SCALE)
+
+
 def build(name: str, seed: int = 0, **options: Any) -> Stage:  # noqa: ANN401
-    case = CASES.get(name, CASES["psnr"])  # a new stage is tried with a generator and losses of pixels
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network_g = NETWORKS.build(case.network_g, scale=SCALE)
-        tree = {"type": name, "iterations": 100, **case.options, **options}
-        return STAGES.check(tree, scale=SCALE).component(network_g=network_g, scale=SCALE)
+        network_g = NETWORKS.build(case_of(name).network_g, scale=SCALE)
+        return check(name, **options).build(network_g=network_g, scale=SCALE)
 
 
 def gan(seed: int = 0, **options: Any) -> GanStage:  # noqa: ANN401
@@ -266,16 +272,16 @@ class Hungry(Loss):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_whose_needs_are_not_met_is_refused(name: str) -> None:
-    stage = build(name)
-    stage.losses["hungry"] = LossTerm(Hungry())
-    with pytest.raises(ValueError, match=r"losses\.hungry: needs a_map"):
-        stage.refuse_needs()
+    stage = check(name)
+    stage.values["losses"]["hungry"] = Spec(Hungry, "hungry", {})
+    with pytest.raises(ValueError, match=r"losses\.hungry: `hungry` needs a_map"):
+        stage.build(network_g=NETWORKS.build(GENERATOR, scale=SCALE))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "fake_logits" not in STAGES.get(name).supplies])  # type: ignore[attr-defined]
 def test_an_adversarial_loss_without_a_discriminator_is_refused(name: str) -> None:
     losses = {**CASES[name].options["losses"], "gan": {"type": "gan"}}
-    with pytest.raises(OptionError, match=r"losses\.gan: needs fake_logits, real_logits"):
+    with pytest.raises(OptionError, match=r"losses\.gan: `gan` needs fake_logits, real_logits"):
         build(name, losses=losses)
 
 
@@ -437,7 +443,7 @@ def test_what_does_not_fit_is_said_before_anything_is_built() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network_d": GENERATOR}, "`rrdbnet` is not a discriminator"),
+        ({"network_d": GENERATOR}, "`rrdbnet` is a generator, expected a discriminator"),
         ({"losses": {"pixel": {"type": "l1"}}}, "found 0 of type `gan`, expected one"),
         ({"losses": {"a": {"type": "gan"}, "b": {"type": "gan"}}}, "found 2 of type `gan`, expected one"),
         ({"turn_g": {"every": 0}}, r"turn_g\.every"),

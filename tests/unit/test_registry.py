@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Any, Literal
 
 import pytest
 
-from utils.options.components import OptionsError, Problem, Registry, Spec, check_tree, check_value, tree_schema
+from utils.options.components import OptionsError, Registry, Spec, check_tree, tree_schema
 from utils.options.fields import (
     IntRange,
     NonNegativeRange,
@@ -43,7 +43,7 @@ class Part:
     """What the second toy registry makes: bare components, checked by building them."""
 
 
-SHAPES: Registry[Shape] = Registry("shape", "tests.unit.no_such", protocol=Shape, entry=Entry, context=("scale",))
+SHAPES: Registry[Entry] = Registry("shape", "tests.unit.no_such", protocol=Shape, entry=Entry, context=("scale",))
 PARTS: Registry[Part] = Registry("part", "tests.unit.no_such", protocol=Part, probe=True)
 for _registry in (SHAPES, PARTS):
     _registry._filled = True  # they live in this file; there is no package to import
@@ -98,16 +98,16 @@ class Tree:
 
 
 def problems(annotation: Any, value: Any) -> list[str]:  # noqa: ANN401
-    found: list[Problem] = []
-    check_value(annotation, value, "x", found, {})
-    return [str(problem) for problem in found]
+    try:
+        accepted(annotation, value)
+    except OptionsError as error:
+        return [str(problem) for problem in error.problems]
+    return []
 
 
 def accepted(annotation: Any, value: Any) -> Any:  # noqa: ANN401
-    found: list[Problem] = []
-    result = check_value(annotation, value, "x", found, {})
-    assert not found
-    return result
+    tree: Any = check_tree(make_dataclass("Tree", [("x", annotation)]), {"x": value})
+    return tree.x
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
-"""Checks option trees against constructors' signatures, collecting every problem at once. Annotations decide:
+"""Constructors as the schema of options. The file reads downwards:
+
+1. a constructor's parameters are read from its signature;
+2. they become a pydantic validator of mappings (`fields_of`), by what each annotation asks for (`check_of`);
+3. a registry chooses the constructor by `type:` and gives a `Spec`: checked, and built later;
+4. pydantic's errors become sentences with dotted paths (`check_tree`), all problems at once.
+
+Annotations decide:
 
 - a class that a registry serves (its protocol, or its entry class) is a sub-tree built by that registry;
-- `Spec[Protocol]` is the same, checked now but built later by whoever holds it;
+- `Spec[X]` is the same, checked now but built later by whoever holds it;
 - a frozen dataclass is a sub-tree of fields; `Mapping[str, X]` is an ordered mapping of sub-trees;
 - of a sub-tree or a leaf (`StepEntry | Prob`), mappings and names are the first, all else the second;
 - anything else is a leaf, checked by pydantic in strict mode.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import difflib
@@ -18,15 +23,20 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from functools import cache, partial
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError, ValidationInfo
+from pydantic_core import PydanticCustomError, PydanticOmit, SchemaValidator, core_schema
 
 from utils.options.fields import OptionError
 from utils.options.files import merge
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+Check = Callable[[Any, ValidationInfo], Any]
+"""Returns a value as checked, or raises what pydantic makes an error of. The context is `info.context`."""
+
 MISSING = inspect.Parameter.empty
 
 
@@ -50,88 +60,7 @@ class OptionsError(OptionError):
         super().__init__(f"{head}:\n" + "\n".join(f"  {p}" for p in problems))
 
 
-@dataclasses.dataclass(frozen=True)
-class Spec(Generic[T]):
-    """A checked component that is not built yet."""
-
-    factory: Callable[..., T]
-    name: str
-    values: dict[str, Any]
-    where: str = ""
-    registry: Registry[Any] | None = None
-    wrapper: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def build(self, **context: Any) -> T:
-        """The component, inside its entry class where its registry has one. `context` goes to who asks for it."""
-        component = self.component(**context)
-        if self.registry is None or self.registry.component_field is None:
-            return component
-        entry = self.registry.entry
-        assert entry is not None
-        return entry(**{self.registry.component_field: component}, **built(self.wrapper, context))
-
-    def component(self, **context: Any) -> T:
-        """The bare component."""
-        accepted = parameters_of(self.factory)
-        extra = {k: v for k, v in context.items() if k in accepted and k not in self.values}
-        for name, parameter in accepted.items():
-            if parameter.default is MISSING and name not in self.values and name not in extra:
-                raise OptionError(f"{self.where or self.name}: {name} is missing and has no default")
-        try:
-            return self.factory(**built(self.values, context), **extra)
-        except ValueError as error:
-            place = self.where or self.name
-            if isinstance(error, OptionError) and str(error).startswith(place):
-                raise  # from deeper in the tree, and already said where
-            raise OptionError(f"{place}: {error}") from error
-
-    @property
-    def settings(self) -> Any:  # noqa: ANN401
-        """The wrapper keys as an instance of the registry's entry class (registries whose entry has no component)."""
-        assert self.registry is not None and self.registry.entry is not None
-        return self.registry.entry(**built(self.wrapper, {}))
-
-
-def built(value: Any, context: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    if isinstance(value, Eager):
-        return value.spec.component(**context) if value.bare else value.spec.build(**context)
-    if isinstance(value, dict):
-        return {k: built(v, context) for k, v in value.items()}
-    if isinstance(value, list):
-        return [built(v, context) for v in value]
-    return value
-
-
-@dataclasses.dataclass(frozen=True)
-class Eager:
-    """Marks a spec that its holder's build also builds."""
-
-    spec: Spec[Any]
-    bare: bool = False
-
-
-def flat(value: Any, where: str = "") -> dict[str, Any]:  # noqa: ANN401
-    """Every option of a checked tree by its dotted path, those that stand at their defaults too."""
-    if isinstance(value, Eager):
-        value = value.spec
-    if isinstance(value, Spec):
-        entry = None if value.registry is None else value.registry.entry
-        defaults = {**parameters_of(value.factory), **parameters_of(entry)}
-        kept = {k: p.default for k, p in defaults.items() if p.default is not MISSING}
-        inner: Mapping[str, Any] = {"type": value.name, **kept, **value.values, **value.wrapper}
-    elif isinstance(value, Mapping):
-        inner = value
-    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        inner = {name: getattr(value, name) for name in value.__dataclass_fields__}
-    else:
-        return {where: list(value) if isinstance(value, tuple) else value}
-    found = {}
-    for key, item in inner.items():
-        found |= flat(item, f"{where}.{key}" if where else str(key))
-    return found
-
-
-# --- signatures ------------------------------------------------------------------------------------------------
+# --- 1. signatures -------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,148 +73,131 @@ class Parameter:
 
 @cache
 def parameters_of(factory: Any) -> dict[str, Parameter]:  # noqa: ANN401
-    if factory is None:
-        return {}
-    target = factory.__init__ if inspect.isclass(factory) else factory
-    hints = typing.get_type_hints(target, include_extras=True)
-    if dataclasses.is_dataclass(factory):
-        hints = typing.get_type_hints(factory, include_extras=True)
-    found = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = parameter.default
-        if dataclasses.is_dataclass(factory) and default is not MISSING:
-            default = _dataclass_default(factory, name, default)
-        found[name] = Parameter(hints.get(name, Any), default)
-    return found
+    """Return the parameters of a class or function by name, without *args and **kwargs."""
+    fields = getattr(factory, "__dataclass_fields__", {})
+    made = {n: f.default_factory() for n, f in fields.items() if f.default_factory is not dataclasses.MISSING}
+    annotated = factory if fields or not inspect.isclass(factory) else factory.__init__
+    hints = typing.get_type_hints(annotated, include_extras=True)
+    return {
+        name: Parameter(hints.get(name, Any), made.get(name, parameter.default))
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
 
 
-def _dataclass_default(factory: Any, name: str, default: Any) -> Any:  # noqa: ANN401
-    field = next(f for f in dataclasses.fields(factory) if f.name == name)
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else default
+def defaults_of(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the defaults of those parameters that have one."""
+    return {name: parameter.default for name, parameter in parameters.items() if parameter.default is not MISSING}
 
 
 def nearest(name: str, known: list[str]) -> str:
+    """Return the end of a message on an unknown name: the nearest known one, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
-# --- checking --------------------------------------------------------------------------------------------------
+# --- 2. a constructor becomes a validator --------------------------------------------------------------------------
 
 
-def check_fields(
-    parameters: Mapping[str, Parameter],
-    given: Mapping[str, Any],
-    where: str,
-    problems: list[Problem],
-    context: Mapping[str, Any],
-    supplied: tuple[str, ...] = (),
-    known: list[str] | None = None,
-) -> dict[str, Any]:
-    """Checks given options against parameters; returns the checked values and adds every problem found.
+@cache
+def fields_of(factory: Any, registry: "Registry[Any] | None" = None) -> SchemaValidator:  # noqa: ANN401
+    """Return what checks a mapping against a constructor's parameters, and those that its registry wraps around it.
 
-    A parameter in `supplied` comes from the context; the file may repeat it, but not contradict it.
+    It gives the checked values of the keys that are given, in the order of the parameters.
     """
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        path = f"{where}.{key}" if where else str(key)
-        parameter = parameters.get(key)
-        if parameter is None:
-            names = [n for n in [*parameters, *(known or [])] if n not in supplied]
-            problems.append(Problem(path, f"unknown option{nearest(str(key), names)}"))
-            continue
-        if value is None and parameter.default is not MISSING and not _takes_none(parameter.annotation):
-            continue  # null takes back what a `base:` set
-        if key in supplied and key in context and value != context[key]:
-            problems.append(Problem(path, f"found {value!r}, but {key} is {context[key]!r} elsewhere; say it once"))
-            continue
-        before = len(problems)
-        checked = check_value(parameter.annotation, value, path, problems, context)
-        if len(problems) == before and not (key in supplied and key in context):
-            values[key] = checked
-    for key, parameter in parameters.items():
-        if key not in given and parameter.default is MISSING and key not in supplied:
-            problems.append(Problem(f"{where}.{key}" if where else key, "is missing and has no default"))
-    return values
+    around, supplied = (registry.wrapper, registry.context) if registry is not None else ({}, ())
+    parameters = {**parameters_of(factory), **around}
+    known = [name for name in parameters if name not in supplied]
+
+    def unknown(_: Any) -> Any:  # noqa: ANN401
+        raise PydanticCustomError("unknown_option", "unknown option", {"known": known})
+
+    fields = {
+        name: core_schema.typed_dict_field(
+            core_schema.with_info_plain_validator_function(partial(_check_field, name, parameter, name in supplied)),
+            required=parameter.default is MISSING and name not in supplied,
+        )
+        for name, parameter in parameters.items()
+    }
+    extras = core_schema.no_info_plain_validator_function(unknown)
+    return SchemaValidator(core_schema.typed_dict_schema(fields, extras_schema=extras, extra_behavior="allow"))
 
 
-def check_value(
-    annotation: Any,  # noqa: ANN401
-    value: Any,  # noqa: ANN401
-    where: str,
-    problems: list[Problem],
-    context: Mapping[str, Any],
-) -> Any:  # noqa: ANN401
-    """Checks one value against one annotation (see the module's docstring for what annotations mean)."""
+def _check_field(name: str, parameter: Parameter, supplied: bool, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    """Check one option. A file may repeat what the builder supplies, but not contradict it."""
+    assert info.context is not None
+    if value is None and parameter.default is not MISSING and not _takes_none(parameter.annotation):
+        raise PydanticOmit  # null takes back what a `base:` set
+    supplied = supplied and name in info.context
+    if supplied and value != info.context[name]:
+        raise _refusal(f"found {value!r}, but {name} is {info.context[name]!r} elsewhere; say it once")
+    checked = check_of(parameter.annotation)(value, info)
+    if supplied:
+        raise PydanticOmit
+    return checked
+
+
+@cache
+def check_of(annotation: Any) -> Check:  # noqa: ANN401
+    """Return what checks one value against an annotation (see the module's docstring for what annotations mean)."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType) and any(_is_tree(a) for a in arguments):
-        if value is None and type(None) in arguments:
-            return None
-        leaves = [a for a in arguments if not _is_tree(a) and a is not type(None)]
-        if leaves and not isinstance(value, (Mapping, str)):
-            return _check_leaf(leaves[0], value, where, problems)
-        annotation = next(a for a in arguments if _is_tree(a))
-        origin, arguments = get_origin(annotation), get_args(annotation)
+    if not _is_tree(annotation):
+        return partial(_check_leaf, annotation)
+    if origin in (Union, types.UnionType):
+        tree = check_of(next(a for a in arguments if _is_tree(a)))
+        leaf = next((check_of(a) for a in arguments if not _is_tree(a) and a is not types.NoneType), tree)
+        return partial(_check_either, tree, leaf, types.NoneType in arguments)
     if origin is Spec:
-        return arguments[0].__registry__.collect(value, where, problems, context)
+        return arguments[0].__registry__.bind
     if (registry := _served_by(annotation)) is not None:
-        spec = registry.collect(value, where, problems, context)
-        return None if spec is None else Eager(spec, bare=annotation is not registry.entry)
-    if _is_mapping(origin) and _is_tree(annotation):
-        if not isinstance(value, Mapping):
-            problems.append(Problem(where, f"found {value!r}, expected a mapping of names to entries"))
-            return None
-        kept = {name: entry for name, entry in value.items() if entry is not None}  # null removes an entry
-        for name, entry in list(kept.items()):
-            # An override of an entry that does not exist is most often a slip in its name.
-            close = difflib.get_close_matches(str(name), [n for n in kept if n != name], n=1)
-            if close and isinstance(entry, Mapping) and "type" not in entry and _has_type(arguments[1]):
-                text = f"is a new entry, so it needs a `type:`; did you mean {close[0]!r}?"
-                problems.append(Problem(f"{where}.{name}", text))
-                del kept[name]
-        return {n: check_value(arguments[1], e, f"{where}.{n}", problems, context) for n, e in kept.items()}
-    if dataclasses.is_dataclass(annotation):
-        return _check_dataclass(annotation, value, where, problems, context)
-    return _check_leaf(annotation, value, where, problems)
+        return partial(registry.bind, kind=partial(Eager, bare=annotation is not registry.entry))
+    if origin is not None:
+        return partial(_check_entries, arguments[1])
+    return partial(_check_dataclass, annotation)
 
 
-def _check_dataclass(
-    annotation: Any,  # noqa: ANN401
-    value: Any,  # noqa: ANN401
-    where: str,
-    problems: list[Problem],
-    context: Mapping[str, Any],
-) -> Any:  # noqa: ANN401
+def _check_either(tree: Check, leaf: Check, optional: bool, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    if value is None and optional:
+        return None
+    return (tree if isinstance(value, (Mapping, str)) else leaf)(value, info)
+
+
+def _check_entries(annotation: Any, value: Any, info: ValidationInfo) -> dict[str, Any]:  # noqa: ANN401
     if not isinstance(value, Mapping):
-        names = ", ".join(parameters_of(annotation))
-        problems.append(Problem(where, f"found {value!r}, expected a mapping with some of: {names}"))
-        return None
-    before = len(problems)
-    values = check_fields(parameters_of(annotation), value, where, problems, context)
-    if len(problems) > before:
-        return None
+        raise _refusal(f"found {value!r}, expected a mapping of names to entries")
+    entries = {name: entry for name, entry in value.items() if entry is not None}  # null removes an entry
+
+    def check(entry: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        if isinstance(entry, PydanticCustomError):
+            raise entry
+        return check_of(annotation)(entry, info)
+
+    for name, entry in entries.items():
+        # An override of an entry that does not exist is most often a slip in its name.
+        close = difflib.get_close_matches(str(name), [n for n in value if n != name and value[n] is not None], n=1)
+        if close and isinstance(entry, Mapping) and "type" not in entry and _has_type(annotation):
+            entries[name] = _refusal(f"is a new entry, so it needs a `type:`; did you mean {close[0]!r}?")
+    checks = core_schema.with_info_plain_validator_function(check)
+    validator = SchemaValidator(core_schema.dict_schema(core_schema.any_schema(), checks))
+    return validator.validate_python(entries, context=info.context)
+
+
+def _check_dataclass(annotation: Any, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    if not isinstance(value, Mapping):
+        raise _refusal(f"found {value!r}, expected a mapping with some of: {', '.join(parameters_of(annotation))}")
+    values = fields_of(annotation).validate_python(value, context=info.context)
     try:
-        return annotation(**built(values, context))
+        return annotation(**built(values, info.context or {}))
     except ValueError as error:
-        problems.append(Problem(where, str(error)))
-        return None
+        raise _refusal(str(error)) from error
 
 
-def _check_leaf(annotation: Any, value: Any, where: str, problems: list[Problem]) -> Any:  # noqa: ANN401
+def _check_leaf(annotation: Any, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
-        problems.append(Problem(where, f"found {value!r}, expected a plain, finite value"))
-        return None
-    try:
-        return _adapter(annotation).validate_json(text, strict=True)
-    except ValidationError as error:
-        for item in error.errors(include_url=False):
-            inner = "".join(f".{part}" for part in item["loc"] if not str(part).startswith("function-"))
-            found = "" if item["type"] == "missing" else f"found {item['input']!r}: "
-            problems.append(Problem(where + inner, found + item["msg"].removeprefix("Value error, ")))
-        return None
+        raise _refusal(f"found {value!r}, expected a plain, finite value") from None
+    return _adapter(annotation).validate_json(text, strict=True)  # as JSON, whose lists are tuples
 
 
 @cache
@@ -296,8 +208,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
         raise TypeError(f"{annotation} cannot be an option") from error
 
 
-def _served_by(annotation: Any) -> Registry[Any] | None:  # noqa: ANN401
-    """The registry that builds parameters with this annotation: of its protocol or its entry class itself."""
+def _served_by(annotation: Any) -> "Registry[Any] | None":  # noqa: ANN401
+    """Return the registry that builds parameters with this annotation: of its protocol or its entry class itself."""
     return vars(annotation).get("__registry__") if inspect.isclass(annotation) else None
 
 
@@ -309,95 +221,127 @@ def _has_type(annotation: Any) -> bool:  # noqa: ANN401
 
 def _takes_none(annotation: Any) -> bool:  # noqa: ANN401
     return annotation is Any or (
-        get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
+        get_origin(annotation) in (Union, types.UnionType) and types.NoneType in get_args(annotation)
     )
-
-
-def _is_mapping(origin: Any) -> bool:  # noqa: ANN401
-    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _is_tree(annotation: Any) -> bool:  # noqa: ANN401
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return False
-    if origin is Spec or dataclasses.is_dataclass(annotation) or _served_by(annotation) is not None:
-        return True
     if origin in (Union, types.UnionType):
         return any(_is_tree(a) for a in arguments)
-    if _is_mapping(origin):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         return _is_tree(arguments[1])
-    return False
+    return origin is Spec or dataclasses.is_dataclass(annotation) or _served_by(annotation) is not None
 
 
-# --- schema ----------------------------------------------------------------------------------------------------
+# --- 3. registries, and what they give -----------------------------------------------------------------------------
 
 
-def fields_schema(parameters: Mapping[str, Parameter], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of an object with these parameters."""
-    properties, required = {}, []
-    for name, parameter in parameters.items():
-        shape = value_schema(parameter.annotation, definitions)
-        if parameter.default is MISSING:
-            required.append(name)
-        elif isinstance(parameter.default, (bool, int, float, str, type(None), tuple, list)):
-            shape = {**shape, "default": parameter.default}
-        properties[name] = shape
-    result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**result, "required": required} if required else result
+@dataclasses.dataclass
+class Spec(Generic[T]):
+    """A checked component that is not built yet.
+
+    Attributes:
+        values: its constructor's options, as far as they are given.
+        wrapper: the keys of its registry's entry or settings, all of them.
+        where: its place in the option file.
+    """
+
+    factory: Callable[..., Any]
+    name: str
+    values: dict[str, Any]
+    where: str = ""
+    registry: "Registry[T] | None" = None
+    wrapper: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def build(self, **context: Any) -> T:
+        """Return the component, inside its entry where its registry has one. `context` goes to who asks for it."""
+        component = self.component(**context)
+        if self.registry is None or self.registry.entry is None:
+            return component
+        return self.registry.entry(**{self.registry.component_field: component}, **built(self.wrapper, context))
+
+    def component(self, **context: Any) -> Any:  # noqa: ANN401
+        """Return the bare component. Raises OptionError if its class (by `problems`) or its constructor refuses."""
+        if problems := self.problems():
+            raise OptionsError(problems)
+        place, accepted = self.where or self.name, parameters_of(self.factory)
+        if lacking := self.lacking(context):
+            raise OptionError(f"{place}: {lacking[0]} is missing and has no default")
+        extra = {key: value for key, value in context.items() if key in accepted and key not in self.values}
+        try:
+            return self.factory(**built(self.values, context), **extra)
+        except ValueError as error:
+            if isinstance(error, OptionError) and str(error).startswith(place):
+                raise  # from deeper in the tree, and already said where
+            raise OptionError(f"{place}: {error}") from error
+
+    def lacking(self, context: Mapping[str, Any]) -> list[str]:
+        """Return the parameters that have no value yet."""
+        required = (name for name, p in parameters_of(self.factory).items() if p.default is MISSING)
+        return [name for name in required if name not in self.values and name not in context]
+
+    def problems(self) -> list[Problem]:
+        """Return what the component's class has against its options (its `problems`), seen without building."""
+        told = getattr(self.factory, "problems", lambda _: [])(self.values)
+        return [Problem(_joined(self.where, option), text) for option, text in told]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's options, those that stand at their defaults too."""
+        return defaults_of(parameters_of(self.factory)) | self.values
+
+    @property
+    def settings(self) -> Any:  # noqa: ANN401
+        """The wrapper keys as an instance of the registry's `settings`."""
+        assert self.registry is not None and self.registry.settings is not None
+        return self.registry.settings(**built(self.wrapper, {}))
 
 
-def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-    """The JSON schema of one annotation."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Spec:
-        return arguments[0].__registry__.schema(definitions)
-    if (registry := _served_by(annotation)) is not None:
-        return registry.schema(definitions)
-    if origin in (Union, types.UnionType) and _is_tree(annotation):
-        return {"anyOf": [value_schema(a, definitions) if a is not type(None) else {"type": "null"} for a in arguments]}
-    if _is_tree(annotation) and origin is not None:
-        return {
-            "type": "object",
-            "additionalProperties": {"anyOf": [value_schema(arguments[1], definitions), {"type": "null"}]},
-        }
-    if dataclasses.is_dataclass(annotation):
-        name = str(getattr(annotation, "__name__", annotation))
-        if name not in definitions:
-            definitions[name] = {}
-            definitions[name] = fields_schema(parameters_of(annotation), definitions)
-        return {"$ref": f"#/$defs/{name}"}
-    return _adapter(annotation).json_schema()
+@dataclasses.dataclass
+class Eager(Spec[T]):
+    """A spec that its holder's build also builds, without its entry if it is `bare`."""
+
+    bare: bool = False
 
 
-def check_tree(dataclass_type: type[T], options: Any, source: str = "", **context: Any) -> T:  # noqa: ANN401
-    """Checks a whole option tree against a dataclass and builds it. Raises OptionsError with every problem."""
-    problems: list[Problem] = []
-    value = _check_dataclass(dataclass_type, options, "", problems, context)
-    if problems:
-        raise OptionsError(problems, source)
-    return value
+def built(value: Any, context: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return checked values with everything built that is not left to its holder."""
+    if isinstance(value, Eager):
+        return value.component(**context) if value.bare else value.build(**context)
+    return {k: built(v, context) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def tree_schema(dataclass_type: Any, title: str) -> dict[str, Any]:  # noqa: ANN401
-    """The JSON schema of a whole option tree, for editors."""
-    definitions: dict[str, Any] = {}
-    root = fields_schema(parameters_of(dataclass_type), definitions)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}
+def flat(value: Any, where: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """Return every option of a checked tree by its dotted path, those that stand at their defaults too."""
+    inner = _inner(value)
+    if inner is None:
+        return {where: list(value) if isinstance(value, tuple) else value}
+    kind = {_joined(where, "type"): value.name} if isinstance(value, Spec) else {}
+    return {**kind, **{k: v for key, item in inner.items() for k, v in flat(item, _joined(where, key)).items()}}
 
 
-# --- registries ------------------------------------------------------------------------------------------------
+def _inner(value: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
+    """Return what a checked tree consists of, by name, or None for a leaf."""
+    if isinstance(value, Spec):
+        return {**value.options, **value.wrapper}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return value if isinstance(value, Mapping) else None
 
 
 class Registry(Generic[T]):
     """Components of one kind by name, filled on first look-up by importing the modules of `package`.
 
+    `Registry[T]` gives `T`: entries where it has them, bare components else.
+
     Args:
         kind: the word for messages, such as "network".
-        package: dotted name whose modules register components; `skip` names modules left out (entry points).
+        package: dotted name whose modules register components.
         protocol: the class that annotates parameters of this kind.
-        entry: a frozen dataclass of wrapper keys (`weight`, `prob`, …). A field annotated with the protocol
-            receives the component; without such a field the entry is read through `Spec.settings`.
+        entry: a frozen dataclass that holds the component, in a field annotated with the protocol, and wrapper keys
+            (`weight`, `prob`, …).
+        settings: a frozen dataclass of keys beside the component's own, read through `Spec.settings`.
         context: constructor parameters that the builder supplies, so that an option file need not say them.
         probe: build each component once while checking, to report what only its constructor can see. For
             kinds that are cheap to build.
@@ -408,31 +352,30 @@ class Registry(Generic[T]):
         kind: str,
         package: str,
         *,
-        protocol: type[T],
-        entry: type | None = None,
+        protocol: type[Any],
+        entry: type[T] | None = None,
+        settings: type[Any] | None = None,
         context: tuple[str, ...] = (),
-        skip: tuple[str, ...] = (),
         probe: bool = False,
     ) -> None:
-        self.kind, self.package, self.entry, self.context, self.skip = kind, package, entry, context, skip
-        self.probe = probe
-        self._factories: dict[str, Callable[..., T]] = {}
+        self.kind, self.package, self.entry, self.settings = kind, package, entry, settings
+        self.context, self.probe = context, probe
+        self.wrapper = dict(parameters_of(entry or settings)) if entry or settings else {}
+        self.component_field = next((name for name, p in self.wrapper.items() if p.annotation is protocol), "")
+        self.wrapper.pop(self.component_field, None)
+        self._factories: dict[str, Callable[..., Any]] = {}
         self._presets: dict[str, Mapping[str, Any]] = {}
         self._filled = False
-        self.component_field: str | None = None
-        if entry is not None:
-            hints = typing.get_type_hints(entry)
-            self.component_field = next((name for name, hint in hints.items() if hint is protocol), None)
-            entry.__registry__ = self
-        setattr(protocol, "__registry__", self)  # noqa: B010
+        for served in (protocol, entry) if entry else (protocol,):
+            setattr(served, "__registry__", self)  # noqa: B010
 
-    def register(self, name: str, presets: Mapping[str, Any] | None = None) -> Callable[[Callable[..., T]], Any]:
+    def register(self, name: str, presets: Mapping[str, Any] | None = None) -> Callable[[F], F]:
         """Decorator: enters a class or function under `name`. Raises ValueError if the name is taken.
 
         `presets` is an option tree that a file's options merge over.
         """
 
-        def enter(factory: Callable[..., T]) -> Callable[..., T]:
+        def enter(factory: F) -> F:
             if name in self._factories:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {self._factories[name]} and {factory}")
             self._factories[name] = factory
@@ -448,11 +391,11 @@ class Registry(Generic[T]):
             name = __name__.removesuffix("utils.options.components") + self.package  # below `blind_sr.` where installed
             package = importlib.import_module(name)
             for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                if module.name not in self.skip and not module.ispkg:
+                if not module.ispkg:
                     importlib.import_module(f"{name}.{module.name}")
         return sorted(self._factories)
 
-    def get(self, name: str) -> Callable[..., T]:
+    def get(self, name: str) -> Callable[..., Any]:
         """The constructor of `name`. Raises OptionError naming the nearest known name."""
         if name not in self.names():
             raise OptionError(f"no {self.kind} is called {name!r}{nearest(name, self.names())}")
@@ -460,51 +403,32 @@ class Registry(Generic[T]):
 
     def check(self, options: Any, where: str = "", **context: Any) -> Spec[T]:  # noqa: ANN401
         """Binds options to a constructor. Raises OptionsError with every problem."""
-        problems: list[Problem] = []
-        spec = self.collect(options, where, problems, context)
-        if problems or spec is None:
-            raise OptionsError(problems)
-        return spec
+        return _checked(self.bind, options, where, "", context)
 
     def build(self, options: Any, *, where: str = "", **context: Any) -> T:  # noqa: ANN401
         """Checks and builds in one call: `NETWORKS.build({"type": "rrdbnet", "scale": 4})`."""
         return self.check(options, where, **context).build(**context)
 
-    def collect(
-        self,
-        options: Any,  # noqa: ANN401
-        where: str,
-        problems: list[Problem],
-        context: Mapping[str, Any],
-    ) -> Spec[T] | None:
-        """As `check`, but adds problems to a list and returns None when the tree cannot be built."""
+    def bind(self, options: Any, info: ValidationInfo, kind: Callable[..., Spec[T]] = Spec) -> Spec[T]:  # noqa: ANN401
+        """Check options against the constructor that their `type` names."""
         if isinstance(options, str):
             options = {"type": options}
         if not isinstance(options, Mapping):
-            problems.append(Problem(where, f"found {options!r}, expected a mapping with `type:` ({self.kind})"))
-            return None
-        name = options.get("type")
-        if name not in self.names():
+            raise _refusal(f"found {options!r}, expected a mapping with `type:` ({self.kind})")
+        if (name := options.get("type")) not in self.names():
             found = "no `type:` is given" if name is None else f"no {self.kind} is called {name!r}"
-            hint = nearest("" if name is None else str(name), self.names())
-            problems.append(Problem(f"{where}.type" if where else "type", found + hint))
-            return None
-        factory = self._factories[name]
-        options = merge(self._presets[name], options)
-        given = {key: value for key, value in options.items() if key != "type"}
-        before = len(problems)
-        wrapper_fields = {k: p for k, p in parameters_of(self.entry).items() if k != self.component_field}
-        wrapper_given = {k: given.pop(k) for k in list(given) if k in wrapper_fields}
-        wrapper = check_fields(wrapper_fields, wrapper_given, where, problems, {})
-        values = check_fields(
-            parameters_of(factory), given, where, problems, context, self.context, known=list(wrapper_fields)
-        )
-        if len(problems) > before:
-            return None
-        spec = Spec(factory, name, values, where, self, wrapper)
-        if self.probe:
-            _probe(spec, problems, context)
-        return spec if len(problems) == before else None
+            raise _refusal(found + nearest("" if name is None else str(name), self.names()), "type")
+        factory, context = self._factories[name], info.context or {}
+        given = {key: value for key, value in merge(self._presets[name], options).items() if key != "type"}
+        values = fields_of(factory, self).validate_python(given, context=context)
+        wrapper = defaults_of(self.wrapper) | {key: values.pop(key) for key in [*values] if key in self.wrapper}
+        spec = kind(factory, name, values, registry=self, wrapper=wrapper)
+        if self.probe and not spec.lacking(context):
+            try:
+                spec.component(**context)
+            except OptionError as error:
+                raise _refusal(str(error).removeprefix(f"{name}: ")) from error
+        return spec
 
     def _is_object(self, name: str, annotation: Any) -> bool:  # noqa: ANN401
         """Whether a parameter takes what only a builder has, such as the stage's generator."""
@@ -514,12 +438,11 @@ class Registry(Generic[T]):
         """A JSON schema reference to any component of this kind; its definition is added to `definitions`."""
         if self.kind not in definitions:
             definitions[self.kind] = {}
-            wrapper = {k: p for k, p in parameters_of(self.entry).items() if k != self.component_field}
             variants = []
             for name in self.names():
                 factory = self._factories[name]
                 own = {k: p for k, p in parameters_of(factory).items() if not self._is_object(k, p.annotation)}
-                shape = fields_schema({**own, **wrapper}, definitions)
+                shape = fields_schema({**own, **self.wrapper}, definitions)
                 shape["properties"] = {"type": {"const": name}, **shape["properties"]}
                 supplied = (*self.context, *self._presets[name])
                 shape["required"] = ["type", *(key for key in shape.get("required", []) if key not in supplied)]
@@ -531,12 +454,112 @@ class Registry(Generic[T]):
         return {"$ref": f"#/$defs/{self.kind}"}
 
 
-def _probe(spec: Spec[Any], problems: list[Problem], context: Mapping[str, Any]) -> None:
-    needed = [n for n, p in parameters_of(spec.factory).items() if p.default is MISSING and n not in spec.values]
-    if all(name in context for name in needed):
-        try:
-            spec.component(**context)
-        except OptionError as error:
-            text = str(error)
-            prefix = f"{spec.where}: "
-            problems.append(Problem(spec.where, text.removeprefix(prefix)))
+# --- 4. errors become sentences --------------------------------------------------------------------------------------
+
+
+def check_tree(kind: type[T], options: Any, source: str = "", **context: Any) -> T:  # noqa: ANN401
+    """Check a whole option tree against a dataclass and build it. Raises OptionsError with every problem."""
+    return _checked(check_of(kind), options, "", source, context)
+
+
+def _checked(check: Check, options: Any, where: str, source: str, context: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    validator = SchemaValidator(core_schema.with_info_plain_validator_function(check))
+    try:
+        checked = validator.validate_python(options, context=context)
+    except ValidationError as error:
+        found = sorted(error.errors(include_url=False), key=lambda item: _position(options, item["loc"]))
+        raise OptionsError([_problem(item, where) for item in found], source) from None
+    _tell_places(checked, where)
+    return checked
+
+
+def _tell_places(value: Any, where: str) -> None:  # noqa: ANN401
+    """Write into specs where they stand, which pydantic tells no validator."""
+    if isinstance(value, Spec):
+        value.where = where
+    for name, item in (_inner(value) or {}).items():
+        _tell_places(item, _joined(where, name))
+
+
+def _position(options: Any, path: tuple[int | str, ...]) -> list[int]:  # noqa: ANN401
+    """Return what sorts problems as their places follow in the file; what is missing comes last."""
+    position = []
+    for part in path:
+        keys = [*options] if isinstance(options, Mapping) else []
+        position.append(keys.index(part) if part in keys else len(keys))
+        options = options[part] if part in keys else None
+    return position
+
+
+def _problem(error: Any, where: str) -> Problem:  # noqa: ANN401
+    told = error.get("ctx", {})
+    # Of `X | Y`, pydantic names the branch too, such as function-plain[parse()].
+    parts = [str(part) for part in (*error["loc"], *told.get("below", ())) if not str(part).startswith("function-")]
+    match error["type"]:
+        case "refused":
+            message = error["msg"]
+        case "unknown_option":
+            message = f"unknown option{nearest(parts[-1], told['known'])}"
+        case "missing":
+            message = "is missing and has no default"
+        case _:
+            message = f"found {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    return Problem(_joined(where, *parts), message)
+
+
+def _refusal(sentence: str, *below: str) -> PydanticCustomError:
+    """Return an error that is a whole sentence, on what is checked or a key `below` it."""
+    return PydanticCustomError("refused", "{sentence}", {"sentence": sentence, "below": below})
+
+
+def _joined(*path: str) -> str:
+    return ".".join(str(part) for part in path if part != "")
+
+
+# --- for editors -----------------------------------------------------------------------------------------------------
+
+
+def fields_schema(parameters: Mapping[str, Parameter], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object with these parameters."""
+    properties, required = {}, []
+    for name, parameter in parameters.items():
+        shape = value_schema(parameter.annotation, definitions)
+        if parameter.default is MISSING:
+            required.append(name)
+        elif isinstance(parameter.default, (bool, int, float, str, types.NoneType, tuple, list)):
+            shape = {**shape, "default": parameter.default}
+        properties[name] = shape
+    result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**result, "required": required} if required else result
+
+
+def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+    """The JSON schema of one annotation."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Spec:
+        return arguments[0].__registry__.schema(definitions)
+    if (registry := _served_by(annotation)) is not None:
+        return registry.schema(definitions)
+    if origin in (Union, types.UnionType) and _is_tree(annotation):
+        return {
+            "anyOf": [value_schema(a, definitions) if a is not types.NoneType else {"type": "null"} for a in arguments]
+        }
+    if _is_tree(annotation) and origin is not None:
+        return {
+            "type": "object",
+            "additionalProperties": {"anyOf": [value_schema(arguments[1], definitions), {"type": "null"}]},
+        }
+    if dataclasses.is_dataclass(annotation):
+        name = str(getattr(annotation, "__name__", annotation))
+        if name not in definitions:
+            definitions[name] = {}
+            definitions[name] = fields_schema(parameters_of(annotation), definitions)
+        return {"$ref": f"#/$defs/{name}"}
+    return _adapter(annotation).json_schema()
+
+
+def tree_schema(dataclass_type: Any, title: str) -> dict[str, Any]:  # noqa: ANN401
+    """The JSON schema of a whole option tree, for editors."""
+    definitions: dict[str, Any] = {}
+    root = fields_schema(parameters_of(dataclass_type), definitions)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}
