@@ -14,6 +14,7 @@ from models.ablating.report import Curve, Report, Scores, photographs
 from models.ablating.runs import NETWORK, is_tested, is_trained
 from models.ablating.study import Run, Study, Test
 from models.training.preview import draw_plan
+from models.training.report.runs import read_curves, subject
 from utils.options.fields import OptionError
 
 PLANS = 400
@@ -128,13 +129,8 @@ def curves(runs: Iterable[Run]) -> dict[str, Curve]:
         before, total = dict[str, int](), 0
         for stage, iterations in run.iterations.items():
             before[stage], total = total, total + iterations
-        own: dict[str, dict[int, float]] = {}
-        for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            for key, value in entry.items():
-                if "/" in key and value is not None and entry["stage"] in before:
-                    own.setdefault(key, {})[before[entry["stage"]] + entry["iteration"]] = value
-        for key, points in own.items():
+        own = read_curves(run.folder, before)
+        for key, points in ((key, own[key]) for key in own if subject(key) == "Validation"):
             found.setdefault(key, {}).setdefault(run.variant, []).append(points)
     return {key: _curve(by_row) for key, by_row in found.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 
 from degradations.drawn import collect_drawn
 from models.ablating.report import Report, Scores, deviation
+from utils import pages
 from utils.images.files import read_image
 from utils.metrics.evaluate import to_8bit
-from utils.storage.files import replace_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 EXTREMES = 3
@@ -32,13 +31,7 @@ BINS = 24
 
 def write_page(report: Report, path: Path) -> None:
     """Write the page, to be opened from disk."""
-    data = json.dumps(page_data(report), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
-    template = TEMPLATE.read_text(encoding="utf-8")
-    replace_text(path, template.replace("{{title}}", _escaped(report.name)).replace("{{data}}", data))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    pages.write_page(TEMPLATE, path, report.name, page_data(report))
 
 
 def page_data(report: Report) -> dict[str, Any]:

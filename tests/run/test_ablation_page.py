@@ -58,24 +58,27 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     )
 
 
-@pytest.fixture(scope="module")
-def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """Yield a page in headless Chromium; at the end, no error has been and nothing was asked of a network."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     sync = pytest.importorskip("playwright.sync_api")
-    path = tmp_path_factory.mktemp("html") / "report.html"
-    write_page(report, path)
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        opened = browser.new_page(viewport={"width": 1300, "height": 900})
-        opened.errors, opened.asked = [], []
-        opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-        opened.on("request", lambda request: opened.asked.append(request.url))
-        opened.goto(path.as_uri())
-        yield opened
-        assert opened.errors == []
-        assert [url for url in opened.asked if not url.startswith("data:")] == [path.as_uri()]  # no network
+        page, errors, asked = browser.new_page(viewport={"width": 1300, "height": 900}), [], []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        yield page
+        assert errors == [] and [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    path = tmp_path_factory.mktemp("html") / "report.html"
+    write_page(report, path)
+    yield from opened(path)
 
 
 def column(page: Any, place: int) -> list[str]:  # noqa: ANN401

@@ -1,0 +1,1 @@
+"""Runs beside each other on one page: `python -m models.training.report runs/*`."""
