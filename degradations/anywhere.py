@@ -76,9 +76,9 @@ class DegradedDataset(Dataset[dict[str, Tensor]]):
         plan = self.degradation.sample(rng, (crop, crop), shared=self.degradation.draw_shared(rng))
         plan = plan.with_crop(rng, self.gt_size)
         made = paired_crop(self.degradation.apply(gt, [plan]), [plan])
-        found = {"lq": made.lq, "gt": made.targets["plain"], "usm": made.targets.get("usm")}
-        found |= {"kernel": made.kernel, "sigma": made.sigma}
-        return {name: value[0] for name, value in found.items() if value is not None}
+        tensors = {"lq": made.lq, "gt": made.targets["plain"], "usm": made.targets.get("usm")}
+        tensors |= {"kernel": made.kernel, "sigma": made.sigma}
+        return {name: value[0] for name, value in tensors.items() if value is not None}
 
 
 def degrade_batch(

@@ -68,14 +68,14 @@ def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int
             console.info(listing.remark)
     if not files:
         raise OptionError(f"there are no images in {', '.join(map(str, sources))}")
-    found = _facts(files, out, sources, workers, console)
-    bad = _bad(found, min_size)
+    facts_of = _facts(files, out, sources, workers, console)
+    bad = _bad(facts_of, min_size)
     for kind, reason in bad.values():
         (console.error if kind in ("unreadable", "truncated") else console.info)(f"{kind}: {reason}")
-    for path, facts in found.items():
+    for path, facts in facts_of.items():
         if facts.remark and path not in bad:
             console.info(f"{path}: {facts.remark}")
-    _report(found, bad, console)
+    _report(facts_of, bad, console)
     if out is not None:
         good = [path.relative_to(sources[0]).as_posix() for path in files if path not in bad]
         for name in (n for n in good if not listable(n)):
@@ -94,21 +94,21 @@ def _partial(out: Path) -> Path:
 def _facts(
     files: list[Path], out: Path | None, sources: Sequence[Path], workers: int, console: Console
 ) -> dict[Path, Facts]:
-    found: dict[Path, Facts] = {}
+    facts_of: dict[Path, Facts] = {}
     record = None if out is None else Record(_partial(out), {"kind": "check", "root": str(sources[0].resolve())})
     for path in files:
         if record is not None and (entry := record.done(str(path), path)) is not None:
-            found[path] = Facts(**{**entry["facts"], "size": tuple(entry["facts"]["size"])})
-    todo = [path for path in files if path not in found]
-    with console.progress(len(files), initial=len(found), desc="check") as progress:
+            facts_of[path] = Facts(**{**entry["facts"], "size": tuple(entry["facts"]["size"])})
+    todo = [path for path in files if path not in facts_of]
+    with console.progress(len(files), initial=len(facts_of), desc="check") as progress:
         for path, facts in parallel(examine, todo, workers):
-            found[path] = facts
+            facts_of[path] = facts
             if record is not None:
                 record.add(str(path), facts.stamp, facts=asdict(facts))
             progress.update()
     if record is not None:
         record.close()
-    return {path: found[path] for path in files}
+    return {path: facts_of[path] for path in files}
 
 
 def examine(path: Path) -> Facts:
@@ -133,11 +133,11 @@ def examine(path: Path) -> Facts:
     return Facts("good", before, "", size, header.mode, bits, digest.hexdigest(), picture.remark)
 
 
-def _bad(found: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, str]]:
+def _bad(facts_of: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, str]]:
     """Kind and reason of every file that is not good, in order."""
     bad: dict[Path, tuple[str, str]] = {}
     first: dict[str, Path] = {}
-    for path, facts in found.items():
+    for path, facts in facts_of.items():
         height, width = facts.size
         if facts.kind != "good":
             bad[path] = facts.kind, facts.reason
@@ -150,8 +150,8 @@ def _bad(found: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, st
     return bad
 
 
-def _report(found: Mapping[Path, Facts], bad: Mapping[Path, tuple[str, str]], console: Console) -> None:
-    readable = [facts for facts in found.values() if facts.kind == "good"]
+def _report(facts_of: Mapping[Path, Facts], bad: Mapping[Path, tuple[str, str]], console: Console) -> None:
+    readable = [facts for facts in facts_of.values() if facts.kind == "good"]
     if readable:
         sides = np.array([facts.size for facts in readable])
         numbers = {"height": sides[:, 0], "width": sides[:, 1], "shorter side": sides.min(axis=1)}
@@ -163,5 +163,5 @@ def _report(found: Mapping[Path, Facts], bad: Mapping[Path, tuple[str, str]], co
         console.info(table(["mode", "bits per channel", "images"], rows) + "\n")
     counts = Counter(kind for kind, _ in bad.values())
     summary = ["good", "unreadable", "truncated", "tiny", "duplicate"]
-    counts["good"] = len(found) - len(bad)
-    console.info(table(["files", "count"], [[kind, counts[kind]] for kind in summary] + [["all", len(found)]]))
+    counts["good"] = len(facts_of) - len(bad)
+    console.info(table(["files", "count"], [[kind, counts[kind]] for kind in summary] + [["all", len(facts_of)]]))

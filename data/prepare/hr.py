@@ -68,8 +68,8 @@ def make_hr(
     """
     check_folders(source, target, out)
     folders = {"source": source, **({} if target is None else {"target": target})}
-    found = trims(job, scale, folders).items()
-    return sum(convert(trim, folders[name], out / name, "", workers, console) for name, trim in found)
+    trimmed = trims(job, scale, folders).items()
+    return sum(convert(trim, folders[name], out / name, "", workers, console) for name, trim in trimmed)
 
 
 def trims(job: CleanHr, scale: int, folders: Iterable[str]) -> dict[str, Trimmed]:

@@ -115,8 +115,8 @@ def usable(path: Path, settings: KernelGAN) -> np.ndarray:
     image = read_image(path)
     least = SIZE_G + (0 if settings.real_image else 2 * SHAVED)
     if min(image.shape[:2]) < least:
-        found = "x".join(map(str, image.shape[:2]))
-        raise ImageError(f"{path}: {found} is too small for the crops of {least}x{least}; take it out of the folder")
+        size = "x".join(map(str, image.shape[:2]))
+        raise ImageError(f"{path}: {size} is too small for the crops of {least}x{least}; take it out of the folder")
     if image.min() == image.max():
         raise ImageError(f"{path}: all its pixels have one value, which tells nothing of a blur; take it out")
     return image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
@@ -124,16 +124,16 @@ def usable(path: Path, settings: KernelGAN) -> np.ndarray:
 
 def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
     """Judges all kernels, and writes the pool and its sheet. Raises OptionError if none is good."""
-    found = {name: part for name in pool.names if (part := pool.estimate(name)) is not None}
-    if not found:
+    estimates = {name: part for name in pool.names if (part := pool.estimate(name)) is not None}
+    if not estimates:
         raise OptionError(f"{pool.out}: there is no kernel, since no image could be used")
-    kernels = {name: np.array(part["kernel"]) for name, part in found.items()}
-    losses = [part["losses"]["total"] for part in found.values()]
+    kernels = {name: np.array(part["kernel"]) for name, part in estimates.items()}
+    losses = [part["losses"]["total"] for part in estimates.values()]
     faults = {
         name: flaws(kernel, pool.settings.scale) + ["loss"] * bool(worse)
         for (name, kernel), worse in zip(kernels.items(), outlying(losses), strict=True)
     }
-    accepted = [not faults[name] for name in found]
+    accepted = [not faults[name] for name in estimates]
     size = max(kernel.shape[0] for kernel in kernels.values())  # the frame grows with the shift of the alignment
     content = io.BytesIO()
     np.savez_compressed(
@@ -141,24 +141,24 @@ def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
         kernels=np.stack([np.pad(kernel, (size - kernel.shape[0]) // 2) for kernel in kernels.values()]),
         accepted=np.array(accepted),
         flaws=np.array([",".join(of_one) for of_one in faults.values()]),
-        sources=np.array([str(pool.names[name]) for name in found]),
+        sources=np.array([str(pool.names[name]) for name in estimates]),
         losses=np.array(losses),
         scale=np.array(pool.settings.scale),
         version=np.array(str(VERSION)),
     )
     replace_bytes(pool.file, content.getvalue())
     write_image(pool.file.with_suffix(".png"), _sheet(kernels, faults))
-    for name in (name for name in found if mat is not None and not faults[name]):
+    for name in (name for name in estimates if mat is not None and not faults[name]):
         assert mat is not None
         stem = Path(name).name
         (mat / name).mkdir(parents=True, exist_ok=True)
         scipy.io.savemat(mat / name / f"{stem}_kernel_x{pool.settings.scale}.mat", {"Kernel": kernels[name]})
     counts = Counter(flaw for of_one in faults.values() for flaw in of_one)
-    rows = [["accepted", sum(accepted)], *counts.most_common(), ["all", len(found)]]
+    rows = [["accepted", sum(accepted)], *counts.most_common(), ["all", len(estimates)]]
     console.info(table(["kernels (one may have several flaws)", "count"], rows))
     if not any(accepted):
         raise OptionError(
-            f"{pool.file}: none of {len(found)} kernels is good; look at {pool.file.stem}.png, and take larger "
+            f"{pool.file}: none of {len(estimates)} kernels is good; look at {pool.file.stem}.png, and take larger "
             "photographs with fine detail, or more iterations"
         )
     console.info(f"{pool.file}: {sum(accepted)} kernels; look at {pool.file.stem}.png")

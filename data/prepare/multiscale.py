@@ -51,11 +51,11 @@ class Multiscale:
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int] | None]:
         """(height, width) of each copy; None where it would be empty or no smaller."""
-        found = [(int(height * scale), int(width * scale)) for scale in self.scales]
+        sizes = [(int(height * scale), int(width * scale)) for scale in self.scales]
         if self.shortest:
             short, ratio = self.shortest, max(height, width) / min(height, width)
-            found.append((int(short * ratio), short) if width < height else (short, int(short * ratio)))
-        return [size if min(size) > 0 and size[0] < height and size[1] < width else None for size in found]
+            sizes.append((int(short * ratio), short) if width < height else (short, int(short * ratio)))
+        return [size if min(size) > 0 and size[0] < height and size[1] < width else None for size in sizes]
 
 
 def lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

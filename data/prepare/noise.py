@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from data.prepare.lmdb import RECORD as DATABASE_RECORD
 from data.prepare.lmdb import write_database
@@ -49,19 +50,19 @@ class Tile:
 def tiles_of(settings: NoisePatches, image: np.ndarray) -> list[Tile]:
     """All tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
     levels = image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
-    gray = luma(levels)
+    gray = np.asarray(Image.fromarray(levels).convert("L"))
     measured, clipped = gray, np.zeros(gray.shape, bool)
     if settings.rule == "quantile":
         measured = gray - cv2.GaussianBlur(gray.astype(np.float64), (0, 0), _SIGMA)
         clipped = ((image == 0) | (image == np.iinfo(image.dtype).max)).reshape(*gray.shape, -1).any(axis=2)
-    found = []
+    tiles = []
     for top in _starts(settings, gray.shape[0]):
         for left in _starts(settings, gray.shape[1]):
             window = np.s_[top : top + settings.side, left : left + settings.side]
             variance, mean = float(np.var(measured[window])), float(np.mean(gray[window]))
             constant = settings.rule == "quantile" and gray[window].min() == gray[window].max()
-            found.append(Tile(top, left, variance, mean, _flaw(settings, variance, mean, constant, clipped[window])))
-    return found
+            tiles.append(Tile(top, left, variance, mean, _flaw(settings, variance, mean, constant, clipped[window])))
+    return tiles
 
 
 def _starts(settings: NoisePatches, length: int) -> range:
@@ -77,24 +78,17 @@ def _flaw(settings: NoisePatches, variance: float, mean: float, constant: bool, 
     return "constant" if constant else "saturated" if clipped.any() else ""
 
 
-def chosen_tiles(settings: NoisePatches, found: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
+def chosen_tiles(settings: NoisePatches, measured: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
     """The tiles of each image, those left out by their rank with the flaw `variance`, too."""
     if settings.rule == "variance":
-        return dict(found)
-    variances = sorted(tile.variance for tiles in found.values() for tile in tiles if not tile.flaw)
-    count = min(len(variances), round(settings.flattest * sum(map(len, found.values()))))
+        return dict(measured)
+    variances = sorted(tile.variance for tiles in measured.values() for tile in tiles if not tile.flaw)
+    count = min(len(variances), round(settings.flattest * sum(map(len, measured.values()))))
     limit = variances[count - 1] if count else -1.0
     return {
         name: [t if t.flaw or t.variance <= limit else replace(t, flaw="variance") for t in tiles]
-        for name, tiles in found.items()
+        for name, tiles in measured.items()
     }
-
-
-def luma(image: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 of an image (H, W) or (H, W, 3) uint8, in whole numbers as Pillow's mode L."""
-    if image.ndim == 2:
-        return image
-    return ((image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 32768) >> 16).astype(np.uint8)
 
 
 def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, console: Console) -> int:
@@ -115,8 +109,8 @@ def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, cons
     names = named_images(source, console=console)
     folder = out / _ASIDE if out.suffix == ".lmdb" else out
     with RunLock(out):
-        found, failed = _measured(job, names, out, workers, console)
-        tiles = chosen_tiles(job, found)
+        measured, failed = _measured(job, names, out, workers, console)
+        tiles = chosen_tiles(job, measured)
         _report(job, tiles, names, console)
         patches: Patches = {}
         for name, of_one in tiles.items():
@@ -147,8 +141,8 @@ def _measured(
                 else:
                     record.add(name, result[0], tiles=[[*asdict(tile).values()] for tile in result[1]])
                 progress.update()
-        found = {name: record.entries[name]["tiles"] for name in names if name not in failed}
-    return {name: [Tile(*values) for values in tiles] for name, tiles in found.items()}, len(failed)
+        by_name = {name: record.entries[name]["tiles"] for name in names if name not in failed}
+    return {name: [Tile(*values) for values in tiles] for name, tiles in by_name.items()}, len(failed)
 
 
 def _measure(job: NoisePatches, item: tuple[str, Path]) -> tuple[list[int], list[Tile]] | Failure:
@@ -165,10 +159,10 @@ def stored(path: Path) -> np.ndarray:
     return image[..., 0] if gray else image
 
 
-def _report(job: NoisePatches, found: Mapping[str, list[Tile]], names: Mapping[str, Path], console: Console) -> None:
+def _report(job: NoisePatches, by_name: Mapping[str, list[Tile]], names: Mapping[str, Path], console: Console) -> None:
     """Counts by reason. Raises OptionError if nothing passes."""
-    counts = Counter(tile.flaw or "accepted" for tiles in found.values() for tile in tiles)
-    small = [str(names[name]) for name, tiles in found.items() if not tiles]
+    counts = Counter(tile.flaw or "accepted" for tiles in by_name.values() for tile in tiles)
+    small = [str(names[name]) for name, tiles in by_name.items() if not tiles]
     if small:
         shown = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
         console.warn(f"{len(small)} images are too small for a tile of {job.side}, try a smaller size: {shown}")
@@ -176,8 +170,8 @@ def _report(job: NoisePatches, found: Mapping[str, list[Tile]], names: Mapping[s
         why = ", ".join(f"{count} by {flaw}" for flaw, count in counts.most_common())
         other = "a larger `flattest`" if job.rule == "quantile" else "the rule `quantile`"
         raise OptionError(
-            f"no tile of {len(found)} images passes ({why or 'none is large enough'}); a smaller size, other limits or "
-            f"{other} may find some"
+            f"no tile of {len(by_name)} images passes ({why or 'none is large enough'}); a smaller size, other limits "
+            f"or {other} may find some"
         )
     console.info(table(["tiles", "count"], [[kind, n] for kind, n in [*counts.most_common(), ("all", counts.total())]]))
 
@@ -208,11 +202,11 @@ def _cut(item: tuple[str, list[tuple[Path, int, int, int]]]) -> None:
         write_image(file, image[top : top + size, left : left + size])
 
 
-def _sheet(found: Mapping[str, list[Tile]], names: Mapping[str, Path], side: int) -> np.ndarray:
+def _sheet(by_name: Mapping[str, list[Tile]], names: Mapping[str, Path], side: int) -> np.ndarray:
     """Some accepted and some rejected tiles from all over the data set, in strengthened contrast."""
     cells = []
     for accepted in (True, False):
-        some = [(name, tile) for name, tiles in found.items() for tile in tiles if (not tile.flaw) == accepted]
+        some = [(name, tile) for name, tiles in by_name.items() for tile in tiles if (not tile.flaw) == accepted]
         for name, tile in some[:: max(1, math.ceil(len(some) / _SHOWN))]:
             window = read_image(names[name])[tile.top : tile.top + side, tile.left : tile.left + side]
             levels = window / (np.iinfo(window.dtype).max / 255)

@@ -85,27 +85,27 @@ def sources(settings: Prepare) -> dict[str, Path]:
 def steps(settings: Prepare, scale: int, processes: Processes, console: Console) -> list[Step]:
     """The steps that are asked for, in order."""
     folders, out = sources(settings), Path(settings.out).expanduser()
-    source, found = folders["source"], []
+    source, asked_for = folders["source"], []
     if (kernels := settings.kernels) is not None:
 
         def estimate(folder: Path) -> None:
             collect_kernels(kernels, source, folder, processes, console, settings.batch)
 
-        found.append(Step("kernels", out, {"version": kernel_pool.VERSION, **asdict(kernels)}, [source], estimate))
+        asked_for.append(Step("kernels", out, {"version": kernel_pool.VERSION, **asdict(kernels)}, [source], estimate))
     if (noise := settings.noise) is not None:
 
         def collect(folder: Path) -> None:
             collect_noise(noise, source, folder, cores(), console)
 
-        found.append(Step("noise", out, {"version": noise_step.VERSION, **asdict(noise)}, [source], collect))
+        asked_for.append(Step("noise", out, {"version": noise_step.VERSION, **asdict(noise)}, [source], collect))
     if (hr := settings.hr) is not None:
 
         def clean(folder: Path) -> None:
             make_hr(hr, scale, source, folders.get("target"), folder, cores(), console)
 
         options = {"version": hr_step.VERSION, "scale": scale, **asdict(hr)}
-        found.append(Step("hr", out, options, [*folders.values()], clean))
-    return found
+        asked_for.append(Step("hr", out, options, [*folders.values()], clean))
+    return asked_for
 
 
 @dataclass(frozen=True)

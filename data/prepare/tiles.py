@@ -35,7 +35,7 @@ class Tiles:
 
     def starts(self, length: int) -> list[int]:
         """Where windows begin along a side."""
-        found = list(range(0, max(length - self.size, 0) + 1, self.step))
-        if length - (found[-1] + self.size) > self.thresh:
-            found.append(length - self.size)
-        return found
+        starts = list(range(0, max(length - self.size, 0) + 1, self.step))
+        if length - (starts[-1] + self.size) > self.thresh:
+            starts.append(length - self.size)
+        return starts

@@ -48,20 +48,20 @@ def named_images(root: Path, strip: str = "", console: Console | None = None) ->
         raise OptionError(str(error)) from error
     if console is not None and listing.remark:
         console.info(listing.remark)
-    found: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     clashes = []
     for path in listing.files:
         name = path.relative_to(root).with_suffix("").as_posix()
         name = name.removesuffix(strip) if len(Path(name).name) > len(strip) else name
-        if name in found:
-            clashes.append(f"{found[name]} and {path}")
-        found[name] = path
+        if name in named:
+            clashes.append(f"{named[name]} and {path}")
+        named[name] = path
     if clashes:
         shown = "; ".join(clashes[:_SHOWN]) + ("; ..." if len(clashes) > _SHOWN else "")
         raise OptionError(f"{len(clashes)} pairs of files would get one name, rename one of each: {shown}")
-    if not found:
+    if not named:
         raise OptionError(f"{root}: there are no images")
-    return found
+    return named
 
 
 def refuse_inside(out: Path, source: Path) -> None:

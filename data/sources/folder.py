@@ -39,13 +39,13 @@ class Folder(Source):
         if not roots:
             raise OptionError("root: found an empty list, expected at least one folder")
         if names is None:
-            found = [path for r in roots for path in _all_images(r)]
+            images = [path for r in roots for path in _all_images(r)]
         elif len(roots) == 1:
-            found = listed_images(roots[0], located(names))
+            images = listed_images(roots[0], located(names))
         else:
             raise OptionError(f"names: a list goes with one root, found {len(roots)}; use one data entry for each")
         # Strings take a third of the memory of paths, and go to every worker.
-        self._paths = [str(path) for path in found[:max_images]]
+        self._paths = [str(path) for path in images[:max_images]]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -85,10 +85,10 @@ def read_list(listing: Path) -> list[tuple[str, ...]]:
         lines = read_text(listing).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"names: cannot read the list {listing} ({error}); save it as UTF-8") from error
-    found = [_names(line.strip(), f"names: {listing}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
-    if not found:
+    entries = [_names(line.strip(), f"names: {listing}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+    if not entries:
         raise OptionError(f"names: the list {listing} is empty")
-    return found
+    return entries
 
 
 def present(root: Path, names: Sequence[str], listing: Path, option: str = "root") -> list[Path]:
@@ -96,14 +96,14 @@ def present(root: Path, names: Sequence[str], listing: Path, option: str = "root
     that of `root`, as Real-ESRGAN's script does. Raises OptionError naming what is missing."""
     if not root.is_dir():
         raise OptionError(f"{option}: there is no folder {root}")
-    found, own = [located(name, root) for name in names], f"{root.resolve().name}/"
-    if not found[0].exists() and all(name.replace("\\", "/").startswith(own) for name in names):
-        found = [located(name[len(own) :], root) for name in names]
-    missing = [path for path in found if not path.is_file()]
+    paths, own = [located(name, root) for name in names], f"{root.resolve().name}/"
+    if not paths[0].exists() and all(name.replace("\\", "/").startswith(own) for name in names):
+        paths = [located(name[len(own) :], root) for name in names]
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         shown = ", ".join(str(path) for path in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-        raise OptionError(f"names: {len(missing)} of the {len(found)} images listed in {listing} are missing: {shown}")
-    return found
+        raise OptionError(f"names: {len(missing)} of the {len(paths)} images listed in {listing} are missing: {shown}")
+    return paths
 
 
 def listable(name: str) -> bool:
@@ -125,9 +125,9 @@ def _names(line: str, where: str) -> tuple[str, ...]:
 
 def _all_images(root: Path) -> list[Path]:
     try:
-        found = image_files(root)
+        images = image_files(root)
     except OSError as error:
         raise OptionError(f"root: {error}; expected a folder of images ({' '.join(IMAGE_SUFFIXES)})") from error
-    if not found:
+    if not images:
         raise OptionError(f"root: {root} holds no images; accepted are {' '.join(IMAGE_SUFFIXES)}, in any case")
-    return found
+    return images

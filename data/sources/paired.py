@@ -133,11 +133,12 @@ def _pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: 
     pairs, problems = [], []
     for gt in truths:
         key = str(gt.relative_to(gt_root).parent / pattern.replace("{}", gt.stem))
-        found = partners.pop(key, [])
-        if len(found) == 1:
-            pairs.append((gt, found[0]))
+        candidates = partners.pop(key, [])
+        if len(candidates) == 1:
+            pairs.append((gt, candidates[0]))
         else:
-            what = f"{len(found)} partners: {', '.join(map(str, found))}" if found else f"no partner {key}.*"
+            several = f"{len(candidates)} partners: {', '.join(map(str, candidates))}"
+            what = several if candidates else f"no partner {key}.*"
             problems.append(f"{gt}: {what} in {lq_root}")
     if listing is None:
         problems += [f"{path}: no ground truth in {gt_root}" for paths in partners.values() for path in paths]
@@ -146,16 +147,16 @@ def _pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: 
 
 def _images(root: Path, option: str) -> list[Path]:
     try:
-        found = image_files(root)
+        images = image_files(root)
     except OSError as error:
         raise ValueError(f"{option}: {error}; expected a folder of images") from error
-    if not found:
+    if not images:
         raise ValueError(f"{option}: {root} holds no images")
-    return found
+    return images
 
 
 def _by_stem(paths: list[Path], root: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(str(path.relative_to(root).with_suffix("")), []).append(path)
-    return found
+        by_stem.setdefault(str(path.relative_to(root).with_suffix("")), []).append(path)
+    return by_stem

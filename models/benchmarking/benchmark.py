@@ -61,12 +61,12 @@ class Baseline:
         if len(self.choose) > 1:
             raise OptionError(f"{self.network.where}: choose names {', '.join(self.choose)}, expected one option")
         choices = [{}] if not self.choose else [{k: v} for k, values in self.choose.items() for v in values]
-        found = {}
+        loaded = {}
         for chosen in choices:
             values = {"type": self.network.name, **self.network.values, **chosen}
             network = NETWORKS.build(values, where=self.network.where, scale=scale).eval()
-            found[", ".join(f"{k} {v:g}" for k, v in chosen.items())] = LoadedGenerator(network, None, values)
-        return found
+            loaded[", ".join(f"{k} {v:g}" for k, v in chosen.items())] = LoadedGenerator(network, None, values)
+        return loaded
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def _built(spec: Spec[Metric], device: str) -> Metric:
     try:
         return spec.build(device=device)
     except OptionError as error:
-        text = str(error)
-        raise OptionError(text if text.startswith(spec.where) else f"{spec.where}: {text}") from error
+        message = str(error)
+        raise OptionError(message if message.startswith(spec.where) else f"{spec.where}: {message}") from error
 
 
 # --- what it is measured on --------------------------------------------------------------------------------------

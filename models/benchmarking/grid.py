@@ -114,18 +114,18 @@ def run_grid(
         sets = benchmark_sets(options)
         return [run_set(tested, contest, measure, processes, silent, smoothing=False) for tested in sets]
 
-    found: dict[str, GridResult] = {}
+    of_sets: dict[str, GridResult] = {}
     with console.progress(len(cells), desc="cells") as progress:
         for (row, column), benchmarks in cells.items():
             for parts in zip(*map(results, benchmarks), strict=True):  # of one set
                 images = sum(len(part.scores[BICUBIC]) for part in parts)
-                of_set = found.setdefault(parts[0].name, GridResult(parts[0].name, images, {}))
+                of_set = of_sets.setdefault(parts[0].name, GridResult(parts[0].name, images, {}))
                 for method in parts[0].scores:
                     means = mean_scores([part.means(method) for part in parts])
                     of_cell = {column: means[grid.number]} if grid.columns else means
                     of_set.numbers.update({(row, method, key): value for key, value in of_cell.items()})
             progress.update()
-    return list(found.values())
+    return list(of_sets.values())
 
 
 def with_published(result: GridResult, grid: Grid, columns: Sequence[str]) -> GridResult:

@@ -117,10 +117,10 @@ def kernel_shape(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def embeddings(encoder: nn.Module, lq: Sequence[Tensor]) -> np.ndarray:
     """What an encoder says of each sample, (N, K, d). Raises OptionError if that is not finite."""
     device = next(encoder.parameters()).device
-    found = torch.stack([encoder(of_one.to(device))[0].cpu() for of_one in lq]).double().numpy()
-    if not np.isfinite(found).all():
+    vectors = torch.stack([encoder(of_one.to(device))[0].cpu() for of_one in lq]).double().numpy()
+    if not np.isfinite(vectors).all():
         raise OptionError("the embedding holds values that are not finite: the weights are of a run that diverged")
-    return found
+    return vectors
 
 
 def spectra(lq: Sequence[Tensor]) -> np.ndarray:
@@ -139,13 +139,13 @@ def spectra(lq: Sequence[Tensor]) -> np.ndarray:
 
 def numbers(features: np.ndarray, truth: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     """All numbers of features (N, K, d). The angle is regressed as cos 2θ and sin 2θ, of kernels that have one."""
-    found: dict[str, float | None] = {"retrieval": retrieval(features), "probe accuracy": probe_accuracy(features)}
+    measured: dict[str, float | None] = {"retrieval": retrieval(features), "probe accuracy": probe_accuracy(features)}
     for name, values in truth.items():
         has = np.isfinite(values)
         doubled = values[has] * pi / 90
         targets = np.stack([np.cos(doubled), np.sin(doubled)], 1) if name == "angle" else values[has, None]
-        found[f"R2 {name}"] = explained(features[:, has], targets)
-    return found
+        measured[f"R2 {name}"] = explained(features[:, has], targets)
+    return measured
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
@@ -176,15 +176,15 @@ def write_report(
     """Writes embedding.png and embedding.json, which holds the facts too. Returns the numbers of each kind of features
     and of chance, and a table of them."""
     kinds = len(samples.lq[0])
-    found = {name: numbers(values, samples.truth) for name, values in features.items()}
-    found["chance"] = {name: 0.0 if name.startswith("R2") else 1 / kinds for name in found["encoder"]}
-    rows = [[name, *("-" if v is None else f"{v:.3f}" for v in values.values())] for name, values in found.items()]
+    measured = {name: numbers(values, samples.truth) for name, values in features.items()}
+    measured["chance"] = {name: 0.0 if name.startswith("R2") else 1 / kinds for name in measured["encoder"]}
+    rows = [[name, *("-" if v is None else f"{v:.3f}" for v in values.values())] for name, values in measured.items()]
     folder.mkdir(parents=True, exist_ok=True)
     write_image(folder / "embedding.png", picture(features, samples.truth))
     told = {name: [None if np.isnan(v) else round(float(v), 4) for v in of] for name, of in samples.truth.items()}
-    result = {**facts, "images": len(samples.lq), "numbers": found, "degradations": told}
+    result = {**facts, "images": len(samples.lq), "numbers": measured, "degradations": told}
     replace_text(folder / "embedding.json", json.dumps(result, indent=1) + "\n")
-    return found, table(["features", *found["encoder"]], rows)
+    return measured, table(["features", *measured["encoder"]], rows)
 
 
 def validation_report(folder: Path, encoder: nn.Module, valid: ValidationSet, count: int) -> dict[str, float | None]:

@@ -163,7 +163,7 @@ def _carries(target: Path, picture: Picture) -> bool:
 
 def unwritable(files: Mapping[Path, Path], factor: float) -> dict[Path, str]:
     """Return the images (source: target) whose results cannot be written, with the reason, as far as headers tell."""
-    found = {}
+    problems = {}
     for source, target in files.items():
         try:
             header = read_header(source)
@@ -173,8 +173,8 @@ def unwritable(files: Mapping[Path, Path], factor: float) -> dict[Path, str]:
         size = (height, width) if header.orientation < 5 else (width, height)
         problem = why_not_held(target.suffix.lower(), enlarged(size, factor), header.highest > 255, header.alpha)
         if problem is not None:
-            found[source] = f"{source}: {problem}; use --ext png"
-    return found
+            problems[source] = f"{source}: {problem}; use --ext png"
+    return problems
 
 
 Job = tuple[Path, Path, Any]
@@ -241,10 +241,10 @@ def _images_of(path: Path, out: Path, console: Console | None, alone: bool) -> l
     listing = list_images(path)
     if console is not None and listing.remark:
         console.warn(listing.remark)
-    found = [file for file in listing.files if results is None or not file.resolve().is_relative_to(results)]
-    if not found and alone:
+    images = [file for file in listing.files if results is None or not file.resolve().is_relative_to(results)]
+    if not images and alone:
         raise OptionError(f"{path}: holds no images")
-    return [(file, file.relative_to(path)) for file in found] or [(path, Path(path.name))]
+    return [(file, file.relative_to(path)) for file in images] or [(path, Path(path.name))]
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

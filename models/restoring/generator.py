@@ -117,8 +117,8 @@ def at_scale(generator: LoadedGenerator, scale: int) -> LoadedGenerator:
     if scale == generator.network.scale:
         return generator
     if "scale" not in generator.network.conditions:
-        found = generator.network.scale
-        raise OptionError(f"--scale {scale}: this network has scale {found} and no other; see --outscale")
+        own = generator.network.scale
+        raise OptionError(f"--scale {scale}: this network has scale {own} and no other; see --outscale")
     options = {**generator.options, "scale": scale}
     network = NETWORKS.build(options)
     network.load_state_dict(generator.network.state_dict())

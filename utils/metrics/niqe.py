@@ -107,12 +107,12 @@ def _blocks(image: np.ndarray, side: int) -> np.ndarray:
 def _statistics(blocks: np.ndarray) -> np.ndarray:
     """The 18 features (n, 18) of normalised blocks (n, h, w) at one scale."""
     shape, left, right = fit_asymmetric(blocks)
-    found = [shape, (left + right) / 2]
+    features = [shape, (left + right) / 2]
     for shift in _SHIFTS:
         # Neighbours of the last row and column are those of the first, as in the released code (`circshift`).
         shape, left, right = fit_asymmetric(blocks * np.roll(blocks, shift, axis=(1, 2)))
-        found += [shape, (right - left) * gamma(2 / shape) / gamma(1 / shape), left, right]
-    return np.stack(found, axis=1)
+        features += [shape, (right - left) * gamma(2 / shape) / gamma(1 / shape), left, right]
+    return np.stack(features, axis=1)
 
 
 def fit_asymmetric(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,13 +167,13 @@ class NiqeModel:
         """Reads `mu` and `cov`, or `mu_pris_param` and `cov_pris_param`. Raises OptionError naming the file."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = {key: np.asarray(file[key], np.float64) for keys in _KEYS for key in keys if key in file}
+                arrays = {key: np.asarray(file[key], np.float64) for keys in _KEYS for key in keys if key in file}
         except FileNotFoundError:
             raise OptionError(f"model: there is no file {path}; {_TWO_WAYS}") from None
         # TypeError: a single array (.npy) has no keys.
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise OptionError(f"model: {path} cannot be read as .npz ({error}); {_TWO_WAYS}") from error
-        pair = next(((found[mean], found[cov]) for mean, cov in _KEYS if {mean, cov} <= found.keys()), None)
+        pair = next(((arrays[mean], arrays[cov]) for mean, cov in _KEYS if {mean, cov} <= arrays.keys()), None)
         if pair is None:
             raise OptionError(f"model: {path} holds no `mu` and `cov`; {_TWO_WAYS}")
         if pair[0].size != FEATURES or pair[1].shape != (FEATURES, FEATURES):
