@@ -11,7 +11,7 @@ _CHUNK = 2**20
 
 
 def overlap(train: Mapping[str, Source], validation: Mapping[str, Source], where: str = "data.train.") -> list[str]:
-    """Warnings for validation images that are among the training images, by the content of their files.
+    """Return warnings for validation images that are among the training images, by the content of their files.
 
     Cheap: only files of equal size are read, each once. Sources whose images are not files of their own (`lmdb`)
     cannot be looked into, and copies in another format are not found; `python -m data.prepare check` finds those.

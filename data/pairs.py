@@ -39,7 +39,7 @@ class Files(Source):
 
 
 def named_files(arguments: Sequence[str], scale: int) -> tuple[Files, list[str]]:
-    """Image files and all images of folders, with a name for each: its path inside its folder, without suffix.
+    """Return image files and all images of folders, with a name for each: its path inside its folder, without suffix.
 
     Raises OptionError if there are none, or two have one name.
     """

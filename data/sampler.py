@@ -76,7 +76,7 @@ def _quotas(counts: tuple[int, ...], weights: tuple[float | None, ...]) -> tuple
 
 
 def _apportioned(shares: Sequence[float], block: int) -> tuple[int, ...]:
-    """Whole numbers that sum to `block`, by largest remainder."""
+    """Return whole numbers that sum to `block`, by largest remainder."""
     exact = [share * block for share in shares]
     quotas = [int(value) for value in exact]
     order = sorted(range(len(shares)), key=lambda i: quotas[i] - exact[i])
@@ -97,7 +97,7 @@ def _keys(seed: int, stage: str, stream: int, epoch: int) -> tuple[int, ...]:
 
 
 def _permuted(position: int, length: int, keys: tuple[int, ...]) -> int:
-    """Where `position` goes in a pseudo-random permutation of 0 … length - 1.
+    """Return where `position` goes in a pseudo-random permutation of 0 … length - 1.
 
     A Feistel network permutes the next power of 4; a value outside the range is sent through again until it falls
     inside (cycle walking, Black and Rogaway 2002), which keeps it a permutation and takes under 4 passes on average.

@@ -31,7 +31,7 @@ class Source:
         raise NotImplementedError(f"{type(self).__name__} has no length")
 
     def name(self, index: int) -> str:
-        """Where image `index` comes from: a path or a key, for messages and result tables."""
+        """Return where image `index` comes from: a path or a key, for messages and result tables."""
         raise NotImplementedError(f"{type(self).__name__} names nothing")
 
     def path(self, index: int) -> Path | None:
@@ -39,7 +39,7 @@ class Source:
         return None
 
     def read(self, index: int) -> np.ndarray:
-        """Ground truth (H, W, 3), RGB, uint8 or uint16. Raises UnreadableImageError naming the file and the reason."""
+        """Return a ground truth (H, W, 3), RGB, uint8 or uint16. Raises UnreadableImageError naming file and reason."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
     def read_lq(self, index: int) -> np.ndarray:

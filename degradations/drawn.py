@@ -14,7 +14,7 @@ _PANEL = (2.9, 1.75)
 
 
 def drawn_picture(samples: Sequence[Steps]) -> np.ndarray:
-    """One row for each step: how often it stands at which position (from 1), and the distribution of each value."""
+    """Draw a row for each step: how often it stands at which position (from 1), and the distribution of each value."""
     positions, values = collect_drawn(samples)
     total, longest = len(samples), max(len(steps) for steps in samples)
     columns = 1 + max(len(of_step) for of_step in values.values())
@@ -39,7 +39,7 @@ def drawn_picture(samples: Sequence[Steps]) -> np.ndarray:
 
 
 def drawn_table(samples: Sequence[Steps]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows: the share of samples that hold a value, and its quantiles."""
+    """Return headers and rows: the share of samples that hold a value, and its quantiles."""
     rows, (positions, values) = [], collect_drawn(samples)
     total, blank = len(samples), [""] * 5
     for name, places in positions.items():

@@ -45,7 +45,7 @@ class LossTerm:
     ramp: Count = 0
 
     def weight_at(self, step: int) -> float:
-        """The weight in the step with this number (from 1)."""
+        """Return the weight in the step with this number (from 1)."""
         return self.weight * min(1.0, step / self.ramp) if self.ramp else self.weight
 
 

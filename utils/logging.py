@@ -67,7 +67,7 @@ class Console:
             self._told.add(once)
 
     def error(self, text: str) -> None:
-        """Why the run ends."""
+        """Return why the run ends."""
         self._say(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
 
     def progress(self, total: int, initial: int = 0, desc: str = "", every_seconds: float = 30) -> Progress:

@@ -39,7 +39,7 @@ class Facts:
 
 
 def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int, console: Console) -> int:
-    """Reads all images, prints tables, names what is bad, and writes the list of the good ones.
+    """Read all images, print tables, name what is bad, and write the list of the good ones.
 
     Bad are files that cannot be read or are cut off, images with a side under `min_size`, and all but the first of
     those with equal pixels, in whatever formats. With `out`, a check that was stopped goes on.
@@ -112,7 +112,7 @@ def _facts(
 
 
 def examine(path: Path) -> Facts:
-    """Reads and decodes a file."""
+    """Read and decode a file."""
     before = stamp(path)
     try:
         data = path.read_bytes()
@@ -134,7 +134,7 @@ def examine(path: Path) -> Facts:
 
 
 def _bad(facts_of: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, str]]:
-    """Kind and reason of every file that is not good, in order."""
+    """Return kind and reason of every file that is not good, in order."""
     bad: dict[Path, tuple[str, str]] = {}
     first: dict[str, Path] = {}
     for path, facts in facts_of.items():

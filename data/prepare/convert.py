@@ -20,11 +20,11 @@ class Job(Protocol):
     """What is made of one image. A frozen dataclass: it travels to workers, and its fields go into the record."""
 
     def outputs(self, image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """What to append to the image's name, with the image to write there."""
+        """Return what to append to the image's name, with the image to write there."""
         ...
 
     def remark(self, image: np.ndarray) -> str:
-        """What the report should say about this image, or nothing."""
+        """Return what the report should say about this image, or nothing."""
         ...
 
 
@@ -38,7 +38,7 @@ class Converted:
 
 
 def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console: Console) -> int:
-    """Applies a job to all images of a folder; goes on where an earlier call was stopped.
+    """Apply a job to all images of a folder; goes on where an earlier call was stopped.
 
     Gray images stay gray, colours become sRGB, alpha is dropped, the depth stays. Everything is written as PNG.
 
@@ -83,7 +83,7 @@ def _complete(entry: dict[str, Any] | None, out: Path) -> bool:
 
 
 def convert_one(job: Job, out: Path, item: tuple[str, Path]) -> Converted | Failure:
-    """Writes what is made of an image, by its name and path."""
+    """Write what is made of an image, by its name and path."""
     name, path = item
     before = stamp(path)
     try:

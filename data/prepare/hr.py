@@ -44,7 +44,7 @@ class Trimmed:
 
 
 def check_folders(source: Path, target: Path | None, out: Path) -> None:
-    """Raises OptionError if one folder lies in the other, or results would lie in one of them."""
+    """Raise OptionError if one folder lies in the other, or results would lie in one of them."""
     folders = [source, *([] if target is None else [target])]
     if target is not None:
         one, other = source.resolve(), target.resolve()
@@ -61,7 +61,7 @@ def check_folders(source: Path, target: Path | None, out: Path) -> None:
 def make_hr(
     job: CleanHr, scale: int, source: Path, target: Path | None, out: Path, workers: int, console: Console
 ) -> int:
-    """Writes OUT/source (cleaned) and OUT/target (as it is), each image trimmed to `scale`; `type: folder` with the
+    """Write OUT/source (cleaned) and OUT/target (as it is), each image trimmed to `scale`; `type: folder` with the
     root OUT reads both. Kernels and noise are to come from the source only.
 
     Returns how many images could not be used. Raises as `convert` and `check_folders`.
@@ -73,6 +73,6 @@ def make_hr(
 
 
 def trims(job: CleanHr, scale: int, folders: Iterable[str]) -> dict[str, Trimmed]:
-    """What is done to the images of each folder: those of `source` are cleaned, those of `target` are not."""
+    """Return what is done to the images of each folder: those of `source` are cleaned, those of `target` are not."""
     cleaned = Trimmed(job.factor, scale, job.released)
     return {name: cleaned if name == "source" else Trimmed(1, scale) for name in folders}

@@ -44,12 +44,12 @@ class Pool:
         return self.out / f"kernels_x{self.settings.scale}.npz"
 
     def part(self, name: str) -> Path:
-        """The estimate of one image. Other settings have other folders, so that nothing is estimated twice."""
+        """Return the estimate of one image. Other settings have other folders, so that nothing is estimated twice."""
         key = json.dumps([VERSION, asdict(self.settings)])
         return self.out / _PARTS / hashlib.sha256(key.encode()).hexdigest()[:8] / f"{name}.json"
 
     def estimate(self, name: str) -> dict[str, Any] | None:
-        """What was estimated of an image, unless it has changed since."""
+        """Return what was estimated of an image, unless it has changed since."""
         try:
             found = json.loads(self.part(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -66,7 +66,7 @@ def collect_kernels(
     batch: int = 16,
     mat: Path | None = None,
 ) -> int:
-    """Estimates the kernels of all images of a folder, shared among the processes; goes on where a call was stopped.
+    """Estimate the kernels of all images of a folder, shared among the processes; goes on where a call was stopped.
 
     Each batch of images is trained at once, and its estimates are written below OUT/parts. At the end
     OUT/kernels_x4.npz (of scale 4) has `kernels` (n, k, k), with `accepted`, `flaws` (after commas), `sources` and
@@ -123,7 +123,7 @@ def usable(path: Path, settings: KernelGAN) -> np.ndarray:
 
 
 def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
-    """Judges all kernels, and writes the pool and its sheet. Raises OptionError if none is good."""
+    """Judge all kernels, and write the pool and its sheet. Raises OptionError if none is good."""
     estimates = {name: part for name in pool.names if (part := pool.estimate(name)) is not None}
     if not estimates:
         raise OptionError(f"{pool.out}: there is no kernel, since no image could be used")

@@ -38,7 +38,7 @@ class Encoded:
 
 
 def write_database(source: Path, out: Path, strip: str, workers: int, console: Console) -> int:
-    """Writes all images of a folder, or of an old database, into a database; goes on where an earlier call was stopped.
+    """Write all images of a folder, or of an old database, into a database; goes on where an earlier call was stopped.
 
     What is there already is kept if its file has not changed and its PNG is whole and of the recorded size. Gray
     images stay gray (one channel), colours become sRGB, alpha is dropped, the depth stays. The list is written at the
@@ -198,7 +198,7 @@ class _Writer:
         self.environment.close()
 
     def refuse_others(self, names: set[str]) -> None:
-        """Raises OptionError if the database has keys other than these names."""
+        """Raise OptionError if the database has keys other than these names."""
         others = [key for key in self._keys() if key not in names]
         if others:
             shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
@@ -214,7 +214,7 @@ class _Writer:
             return transaction.get(key.encode())
 
     def put(self, values: dict[str, bytes]) -> None:
-        """Writes all of them, or none; returns when the disk has them."""
+        """Write all of them, or none; returns when the disk has them."""
 
         def change(transaction: lmdb.Transaction) -> None:
             for key, value in values.items():
@@ -224,7 +224,7 @@ class _Writer:
         self.written |= set(values)
 
     def remove(self, key: str) -> None:
-        """Removes an image, if it is there."""
+        """Remove an image, if it is there."""
         self._change(lambda transaction: transaction.delete(key.encode()))
 
     def _change(self, change: Callable[[lmdb.Transaction], object]) -> None:

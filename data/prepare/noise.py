@@ -48,7 +48,7 @@ class Tile:
 
 
 def tiles_of(settings: NoisePatches, image: np.ndarray) -> list[Tile]:
-    """All tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
+    """Return all tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
     levels = image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
     gray = np.asarray(Image.fromarray(levels).convert("L"))
     measured, clipped = gray, np.zeros(gray.shape, bool)
@@ -79,7 +79,7 @@ def _flaw(settings: NoisePatches, variance: float, mean: float, constant: bool, 
 
 
 def chosen_tiles(settings: NoisePatches, measured: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
-    """The tiles of each image, those left out by their rank with the flaw `variance`, too."""
+    """Return the tiles of each image, those left out by their rank with the flaw `variance`, too."""
     if settings.rule == "variance":
         return dict(measured)
     variances = sorted(tile.variance for tiles in measured.values() for tile in tiles if not tile.flaw)
@@ -92,7 +92,7 @@ def chosen_tiles(settings: NoisePatches, measured: Mapping[str, list[Tile]]) -> 
 
 
 def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, console: Console) -> int:
-    """Collects a pool of noise patches from the images of a folder; goes on where an earlier call was stopped.
+    """Collect a pool of noise patches from the images of a folder; goes on where an earlier call was stopped.
 
     Patches are crops as they are, NAME_000.png and so on, or the same in a database if `out` ends in .lmdb.
     statistics.json, written last, has source, top, left, variance and mean of each; sheet.png shows some, and some of
@@ -129,7 +129,7 @@ def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, cons
 def _measured(
     job: NoisePatches, names: dict[str, Path], out: Path, workers: int, console: Console
 ) -> tuple[dict[str, list[Tile]], int]:
-    """The tiles of every readable image, and how many images are not."""
+    """Return the tiles of every readable image, and how many images are not."""
     with Record(out / _RECORD, {"kind": "noise", **asdict(job)}) as record:
         todo = [(name, path) for name, path in names.items() if record.done(name, path) is None]
         failed = set()
@@ -160,7 +160,7 @@ def stored(path: Path) -> np.ndarray:
 
 
 def _report(job: NoisePatches, by_name: Mapping[str, list[Tile]], names: Mapping[str, Path], console: Console) -> None:
-    """Counts by reason. Raises OptionError if nothing passes."""
+    """Count by reason. Raises OptionError if nothing passes."""
     counts = Counter(tile.flaw or "accepted" for tiles in by_name.values() for tile in tiles)
     small = [str(names[name]) for name, tiles in by_name.items() if not tiles]
     if small:
@@ -177,7 +177,7 @@ def _report(job: NoisePatches, by_name: Mapping[str, list[Tile]], names: Mapping
 
 
 def _write(patches: Patches, out: Path, folder: Path, workers: int) -> None:
-    """Writes the patches that are not there yet, and removes those of an earlier plan."""
+    """Write the patches that are not there yet, and remove those of an earlier plan."""
     plan = out / PLAN
     old: Patches = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else {}
     if folder != out and old != patches:  # a database cannot tell which of its images are old
@@ -203,7 +203,7 @@ def _cut(item: tuple[str, list[tuple[Path, int, int, int]]]) -> None:
 
 
 def _sheet(by_name: Mapping[str, list[Tile]], names: Mapping[str, Path], side: int) -> np.ndarray:
-    """Some accepted and some rejected tiles from all over the data set, in strengthened contrast."""
+    """Return some accepted and some rejected tiles from all over the data set, in strengthened contrast."""
     cells = []
     for accepted in (True, False):
         some = [(name, tile) for name, tiles in by_name.items() for tile in tiles if (not tile.flaw) == accepted]

@@ -62,7 +62,7 @@ def rehearse(settings: Prepare, scale: int, folder: Path, processes: Processes, 
 
 
 def _spread(folder: Path) -> tuple[int, list[Path]]:
-    """How many images there are, and some from all over the list."""
+    """Return how many images there are, and some from all over the list."""
     paths = list(named_images(folder).values())
     return len(paths), [paths[i * len(paths) // min(TRIED, len(paths))] for i in range(min(TRIED, len(paths)))]
 
@@ -72,7 +72,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _readable(paths: Sequence[Path], read: Callable[[Path], np.ndarray]) -> list[np.ndarray]:
-    """The images that can be used. Raises OptionError if none can."""
+    """Return the images that can be used. Raises OptionError if none can."""
     images, reasons = [], []
     for path in paths:
         try:

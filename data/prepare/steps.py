@@ -35,7 +35,7 @@ def prepare(
     console: Console,
     validation: Mapping[str, Source] | None = None,
 ) -> None:
-    """Takes the steps that are not taken yet, or whose images, options or version have changed. All ranks call it.
+    """Take the steps that are not taken yet, or whose images, options or version have changed. All ranks call it.
 
     Warns of validation images among the sources. Images that cannot be used are named and left out.
 
@@ -53,7 +53,7 @@ def check(
     console: Console,
     validation: Mapping[str, Source] | None = None,
 ) -> None:
-    """Says what is wrong before anything is made: not after kernels were estimated for hours. All ranks call it.
+    """Say what is wrong before anything is made: not after kernels were estimated for hours. All ranks call it.
 
     Raises OptionError if the scales differ, a folder holds no images, or one lies where the results go.
     """
@@ -77,13 +77,13 @@ def check(
 
 
 def sources(settings: Prepare) -> dict[str, Path]:
-    """The folders of images, `source` and perhaps `target`."""
+    """Return the folders of images, `source` and perhaps `target`."""
     given = {"source": settings.source, "target": settings.target}
     return {name: Path(folder).expanduser() for name, folder in given.items() if folder is not None}
 
 
 def steps(settings: Prepare, scale: int, processes: Processes, console: Console) -> list[Step]:
-    """The steps that are asked for, in order."""
+    """Return the steps that are asked for, in order."""
     folders, out = sources(settings), Path(settings.out).expanduser()
     source, asked_for = folders["source"], []
     if (kernels := settings.kernels) is not None:
@@ -129,21 +129,21 @@ class Step:
         return self.out / f"{self.name}.json"
 
     def notes(self) -> tuple[str, str]:
-        """What is noted while the step is taken, and at its end."""
+        """Return what is noted while the step is taken, and at its end."""
         key = {"options": self.options, "images": [[str(source), _digest(source)] for source in self.sources]}
         begun, finished = (json.dumps({**key, "finished": is_so}, indent=1) for is_so in (False, True))
         return begun, finished
 
     def noted(self) -> str | None:
-        """What stands there."""
+        """Return what stands there."""
         return self.note.read_text(encoding="utf-8") if self.note.exists() else None
 
     def is_done(self) -> bool:
-        """Whether the results are there, of these images and options."""
+        """Tell whether the results are there, of these images and options."""
         return self.folder.is_dir() and self.noted() == self.notes()[1]
 
     def take(self, processes: Processes, console: Console) -> None:
-        """Makes the results, unless they are there; older ones are removed before.
+        """Make the results, unless they are there; older ones are removed before.
 
         Raises OptionError if what lies there is not of a `prepare:` section.
         """
@@ -178,7 +178,7 @@ class Step:
 
 
 def _digest(folder: Path) -> str:
-    """Tells one list of files, with sizes and times of change, from another. Raises OptionError for an empty one."""
+    """Tell one list of files, with sizes and times of change, from another. Raises OptionError for an empty one."""
     return hashlib.sha256(
         repr([(str(path), stamp(path)) for path in named_images(folder).values()]).encode()
     ).hexdigest()

@@ -34,7 +34,7 @@ class Tiles:
         return f"{height}x{width} is smaller than a tile of {self.size}, kept as it is" if small else ""
 
     def starts(self, length: int) -> list[int]:
-        """Where windows begin along a side."""
+        """Return where windows begin along a side."""
         starts = list(range(0, max(length - self.size, 0) + 1, self.step))
         if length - (starts[-1] + self.size) > self.thresh:
             starts.append(length - self.size)

@@ -65,7 +65,7 @@ def named_images(root: Path, strip: str = "", console: Console | None = None) ->
 
 
 def refuse_inside(out: Path, source: Path) -> None:
-    """Raises OptionError if results would become sources."""
+    """Raise OptionError if results would become sources."""
     if out.resolve().is_relative_to(source.resolve()):
         raise OptionError(f"{out} lies in {source}: results would become sources; choose a folder elsewhere")
 
@@ -78,7 +78,7 @@ class Record:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Opens or begins a record. Raises OptionError if it was begun with other settings."""
+        """Open or begin a record. Raises OptionError if it was begun with other settings."""
         self.path = path
         self.entries: dict[str, dict[str, Any]] = {}
         wanted = json.loads(json.dumps(settings))
@@ -108,12 +108,12 @@ class Record:
         raise OptionError(f"{self.path} is damaged; remove it and what lies beside it, or choose another --out")
 
     def done(self, name: str, source: Path) -> dict[str, Any] | None:
-        """What came out of a source, if it is done and has not changed since."""
+        """Return what came out of a source, if it is done and has not changed since."""
         entry = self.entries.get(name)
         return entry if entry is not None and entry["stamp"] == stamp(source) else None
 
     def add(self, name: str, stamped: Sequence[int], **facts: Any) -> None:  # noqa: ANN401
-        """Enters a source as done; `stamped` is its stamp from before it was read."""
+        """Enter a source as done; `stamped` is its stamp from before it was read."""
         self.entries[name] = {"name": name, "stamp": list(stamped), **facts}
         self._write(self.entries[name])
 
@@ -122,7 +122,7 @@ class Record:
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file, which stays."""
+        """Close the file, which stays."""
         self._file.close()
 
     def __enter__(self) -> Record:
@@ -133,7 +133,7 @@ class Record:
 
 
 def stamp(path: Path) -> list[int]:
-    """Size and time of change: what tells that a file was replaced. Zeros if it is gone."""
+    """Return size and time of change: what tells that a file was replaced. Zeros if it is gone."""
     try:
         about = path.stat()
     except OSError:
@@ -145,7 +145,7 @@ def stamp(path: Path) -> list[int]:
 
 
 def parallel(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
-    """Applies a picklable function to all items in several processes; gives (item, result) as they are finished.
+    """Apply a picklable function to all items in several processes; gives (item, result) as they are finished.
 
     With one worker it happens in this process, in order. What the function raises is raised here.
 
@@ -180,7 +180,7 @@ def parallel(function: Callable[[T], R], items: Sequence[T], workers: int) -> It
 
 
 def cores() -> int:
-    """How many processes to work with: as many as this one may use cores, at most 16."""
+    """Return how many processes to work with: as many as this one may use cores, at most 16."""
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -191,7 +191,7 @@ def _start_worker() -> None:
 
 
 def _follow_parent() -> None:
-    """Ends this worker when the parent was killed: it would wait for work forever."""
+    """End this worker when the parent was killed: it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -61,7 +61,7 @@ class Folder(Source):
 
 
 def read_listed(path: str | Path) -> np.ndarray:
-    """An image file of a data set as (H, W, 3) RGB. Raises UnreadableImageError naming the file and the reason."""
+    """Read an image of a data set as (H, W, 3) RGB. Raises UnreadableImageError naming the file and the reason."""
     try:
         return read_image(path)
     except ImageError as error:
@@ -69,7 +69,7 @@ def read_listed(path: str | Path) -> np.ndarray:
 
 
 def listed_images(root: Path, listing: Path) -> list[Path]:
-    """The images under `root` that a text file lists, in its order. Raises OptionError naming what is wrong."""
+    """Return the images under `root` that a text file lists, in its order. Raises OptionError naming what is wrong."""
     lines = read_list(listing)
     if any(len(names) == 2 for names in lines):
         raise OptionError(f"names: {listing} lists pairs; use `type: paired` with gt_root and lq_root")
@@ -77,7 +77,7 @@ def listed_images(root: Path, listing: Path) -> list[Path]:
 
 
 def read_list(listing: Path) -> list[tuple[str, ...]]:
-    """The name in each line of a list of images, or both names of a pair (ground truth first), with slashes.
+    """Return the name in each line of a list of images, or both names of a pair (ground truth first), with slashes.
 
     Raises OptionError naming the line that is wrong.
     """
@@ -92,7 +92,7 @@ def read_list(listing: Path) -> list[tuple[str, ...]]:
 
 
 def present(root: Path, names: Sequence[str], listing: Path, option: str = "root") -> list[Path]:
-    """The listed images under `root`. A list may be written from the folder above, so that all its names begin with
+    """Return the listed images under `root`. A list may be written from the folder above: then all its names begin with
     that of `root`, as Real-ESRGAN's script does. Raises OptionError naming what is missing."""
     if not root.is_dir():
         raise OptionError(f"{option}: there is no folder {root}")
@@ -107,7 +107,7 @@ def present(root: Path, names: Sequence[str], listing: Path, option: str = "root
 
 
 def listable(name: str) -> bool:
-    """Whether a path relative to the root comes out of a list as it went in."""
+    """Tell whether a path relative to the root comes out of a list as it went in."""
     match = _LISTED.match(name)
     return match is not None and match[1] == name and name == name.strip() and len(name.splitlines()) == 1
 

@@ -129,7 +129,7 @@ class MetaLine:
 
 
 def parse_meta(line: str) -> MetaLine:
-    """Reads a line of meta_info.txt. Raises ValueError for a name that cannot be a key, or that leads out of a folder.
+    """Read a line of meta_info.txt. Raises ValueError for a name that cannot be a key, or that leads out of a folder.
 
     Names of result files are made of keys, so a stranger's list must not choose where they go.
     """
@@ -146,7 +146,7 @@ def parse_meta(line: str) -> MetaLine:
 
 
 def _listed(root: Path, option: str) -> dict[str, Size | None]:
-    """Keys with their sizes, in the order of the list."""
+    """Return keys with their sizes, in the order of the list."""
     if not (root / "data.mdb").is_file():
         raise ValueError(f"{option}: {root} is no LMDB database; expected a folder with data.mdb and {META}")
     if (root / OLD_META).is_file() and not (root / META).exists():
@@ -178,7 +178,7 @@ def _listed(root: Path, option: str) -> dict[str, Size | None]:
 
 
 def _require(root: str, keys: Sequence[str]) -> None:
-    """Raises ValueError unless the database has all keys."""
+    """Raise ValueError unless the database has all keys."""
     try:
         missing = reader(root).missing(keys)
     except (lmdb.Error, OSError) as error:
@@ -202,7 +202,7 @@ def _image(root: str, key: str) -> np.ndarray:
 
 
 def _true_size(root: str | None, key: str) -> Size | None:
-    """What the header of an image says, or None where it does not tell."""
+    """Return what the header of an image says, or None where it does not tell."""
     try:
         return None if root is None else parse_header(_value(root, key)).size
     except UnreadableImageError:

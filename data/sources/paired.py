@@ -60,7 +60,7 @@ class Paired(Source):
             raise ValueError(f"{len(problems)} of the images do not pair at scale {scale}:\n  " + "\n  ".join(problems))
 
     def _mismatch(self, gt: Path, lq: Path) -> str | None:
-        """What is wrong with the sizes of a pair, or None."""
+        """Return what is wrong with the sizes of a pair, or None."""
         try:
             (gt_height, gt_width), (lq_height, lq_width) = image_size(gt), image_size(lq)
         except ImageError as error:
@@ -117,7 +117,7 @@ Pairs = tuple[list[tuple[Path, Path]], list[str]]
 
 
 def _listed_pairs(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs | None:
-    """The pairs of a list, or None where it lists ground truths alone."""
+    """Return the pairs of a list, or None where it lists ground truths alone."""
     lines = [] if listing is None else read_list(listing)
     if listing is None or not any(len(line) == 2 for line in lines):
         return None

@@ -65,7 +65,7 @@ class Photos(Source):
 
 @cache
 def _photo(name: str) -> np.ndarray:
-    """Decoded once per process; read-only, since everybody gets the same array."""
+    """Decode a photo once per process; read-only, since everybody gets the same array."""
     image = read_listed(_locate(name))
     image.flags.writeable = False
     return image

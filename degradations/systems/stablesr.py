@@ -51,7 +51,7 @@ def stablesr(
     draws: Literal["sample", "batch"] = "sample",
     groups: Mapping[str, Group] = {},  # noqa: B006 - never written to
 ) -> RealESRGAN:
-    """A milder Real-ESRGAN; one image in a hundred (`groups.degraded`) is only resized.
+    """Return a milder Real-ESRGAN; one image in a hundred (`groups.degraded`) is only resized.
 
     Kernels are of sizes from 3 to 19, and to 9 in the second order, which always happens; `orders.second.prob: 0.5` is
     ResShift's. Released, the image that is only resized is the ground truth itself, without a way over the small size.

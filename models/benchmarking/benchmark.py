@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def metric_specs(tree: Mapping[str, Any] | None = None) -> Mapping[str, Spec[Metric]]:
-    """Checks `metrics`, which is PSNR and SSIM by default. Raises OptionsError with every problem."""
+    """Check `metrics`, which is PSNR and SSIM by default. Raises OptionsError with every problem."""
     tree = tree or {"psnr": {"type": "psnr"}, "ssim": {"type": "ssim"}}
     return check_tree(_Metrics, {"metrics": tree}, "").metrics
 
@@ -57,7 +57,7 @@ class Baseline:
     choose: dict[str, list[float]] = field(default_factory=dict)
 
     def generators(self, scale: int) -> dict[str, LoadedGenerator]:
-        """The networks to try, by what tells them apart."""
+        """Return the networks to try, by what tells them apart."""
         if len(self.choose) > 1:
             raise OptionError(f"{self.network.where}: choose names {', '.join(self.choose)}, expected one option")
         choices = [{}] if not self.choose else [{k: v} for k, values in self.choose.items() for v in values]
@@ -121,7 +121,7 @@ class BenchmarkOptions:
 
 
 def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:
-    """Checks the option tree of a benchmark. Raises OptionsError with every problem."""
+    """Check the option tree of a benchmark. Raises OptionsError with every problem."""
     tree = {key: value for key, value in tree.items() if value is not None}
     scale = tree.get("scale")
     options = check_tree(BenchmarkOptions, tree, source, **({"scale": scale} if isinstance(scale, int) else {}))
@@ -146,7 +146,7 @@ class Measure:
 
     @classmethod
     def build(cls, metrics: Mapping[str, Spec[Metric]], family: str, device: str = "cpu") -> Measure:
-        """Metrics by name, which compute on `device` where they can.
+        """Return metrics by name, which compute on `device` where they can.
 
         Raises OptionError for an unknown family, and for a metric that lacks a file or a package.
         """
@@ -231,7 +231,7 @@ class BenchmarkSet:
 
 
 def benchmark_sets(options: BenchmarkOptions) -> list[BenchmarkSet]:
-    """The data sets of a benchmark. Raises OptionError naming the set that cannot be used."""
+    """Return the data sets of a benchmark. Raises OptionError naming the set that cannot be used."""
 
     def named(kind: str) -> Spec[Degradation]:
         return DEGRADATIONS.check(kind, scale=options.scale)
@@ -257,7 +257,7 @@ def _real_set(name: str, root: str, options: BenchmarkOptions) -> BenchmarkSet:
 
 
 def check_measurable(sets: Sequence[BenchmarkSet], measure: Measure) -> None:
-    """Raises OptionError if there are real images, and no metric does without ground truths."""
+    """Raise OptionError if there are real images, and no metric does without ground truths."""
     real = [tested.valid.name for tested in sets if isinstance(tested.valid, RealImages)]
     if real and all(metric.needs_gt for metric in measure.metrics.values()):
         raise OptionError(
@@ -267,7 +267,7 @@ def check_measurable(sets: Sequence[BenchmarkSet], measure: Measure) -> None:
 
 
 def experiment_sets(experiment: Experiment) -> list[BenchmarkSet]:
-    """The validation sets of a training option file, with the same frozen degradations as during training."""
+    """Return the validation sets of a training option file, with the same frozen degradations as during training."""
     if not experiment.data.validation:
         raise OptionError("data.validation: the option file names no set to test on; add one, or use --data")
     sets = []
@@ -308,11 +308,11 @@ class SetResult:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the numbers that were measured on this set."""
+        """Return the names of the numbers that were measured on this set."""
         return list(next(iter(next(iter(self.scores.values())).values())))
 
     def means(self, row: str) -> Scores:
-        """Mean over the images."""
+        """Return the mean over the images."""
         return mean_scores(list(self.scores[row].values()))
 
 
@@ -377,7 +377,7 @@ class Outputs:
 
 
 def _numbers(scores: Scores) -> str:
-    """The first two numbers of an image, which is what fits below a crop."""
+    """Return the first two numbers of an image, which is what fits below a crop."""
     return " / ".join(formatted(value, column) for column, value in list(scores.items())[:2])
 
 
@@ -447,7 +447,7 @@ def measure_images(
 
 
 def _gathered(of_rank: Mapping[int, T], tested: BenchmarkSet) -> dict[str, T]:
-    """What all ranks have, by name of the image, in the order of the set."""
+    """Return what all ranks have, by name of the image, in the order of the set."""
     everything = sorted((index, value) for part in gather_objects(dict(of_rank)) for index, value in part.items())
     return {tested.images[index]: value for index, value in everything}
 

@@ -50,7 +50,7 @@ class GridResult:
 
 
 def grid_cells(tree: Mapping[str, Any], grid: Grid, source: str) -> Cells:
-    """Checks the benchmark of every cell before any is run. Raises OptionsError naming row and column."""
+    """Check the benchmark of every cell before any is run. Raises OptionsError naming row and column."""
     cells = {}
     for row, of_row in grid.rows.items():
         if of_row is None:
@@ -70,12 +70,12 @@ def grid_cells(tree: Mapping[str, Any], grid: Grid, source: str) -> Cells:
 
 
 def _each(value: Any) -> list[Any]:  # noqa: ANN401
-    """The values of an override: those of `{each: [...]}`, over which a cell is the mean, or the one."""
+    """Return the values of an override: those of `{each: [...]}`, over which a cell is the mean, or the one."""
     return value["each"] if isinstance(value, dict) and isinstance(value.get("each"), list) else [value]
 
 
 def check_layout(grid: Grid, measure: Measure) -> None:
-    """Raises OptionError if the grid asks for what is not measured, or published numbers do not fit it."""
+    """Raise OptionError if the grid asks for what is not measured, or published numbers do not fit it."""
     if grid.columns and grid.number not in measure.columns:
         raise OptionError(f"grid.number: found {grid.number!r}, but measured are {', '.join(measure.columns)}")
     columns = list(grid.columns) or measure.columns
@@ -87,7 +87,7 @@ def check_layout(grid: Grid, measure: Measure) -> None:
 
 
 def baseline_restorers(options: BenchmarkOptions, build: Build) -> dict[str, dict[str, Restorer]]:
-    """What is to be tried as each baseline of a benchmark, at its scale."""
+    """Return what is to be tried as each baseline of a benchmark, at its scale."""
     return {
         name: {text: build(generator, options.assume) for text, generator in baseline.generators(options.scale).items()}
         for name, baseline in options.baselines.items()
@@ -103,7 +103,7 @@ def run_grid(
     processes: Processes,
     console: Console,
 ) -> list[GridResult]:
-    """Measures bicubic, the baselines and every generator that knows the cell's scale, on every set."""
+    """Measure bicubic, the baselines and every generator that knows the cell's scale, on every set."""
     check_layout(grid, measure)
     silent = Console(rank=1)  # a bar per benchmark would be a hundred bars
 
@@ -129,7 +129,7 @@ def run_grid(
 
 
 def with_published(result: GridResult, grid: Grid, columns: Sequence[str]) -> GridResult:
-    """The result with the paper's numbers beside it, where name and number of images say that the set is the same."""
+    """Return the result with the paper's numbers beside it, where name and number of images are the same."""
     published = {name.lower(): numbers for name, numbers in grid.published.items()}.get(result.name.lower())
     if published is None or published.images != result.images:
         return result
@@ -144,7 +144,7 @@ def with_published(result: GridResult, grid: Grid, columns: Sequence[str]) -> Gr
 
 
 def write_grid(folder: Path, name: str, results: list[GridResult], grid: Grid, measure: Measure) -> str:
-    """Writes `results.md` and `results.json`; returns the Markdown."""
+    """Write `results.md` and `results.json`; return the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     # What is called what: the number in each column.
     columns = dict.fromkeys(grid.columns, grid.number) or {number: number for number in measure.columns}

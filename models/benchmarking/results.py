@@ -35,7 +35,7 @@ def write_results(
 
 
 def markdown(name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints) -> str:
-    """One table per set, with the protocol, then what the checkpoints are."""
+    """Return one table per set, with the protocol, then what the checkpoints are."""
     parts = [f"# {name}", f"Measured by {measure}."]
     for result in results:
         columns = [column for column in measure.columns if column in result.columns]
@@ -55,7 +55,7 @@ def _network(options: Mapping[str, Any]) -> str:
 
 
 def comma_separated(results: Sequence[SetResult], measure: Measure) -> str:
-    """A line per set, checkpoint and image, and one for the mean, whose image is empty.
+    """Return a line per set, checkpoint and image, and one for the mean, whose image is empty.
 
     Numbers that need a ground truth are empty where there is none.
     """

@@ -77,7 +77,7 @@ class Arguments:
 
 
 def grid_plans(scale: int, side: int) -> tuple[Degradation, list[Plan]]:
-    """The grid of `gaussian` degradations, for ground truths of `side` pixels."""
+    """Return the grid of `gaussian` degradations, for ground truths of `side` pixels."""
     plans = []
     for first, second, degrees in KERNELS:
         for level in LEVELS:
@@ -91,7 +91,7 @@ def grid_plans(scale: int, side: int) -> tuple[Degradation, list[Plan]]:
 
 
 def untrained(trained: LoadedGenerator, lq: Sequence[Tensor], seed: int) -> nn.Module:
-    """The encoder of the same network with fresh weights, its batch norms with the statistics of these samples: theirs
+    """Return the same network's encoder with fresh weights, its batch norms with statistics of these samples: theirs
     would be those of no images, which makes a line that is easier to beat."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(stream(seed, "weights").integers(2**31)))
@@ -107,7 +107,7 @@ def untrained(trained: LoadedGenerator, lq: Sequence[Tensor], seed: int) -> nn.M
 
 
 def report(args: Arguments, console: Console) -> None:
-    """Makes the samples, measures all features on them, prints and writes."""
+    """Make the samples, measure all features on them, print and write."""
     trained = load_generator(weight_files(args.weights, "ema")[0])
     network = trained.network
     if not isinstance(network, EncoderNetwork):

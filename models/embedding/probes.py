@@ -36,7 +36,7 @@ def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
 
 
 def retrieval(features: np.ndarray) -> float:
-    """Mean precision of the N - 1 nearest samples of other images: the share that is changed as the query is."""
+    """Return mean precision of the N - 1 nearest samples of other images: the share that is changed as the query is."""
     count, kinds, size = features.shape
     flat = standardised(features, features).reshape(-1, size)
     image, kind = np.divmod(np.arange(len(flat)), kinds)
@@ -48,7 +48,7 @@ def retrieval(features: np.ndarray) -> float:
 
 
 def probe_accuracy(features: np.ndarray) -> float:
-    """How often a linear probe tells which change samples of unseen images went through.
+    """Return how often a linear probe tells which change samples of unseen images went through.
 
     The probe is the linear discriminant: Gaussian classes of one covariance, to which the penalty is added (Hastie et
     al., The Elements of Statistical Learning, section 4.3).
@@ -85,7 +85,7 @@ def explained(features: np.ndarray, targets: np.ndarray) -> float | None:
 
 
 def projection(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two principal components (N·K, 2) of standardised features, and the share of the variance of each."""
+    """Return the first two principal components (N·K, 2) of standardised features, and each one's share of variance."""
     flat = standardised(features, features).reshape(-1, features.shape[-1])
     left, values, right = np.linalg.svd(flat, full_matrices=False)
     largest = np.take_along_axis(right, np.abs(right).argmax(1)[:, None], 1)[:, 0]  # a sign that is always the same

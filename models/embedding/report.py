@@ -52,7 +52,7 @@ def drawn_plans(degradation: Degradation, scale: int, side: int, count: int, see
 
 
 def crops(source: Source, count: int, side: int) -> Iterator[Tensor]:
-    """The centres (3, side, side) of the first `count` images. Raises OptionError for too few or too small ones."""
+    """Yield centres (3, side, side) of the first `count` images. Raises OptionError for too few or too small ones."""
     if len(source) < MIN_IMAGES:
         raise OptionError(
             f"{source.name(0)}: found {len(source)} images to use, expected {MIN_IMAGES} or more, since probes are "
@@ -79,7 +79,7 @@ class Samples:
 
     @classmethod
     def make(cls, images: Iterator[Tensor], degradation: Degradation, plans: Sequence[Plan]) -> Samples:
-        """Applies every plan to every image, each time with noise of its own."""
+        """Apply every plan to every image, each time with noise of its own."""
         lq, truth = [], {}
         for number, image in enumerate(images):
             views = [plan.views(number + 1)[number] for plan in plans]
@@ -115,7 +115,7 @@ def kernel_shape(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 @torch.inference_mode()
 def embeddings(encoder: nn.Module, lq: Sequence[Tensor]) -> np.ndarray:
-    """What an encoder says of each sample, (N, K, d). Raises OptionError if that is not finite."""
+    """Return what an encoder says of each sample, (N, K, d). Raises OptionError if that is not finite."""
     device = next(encoder.parameters()).device
     vectors = torch.stack([encoder(of_one.to(device))[0].cpu() for of_one in lq]).double().numpy()
     if not np.isfinite(vectors).all():
@@ -124,7 +124,7 @@ def embeddings(encoder: nn.Module, lq: Sequence[Tensor]) -> np.ndarray:
 
 
 def spectra(lq: Sequence[Tensor]) -> np.ndarray:
-    """The line to beat, (N, K, 16): logarithms of the radial power spectrum from 0 to half the sampling rate."""
+    """Return the line to beat, (N, K, 16): logarithms of the radial power spectrum from 0 to half the sampling rate."""
     side = lq[0].shape[-1]
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     number = np.ceil(2 * BINS * frequency).astype(int)  # 0 is the mean alone, and corners lie beyond the last
@@ -138,7 +138,7 @@ def spectra(lq: Sequence[Tensor]) -> np.ndarray:
 
 
 def numbers(features: np.ndarray, truth: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """All numbers of features (N, K, d). The angle is regressed as cos 2θ and sin 2θ, of kernels that have one."""
+    """Return all numbers of features (N, K, d). Angles are regressed as cos 2θ and sin 2θ, of kernels with one."""
     measured: dict[str, float | None] = {"retrieval": retrieval(features), "probe accuracy": probe_accuracy(features)}
     for name, values in truth.items():
         has = np.isfinite(values)
@@ -173,7 +173,7 @@ def write_report(
     features: Mapping[str, np.ndarray],
     **facts: Any,  # noqa: ANN401
 ) -> tuple[dict[str, dict[str, float | None]], str]:
-    """Writes embedding.png and embedding.json, which holds the facts too. Returns the numbers of each kind of features
+    """Write embedding.png and embedding.json, which holds the facts too. Return the numbers of each kind of features
     and of chance, and a table of them."""
     kinds = len(samples.lq[0])
     measured = {name: numbers(values, samples.truth) for name, values in features.items()}
@@ -188,7 +188,7 @@ def write_report(
 
 
 def validation_report(folder: Path, encoder: nn.Module, valid: ValidationSet, count: int) -> dict[str, float | None]:
-    """Writes how well an encoder tells `count` draws of a validation set's degradation apart, always the same ones, on
+    """Write how well an encoder tells `count` draws of a validation set's degradation apart, always the same ones, on
     the centres of its first images; returns the encoder's numbers."""
     side = (valid.entry.crop or CROP * valid.scale) // valid.scale * valid.scale
     plans = drawn_plans(valid.degradation, valid.scale, side, count, valid.seed)

@@ -92,7 +92,7 @@ class SpandrelNetwork(Network):
 
 
 def _described(path: Path, weights: Prefer) -> Any:  # noqa: ANN401 - spandrel's descriptor
-    """What spandrel makes of a file: under the names that are left when all wrapping is taken off, or as written."""
+    """Return what spandrel makes of a file: under the names left when all wrapping is taken off, or as written."""
     try:
         spandrel = import_module("spandrel")
     except ImportError as error:

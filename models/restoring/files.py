@@ -87,7 +87,7 @@ def enlarged(size: tuple[int, ...], factor: float) -> tuple[int, ...]:
 
 
 def _fill(out: np.ndarray, bands: Iterable[Tensor], luma: bool) -> None:
-    """Writes bands (1, C, n, w), from top to bottom, into (h, w, D) of uint8 or uint16."""
+    """Write bands (1, C, n, w), from top to bottom, into (h, w, D) of uint8 or uint16."""
     quantise, row = to_uint16 if out.dtype == np.uint16 else to_uint8, 0
     for band in bands:
         values = quantise(from_tensor(band[0]))
@@ -154,7 +154,7 @@ def restore_files(
 
 
 def _carries(target: Path, picture: Picture) -> bool:
-    """Whether a result can have the colours of its image."""
+    """Tell whether a result can have the colours of its image."""
     kind = target.suffix.lower()
     if picture.gray and picture.alpha is not None:  # is written as RGBA, which a profile of gray does not fit
         return False
@@ -234,7 +234,7 @@ def restoration_targets(
 
 
 def _images_of(path: Path, out: Path, console: Console | None, alone: bool) -> list[tuple[Path, Path]]:
-    """The images of an input, with their places below `out`. What lies in `out` already is no input."""
+    """Return the images of an input, with their places below `out`. What lies in `out` already is no input."""
     if not path.is_dir():
         return [(path, Path(path.name))]
     results = out.resolve() if out.resolve() != path.resolve() else None

@@ -33,7 +33,7 @@ class LoadedGenerator:
 
 
 def load_generator(path: Path, prefer: Prefer = "ema", otherwise: Mapping[str, Any] | None = None) -> LoadedGenerator:
-    """Builds and fills the generator that a weight file belongs to.
+    """Build and fill the generator that a weight file belongs to.
 
     Args:
         path: a weight file of ours, which says what network it is, or a published one, whose keys and shapes tell, us
@@ -107,13 +107,13 @@ def interpolate(
 
 
 def bicubic_generator(scale: int) -> LoadedGenerator:
-    """The baseline without weights."""
+    """Return the baseline without weights."""
     options = {"type": "bicubic", "scale": scale}
     return LoadedGenerator(NETWORKS.build(options), None, options)
 
 
 def at_scale(generator: LoadedGenerator, scale: int) -> LoadedGenerator:
-    """The generator with this nominal scale. Raises OptionError if it has another one and takes no other."""
+    """Return the generator with this nominal scale. Raises OptionError if it has another one and takes no other."""
     if scale == generator.network.scale:
         return generator
     if "scale" not in generator.network.conditions:
@@ -126,7 +126,7 @@ def at_scale(generator: LoadedGenerator, scale: int) -> LoadedGenerator:
 
 
 def checkpoint_names(paths: list[Path]) -> list[str]:
-    """A short name for each weight file, unique: `psnr_00001200/ema` for ours, the file's name for others."""
+    """Return a short name for each weight file, unique: `psnr_00001200/ema` for ours, the file's name for others."""
     parts = []
     for path in paths:
         own = {file: prefer for prefer, file in OUR_FILES.items()}.get(path.name)

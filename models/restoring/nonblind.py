@@ -53,7 +53,7 @@ class Assumption:
 
     @classmethod
     def of_arguments(cls, width: float | None, kernel: str | None, noise_level: float | None) -> "Assumption | None":
-        """What --kernel-width, --kernel FILE[:INDEX] and --noise-level say; None where none of them is given."""
+        """Return what --kernel-width, --kernel FILE[:INDEX] and --noise-level say; None where none of them is given."""
         if width is None and kernel is None and noise_level is None:
             return None
         path, colon, index = (kernel or "").rpartition(":")
@@ -152,7 +152,7 @@ def _bridge(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
 
 
 def _harmonic(frame: np.ndarray) -> np.ndarray:
-    """Fills the inside of (..., m + 2, n + 2), where each pixel becomes the mean of its four neighbours.
+    """Fill the inside of (..., m + 2, n + 2), where each pixel becomes the mean of its four neighbours.
 
     The sine transform (DST-I) diagonalises the discrete Laplacian that is zero on the rim.
     """

@@ -148,7 +148,7 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
 
 
 def _own_degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
-    """Those that single sources have instead of the experiment's, by their places in the file."""
+    """Return those that single sources have instead of the experiment's, by their places in the file."""
     own = {
         f"data.{kind}.{name}.degradation": spec.wrapper["degradation"]
         for kind, specs in (("train", experiment.data.train), ("validation", experiment.data.validation))

@@ -60,7 +60,7 @@ class Shown:
 
     @classmethod
     def make(cls, title: str, path: str, gt: Tensor, lq: Tensor | None, plan: Plan, degradation: Degradation) -> Shown:
-        """Degrades one sample as training does."""
+        """Degrade one sample as training does."""
         batch = degrade(collate([Sample([gt], [lq], [plan], [path])]), [degradation], torch.device("cpu"))
         return cls(title, as_float(gt), None if lq is None else as_float(lq), batch, degradation)
 
@@ -70,7 +70,7 @@ class Shown:
         return self.batch.plans[0]
 
     def after_steps(self) -> Iterator[tuple[str, Tensor]]:
-        """A caption and the image (3, h, w) after each step: plans that end there, applied."""
+        """Yield a caption and the image (3, h, w) after each step: plans that end there, applied."""
         given = None if self.lq is None else self.lq[None]
         for k, (name, drawn) in enumerate(self.plan.steps, 1):
             cut = replace(self.plan, steps=self.plan.steps[:k], crop=None)
@@ -83,7 +83,7 @@ class Shown:
 def training_samples(
     experiment: Experiment, stage: str, numbers: Sequence[int], mix: Mix | None = None
 ) -> Iterator[Shown]:
-    """The training samples with these numbers, exactly as the stage gets them; each view of one separately."""
+    """Return the training samples with these numbers, exactly as the stage gets them; each view of one separately."""
     spec = experiment.stages[stage]
     if mix is None:
         default = experiment.degradation.build(scale=experiment.scale)
@@ -127,7 +127,7 @@ def image_samples(experiment: Experiment, stage: str, files: Files, count: int, 
 
 
 def own_degradation(experiment: Experiment) -> Degradation:
-    """The experiment's degradation. Raises OptionError if it needs low-quality images, which given ones lack."""
+    """Return the experiment's degradation. Raises OptionError if it needs low-quality images, which given ones lack."""
     degradation = experiment.degradation.build(scale=experiment.scale)
     if degradation.starts_from_lq:
         raise OptionError(
@@ -138,14 +138,14 @@ def own_degradation(experiment: Experiment) -> Degradation:
 
 
 def draw_plan(experiment: Experiment, stage: str, degradation: Degradation, number: int, size: tuple[int, int]) -> Plan:
-    """A plan drawn like that of a training sample of any size, without reading one."""
+    """Return a plan drawn like that of a training sample of any size, without reading one."""
     iteration = number // experiment.batch_size(stage)
     shared = degradation.draw_shared(step_stream(experiment.seed, stage, iteration))
     return degradation.sample(sample_stream(experiment.seed, stage, number), size, iteration, shared)
 
 
 def target_users(experiment: Experiment, stage: str) -> dict[str, list[str]]:
-    """Names of the losses of a stage by the target that they see."""
+    """Return the names of a stage's losses by the target that they see."""
     users: dict[str, list[str]] = {}
     for name, term in (experiment.stages[stage].values.get("losses") or {}).items():
         users.setdefault(term.wrapper["target"], []).append(name)
@@ -160,7 +160,7 @@ def _tail(path: str) -> str:
 
 
 def strips(shown: Shown, users: dict[str, list[str]]) -> list[np.ndarray]:
-    """One sample in as many rows as its steps need: ground truth, after each step, and what the network sees."""
+    """Return one sample in as many rows as its steps need: ground truth, after each step, and what the network sees."""
     batch, plan, gt = shown.batch, shown.plan, to_uint8(from_tensor(shown.gt))
     height, width = gt.shape[:2]
     if plan.crop is not None:
@@ -183,7 +183,7 @@ def strips(shown: Shown, users: dict[str, list[str]]) -> list[np.ndarray]:
 
 
 def replay(experiment: Experiment, file: Path, count: int, console: Console) -> Iterator[Shown]:
-    """The first samples of a file of plans, made again: of pairs on disk, or of a step that train.py wrote down."""
+    """Make the first samples of a file of plans again: of pairs on disk, or of a step that train.py wrote down."""
     lines = read_plans(file)[:count]
     if not lines:
         raise OptionError(f"{file} holds no plans")
@@ -294,7 +294,7 @@ def main() -> int:
 
 
 def sheet_command(experiment: Experiment, stage: str, args: Arguments, console: Console) -> None:
-    """The default: samples, step by step, on a sheet."""
+    """Show samples step by step, on a sheet: the default."""
     if args.replay is not None:
         samples = replay(experiment, args.replay, args.count or STRIPS, console)
     elif args.images:
@@ -312,7 +312,7 @@ def sheet_command(experiment: Experiment, stage: str, args: Arguments, console: 
 
 
 def histogram_command(experiment: Experiment, stage: str, args: Arguments, out: Path, console: Console) -> None:
-    """What is drawn how often, from sample 0 (or --sample N) on."""
+    """Show what is drawn how often, from sample 0 (or --sample N) on."""
     degradation = experiment.degradation.build(scale=experiment.scale)
     size, first = (experiment.data.crop_size, experiment.data.crop_size), args.sample[0] if args.sample else 0
     plans = [draw_plan(experiment, stage, degradation, first + i, size) for i in range(args.count or PLANS)]
@@ -338,7 +338,7 @@ def apply_command(experiment: Experiment, tree: dict[str, Any], args: Arguments,
 
 
 def save(path: Path, picture: np.ndarray, console: Console) -> None:
-    """Writes a picture and says where. Raises OptionError for a name that is no image's."""
+    """Write a picture and say where. Raises OptionError for a name that is no image's."""
     try:
         write_image(path, picture)
     except ValueError as error:
@@ -347,7 +347,7 @@ def save(path: Path, picture: np.ndarray, console: Console) -> None:
 
 
 def again(args: Arguments, *more: str, train: bool = False) -> str:
-    """A command line with the same option file and overrides."""
+    """Return a command line with the same option file and overrides."""
     start = ["torchrun", "train.py"] if train else ["python", "-m", "degradations.preview"]
     overrides = [word for text in args.overrides for word in ("--set", text)]
     return shlex.join([*start, "--opt", str(args.option_file), *overrides, *more])

@@ -29,7 +29,7 @@ class UnknownNetwork(OptionError):  # noqa: N818 - no error of the file
 
 
 def kind_of(state: Mapping[str, Tensor]) -> str | None:
-    """The registered name of the network that a state dict (any key style) belongs to, as its keys tell."""
+    """Return the registered name of the network that a state dict (any key style) belongs to, as its keys tell."""
     state = canonical(state)
     if {"body.0.rdb1.conv1.weight", "conv_first.weight", "conv_last.weight"} <= state.keys():
         return "rrdbnet"
@@ -44,7 +44,7 @@ def kind_of(state: Mapping[str, Tensor]) -> str | None:
 
 
 def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options of the generator that a published state dict (any key style) belongs to.
+    """Return the options of the generator that a published state dict (any key style) belongs to.
 
     Knows rrdbnet, msrresnet, srvgg, usrnet, dasr and cdsr. One upsampling step of an rrdbnet without unshuffle is taken
     for scale 2, as in BSRGAN's x2 model: no checkpoint is published in the x3 form, which has the same shapes. A usrnet
@@ -68,7 +68,7 @@ def guess_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _other_kind(state: State, kind: str | None) -> str | None:
-    """What a state dict is of that restores no images, in words."""
+    """Return what a state dict is of that restores no images, in words."""
     if kind is not None:
         return f"a discriminator ({kind})"
     if {"features.0.weight", "classifier.6.weight"} <= state.keys():
@@ -78,13 +78,13 @@ def _other_kind(state: State, kind: str | None) -> str | None:
 
 
 def _ends_in_one_channel(state: State) -> bool:
-    """Whether colour goes in and a single channel comes out, which a discriminator does and no generator."""
+    """Tell whether colour goes in and a single channel comes out, which a discriminator does and no generator."""
     weights = [weight for weight in state.values() if weight.ndim in (2, 4)]
     return len(weights) > 1 and weights[0].ndim == 4 and weights[0].shape[1] in (3, 6) and weights[-1].shape[0] == 1
 
 
 def _count(state: State, pattern: str) -> int:
-    """How many numbered parts there are, as the pattern's group finds their numbers in keys."""
+    """Return how many numbered parts there are, as the pattern's group finds their numbers in keys."""
     return 1 + max(int(m[1]) for key in state if (m := re.match(pattern, key)))
 
 

@@ -29,7 +29,7 @@ def canonical_names(keys: Iterable[str]) -> Renames:
 
 
 def canonical(state: Mapping[str, Tensor]) -> State:
-    """The state dict under canonical names."""
+    """Return the state dict under canonical names."""
     return {new: state[old] for old, new in canonical_names(state).items()}
 
 
@@ -55,7 +55,7 @@ def _rename_msrresnet(keys: list[str]) -> Renames | None:
 
 
 def _rename_sequential_rrdb(keys: list[str]) -> Renames | None:
-    """The first ESRGAN and KAIR's RRDB: one Sequential, `model.0`, `model.1.sub.0.RDB1.conv1.0`, `model.3`, ….
+    """Rename the first ESRGAN's and KAIR's RRDB: one Sequential, `model.0`, `model.1.sub.0.RDB1.conv1.0`, `model.3`, ….
 
     Only the `upconv` form is RRDBNet; pixel-shuffle and transposed forms have other positions and stay as they are.
     """
@@ -130,5 +130,5 @@ def _rename_vgg_spectral(keys: list[str]) -> Renames | None:
 
 
 def is_contrastive(key: str) -> bool:
-    """Whether a key of a DASR or CDSR file is of the key encoder or the queue, which are no part of the network."""
+    """Tell whether a key of DASR or CDSR is of the key encoder or the queue, which are no part of the network."""
     return key.startswith(("E.encoder_k.", "E.queue"))

@@ -20,7 +20,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
 
 
 def file_kind(path: Path) -> str:
-    """The kind of a file: `pickle`, `safetensors` and `ncnn graph` can be read, any other text says what it is.
+    """Return the kind of a file: `pickle`, `safetensors` and `ncnn graph` can be read, any other text says what it is.
 
     Raises OSError if it cannot be opened.
     """
@@ -47,7 +47,7 @@ def file_kind(path: Path) -> str:
 
 
 def _is_onnx(start: bytes) -> bool:
-    """Whether a protobuf begins with ONNX's version (field 1, a number) and the producer's name (field 2, text)."""
+    """Tell whether a protobuf begins with ONNX's version (field 1, a number) and producer (field 2, text)."""
     return len(start) > 8 and start[0] == 0x08 and start[2] == 0x12 and start[4 : 4 + min(start[3], 8)].isascii()
 
 

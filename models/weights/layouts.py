@@ -28,7 +28,7 @@ _WORDS = _NEUTRAL | _AVERAGED | _GENERATOR | _DISCRIMINATOR
 
 
 def flat_tensors(held: object, before: str = "") -> State:
-    """The tensors of nested dicts by dotted names; what is no tensor, or has no name, is left out."""
+    """Return the tensors of nested dicts by dotted names; what is no tensor, or has no name, is left out."""
     found: State = {}
     for key, value in held.items() if isinstance(held, Mapping) else ():
         if isinstance(value, Tensor) and isinstance(key, str):
@@ -39,7 +39,7 @@ def flat_tensors(held: object, before: str = "") -> State:
 
 
 def unwrap(tensors: State, prefer: Prefer = "ema", role: Role = "generator") -> State:
-    """The state dict of the network inside, under the names that the network itself gave.
+    """Return the state dict of the network inside, under the names that the network itself gave.
 
     Args:
         tensors: by the names of `flat_tensors`.
@@ -61,7 +61,7 @@ def unwrap(tensors: State, prefer: Prefer = "ema", role: Role = "generator") -> 
 
 
 def _by_first_word(tensors: State) -> dict[str, State]:
-    """The names that have a first word, by it, without it; single names such as counters belong to no network."""
+    """Return the names by their first word, without it; single names such as counters belong to no network."""
     groups: dict[str, State] = {}
     for name, tensor in tensors.items():
         word, dot, rest = name.partition(".")
@@ -71,17 +71,17 @@ def _by_first_word(tensors: State) -> dict[str, State]:
 
 
 def _tokens(word: str) -> set[str]:
-    """The words of `net_g_ema` or `netG` in lower case."""
+    """Return the words of `net_g_ema` or `netG` in lower case."""
     return {token.lower() for token in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", word)}
 
 
 def _may_wrap(word: str, inner: State) -> bool:
-    """Whether a word says nothing of the network. Before a number it names a chain of layers, unlike DDP's `module`."""
+    """Tell whether a word says nothing of the network. Before a number it is a chain of layers; DDP's is not."""
     return _tokens(word) <= _WORDS and (word == "module" or not any(name[0].isdigit() for name in inner))
 
 
 def _rank(word: str, prefer: Prefer, role: Role) -> tuple[bool, bool, bool, int]:
-    """The order in which wrappers beside each other are chosen, lowest first."""
+    """Return the order in which wrappers beside each other are chosen, lowest first."""
     tokens = _tokens(word)
     other_role = bool(tokens & _DISCRIMINATOR) != (role == "discriminator")
     other_weights = bool(tokens & _AVERAGED) != (prefer == "ema")

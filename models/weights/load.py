@@ -73,7 +73,7 @@ def load_weights(
     prefer: Prefer = "ema",
     strict: bool = True,
 ) -> LoadReport:
-    """Fills a network from a file or a state dict, by name, after renaming published key styles.
+    """Fill a network from a file or a state dict, by name, after renaming published key styles.
 
     Args:
         network: filled in place, on its device and in its dtype.
@@ -112,7 +112,7 @@ def load_weights(
 
 
 def read_weights(source: str | Path | Mapping[str, Any], prefer: Prefer = "ema") -> State:
-    """The flat state dict of the generator in a file, on the CPU, under the names written there.
+    """Return the flat state dict of the generator in a file, on the CPU, under the names written there.
 
     What other programs wrap it in is taken off, see `models.weights.layouts`.
 
@@ -123,12 +123,12 @@ def read_weights(source: str | Path | Mapping[str, Any], prefer: Prefer = "ema")
 
 
 def as_written(path: Path) -> State:
-    """All tensors of a file by their dotted names, nothing taken off. Raises OptionError as `read_weights`."""
+    """Return all tensors of a file by their dotted names, nothing taken off. Raises OptionError as `read_weights`."""
     return _tensors(path)
 
 
 def stated_network(path: Path) -> dict[str, Any] | None:
-    """The network options that a file states itself, ours or ncnn's; None where keys and shapes must tell.
+    """Return the network options that a file states itself, ours or ncnn's; None where keys and shapes must tell.
 
     Raises OptionError if the file is damaged, or a graph of a network that is not known here.
     """
@@ -206,7 +206,7 @@ def _complaint(name: str, report: LoadReport, found: State, wanted: State) -> st
 
 
 def advice(found: State) -> str:
-    """What to do with weights that do not fit a network."""
+    """Return what to do with weights that do not fit a network."""
     try:
         options = ", ".join(f"{key}: {value}" for key, value in guess_network(found).items())
         return f"the file looks like {{{options}}}: set the network so"

@@ -35,7 +35,7 @@ class NcnnModel:
 
 
 def read_ncnn(path: Path) -> NcnnModel:
-    """Reads MODEL.param and MODEL.bin, given either.
+    """Read MODEL.param and MODEL.bin, given either.
 
     Raises:
         OptionError: naming the first layer that is of no network known here, or what is wrong with the weights.
@@ -50,7 +50,7 @@ def read_ncnn(path: Path) -> NcnnModel:
 
 
 def parse_graph(text: bytes, where: str) -> list[Layer]:
-    """The layers of a .param file, in their order. Raises OptionError naming the line that is none."""
+    """Return the layers of a .param file, in their order. Raises OptionError naming the line that is none."""
     lines = text.decode("utf-8", "replace").splitlines()
     if not lines or lines[0].strip().encode() != NCNN_MAGIC:
         raise OptionError(f"{where}: is no ncnn graph, whose first line is {NCNN_MAGIC.decode()}")
@@ -101,7 +101,7 @@ class Expressions:
     numbers: dict[Expression, int] = field(default_factory=dict)
 
     def of_graph(self, layers: Sequence[Layer]) -> list[int]:
-        """The expression that each layer's output is.
+        """Return the expression that each layer's output is.
 
         Raises Unreadable, whose argument is the first layer that computes anything unknown.
         """
@@ -161,7 +161,7 @@ class Expressions:
 
 
 def _unfused(layers: Sequence[Layer]) -> list[Layer]:
-    """The same graph, with activations that are part of a convolution as layers of their own."""
+    """Return the same graph, with activations that are part of a convolution as layers of their own."""
     result = []
     for layer in layers:
         kind = layer.number(9) if layer.kind == "Convolution" else 0
@@ -176,7 +176,7 @@ def _unfused(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def identify(layers: Sequence[Layer], where: str) -> tuple[dict[str, Any], list[str]]:
-    """The options of the network that a graph is, and the canonical names of its layers with weights, in their order.
+    """Return the options of the network that a graph is, and the canonical names of its layers with weights, in order.
 
     Raises OptionError naming the first layer that does not fit.
     """
@@ -210,7 +210,7 @@ def _misfit(layer: Layer, options: Mapping[str, Any], where: str) -> OptionError
 
 
 def read_weight_file(layers: Sequence[Layer], names: Sequence[str], data: bytes, where: str) -> State:
-    """The weights that follow each other in a .bin file, in float32 under canonical names.
+    """Return the weights that follow each other in a .bin file, in float32 under canonical names.
 
     Raises OptionError if they are quantised, or the file is shorter or longer than the graph says.
     """

@@ -27,13 +27,13 @@ class Layer:
     values: dict[int, Value] = field(default_factory=dict)
 
     def number(self, key: int, default: float = 0) -> float:
-        """A value that is no array, or the first of one."""
+        """Return a value that is no array, or the first of one."""
         value = self.values.get(key, default)
         return (value[0] if value else default) if isinstance(value, list) else value
 
 
 def graph_of(options: Mapping[str, Any]) -> list[Layer]:
-    """The graph of an rrdbnet or srvgg with all options given, layers named as their weights, without splits."""
+    """Return the graph of an rrdbnet or srvgg with all options given, layers named as their weights, without splits."""
     return _rrdbnet(options) if options["type"] == "rrdbnet" else _srvgg(options)
 
 
@@ -63,7 +63,7 @@ class _Graph:
         return self.add("Interp", name, [x], {0: kind, 1: float(factor), 2: float(factor)})
 
     def finished(self) -> list[Layer]:
-        """All layers; the last one's blob is the output."""
+        """Return all layers; the last one's blob is the output."""
         self.layers[-1].outputs = [OUTPUT]
         return self.layers
 
@@ -112,7 +112,7 @@ def _srvgg(options: Mapping[str, Any]) -> list[Layer]:
 
 
 def guess_options(layers: Sequence[Layer], where: str) -> dict[str, Any]:
-    """The options of the network that a graph is most like. Raises OptionError if it is like none."""
+    """Return the options of the network that a graph is most like. Raises OptionError if it is like none."""
     convolutions = [layer for layer in layers if layer.kind == "Convolution"]
     if len(convolutions) < 2 or any(min(layer.number(0), layer.number(1)) < 1 for layer in convolutions):
         raise OptionError(

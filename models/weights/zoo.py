@@ -37,7 +37,7 @@ ENTRIES: dict[str, Entry] = {
 
 
 def zoo_file(name: str) -> Path:
-    """The .param file of a released network, `zoo:` before its name or not. Raises OptionError if it is not there."""
+    """Return a released network's .param file, `zoo:` before its name or not. Raises OptionError if it is not there."""
     name = name.removeprefix(PREFIX)
     if name not in ENTRIES:
         raise OptionError(f"{PREFIX}{name}: the zoo has no such network{nearest(name, list(ENTRIES))}; {_LIST}")
@@ -51,7 +51,7 @@ def zoo_file(name: str) -> Path:
 
 
 def zoo_folder() -> Path | None:
-    """Where the installed package keeps its models. The package itself, which needs Vulkan, is not imported."""
+    """Return where the installed package keeps its models. The package itself, which needs Vulkan, is not imported."""
     found = importlib.util.find_spec(PACKAGE)
     return None if found is None or found.origin is None else Path(found.origin).parent / "models"
 

@@ -30,7 +30,7 @@ def rgb2ycbcr(image: np.ndarray) -> np.ndarray:
 
 
 def ycbcr2rgb(image: np.ndarray) -> np.ndarray:
-    """The RGB image (…, 3), clipped, of studio YCbCr (…, 3)."""
+    """Return the RGB image (…, 3), clipped, of studio YCbCr (…, 3)."""
     levels = _levels(image) @ np.array(_TO_RGB).T * 255 + np.array(_RGB_OFFSETS)
     return _finish(levels.clip(0, 255), image.dtype)
 

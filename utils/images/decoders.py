@@ -41,7 +41,7 @@ def decoded(data: bytes, header: Header) -> np.ndarray:
 
 
 def _full_range(array: np.ndarray, header: Header) -> np.ndarray:
-    """Values over the whole range of their type, where the highest that means light lies below."""
+    """Spread values over the whole range of their type, where the highest that means light lies below."""
     top = np.iinfo(array.dtype).max
     scaled = header.kind in ("tiff", "pnm", "avif", "jpeg2000", "jpeg") and header.mode not in ("palette", "CMYK")
     if not scaled or header.highest == top:

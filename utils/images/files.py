@@ -334,7 +334,7 @@ def _tiff_file(array: np.ndarray, profile: bytes) -> bytes:
 
 
 def _with_chunks(encoded: memoryview, chunks: Sequence[bytes]) -> bytes:
-    """A file as encoded, or a PNG with more chunks behind its IHDR, which ends at byte 33; copied once."""
+    """Return a file as encoded, or a PNG with more chunks behind its IHDR, which ends at byte 33; copied once."""
     framed = [struct.pack(">I", len(of_one) - 4) + of_one + struct.pack(">I", zlib.crc32(of_one)) for of_one in chunks]
     return b"".join([encoded[:33], *framed, encoded[33:]])
 
@@ -378,12 +378,12 @@ def to_float(array: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(array: np.ndarray) -> np.ndarray:
-    """Floats clipped to [0, 1], times 255, rounded half to even."""
+    """Return floats clipped to [0, 1], times 255, rounded half to even."""
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def to_uint16(array: np.ndarray) -> np.ndarray:
-    """Floats clipped to [0, 1], times 65535, rounded half to even."""
+    """Return floats clipped to [0, 1], times 65535, rounded half to even."""
     return np.rint(np.clip(array, 0, 1) * 65535).astype(np.uint16)
 
 
@@ -395,7 +395,7 @@ def to_tensor(array: np.ndarray) -> Tensor:
 
 
 def from_tensor(image: Tensor) -> np.ndarray:
-    """A tensor (C, H, W) on any device to a contiguous float32 array (H, W, C). Values are not clipped."""
+    """Bring a tensor (C, H, W) on any device into a contiguous float32 array (H, W, C). Values are not clipped."""
     if image.ndim != 3:
         raise ValueError(f"found a tensor {tuple(image.shape)}, expected (C, H, W): one image, not a batch")
     return np.ascontiguousarray(image.detach().to("cpu", torch.float32).numpy().transpose(1, 2, 0))

@@ -232,7 +232,7 @@ def _inflated(packed: bytes) -> bytes:
 
 
 def _profile(profile: bytes) -> bytes:
-    """The profile, or nothing for what is none: a broken one says nothing about the pixels."""
+    """Return the profile, or nothing for what is none: a broken one says nothing about the pixels."""
     return profile if profile[36:40] == b"acsp" else b""
 
 

@@ -20,7 +20,7 @@ def imresize(
     antialias: bool = True,
     border: Border = "symmetric",
 ) -> Tensor:
-    """Resizes images as MATLAB's `imresize(x, scale, 'bicubic')`, differentiably.
+    """Resize images as MATLAB's `imresize(x, scale, 'bicubic')`, differentiably.
 
     Args:
         x: images (..., H, W) of any floating dtype, on any device, in any range; H and W from 1 up.
@@ -81,7 +81,7 @@ def _weights(
 def weight_matrix(
     length: int, out_length: int, scale: float, antialias: bool = True, border: Border = "symmetric"
 ) -> np.ndarray:
-    """The matrix (out_length, length), float64, rows summing to 1, that resizes one axis."""
+    """Return the matrix (out_length, length), float64, rows summing to 1, that resizes one axis."""
     shrink = scale if antialias and scale < 1 else 1.0
     support = 4 / shrink
     taps = math.ceil(support) + 2

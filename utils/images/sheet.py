@@ -15,7 +15,7 @@ LARGEST_CELL = 640
 
 
 def strip(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-    """One row: uint8 (H, W, 3) images brought to one height, each under its caption.
+    """Return one row: uint8 (H, W, 3) images brought to one height, each under its caption.
 
     Smaller images are enlarged by the largest whole factor that fits, by repeating pixels, so that a low-quality
     input shows its own pixels; what is left is filled. Captions wrap to the width of their image.
@@ -39,7 +39,7 @@ def strip(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
 
 
 def cells(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[np.ndarray]:
-    """Images under their captions, all brought to about the size of the first, in as many strips as a screen needs."""
+    """Return images under captions, all brought to about the size of the first, in as many strips as a screen needs."""
     height = images[0].shape[0]
     tallest = min(height * -(-_SMALLEST_CELL // height), LARGEST_CELL)
     shown = [_fitted(image, tallest) for image in images]
@@ -74,7 +74,7 @@ def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def judged(cells: Sequence[tuple[np.ndarray, str, bool]], columns: int) -> np.ndarray:
-    """A sheet of small images (H, W, 3) of one size under captions: framed in green if they are good, else in red."""
+    """Return a sheet of small images (H, W, 3) of one size under captions: framed green if they are good, else red."""
     rows = []
     for good in (True, False):
         kind = [(image, caption) for image, caption, is_good in cells if is_good == good]

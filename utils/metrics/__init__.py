@@ -31,7 +31,7 @@ METRICS: Registry[Metric] = Registry("metric", "utils.metrics", protocol=Metric,
 
 
 def check_pair(sr: np.ndarray, gt: np.ndarray | None) -> np.ndarray:
-    """The ground truth. Raises ValueError if it is missing or has not exactly the shape of the other image."""
+    """Return the ground truth. Raises ValueError if it is missing or has not exactly the shape of the other image."""
     if gt is None:
         raise ValueError("this metric compares with a ground truth, and there is none")
     if sr.shape != gt.shape:

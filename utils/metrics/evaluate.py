@@ -31,7 +31,7 @@ def to_8bit(image: Tensor) -> np.ndarray:
 def score(
     sr: Tensor, gt: Tensor | None, metrics: Mapping[str, Metric], protocol: Protocol, scale: int
 ) -> dict[str, float]:
-    """Metrics of one restored image (1, 3, H, W) against its ground truth, on 8-bit values.
+    """Return metrics of one restored image (1, 3, H, W) against its ground truth, on 8-bit values.
 
     Metrics that are not measured on the protocol's channels are left out, and without a ground truth those that need
     one.
@@ -46,7 +46,7 @@ def score(
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric over images."""
+    """Return the mean of each metric over images."""
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
 
 
@@ -71,7 +71,7 @@ def smoothing_scores(upscaled: Tensor, gt: Tensor, protocol: Protocol, scale: in
 
 
 def best_smoothing(pairs: Iterable[tuple[Tensor, Tensor]], protocol: Protocol, scale: int) -> float:
-    """The σ with which Gaussian smoothing of the bicubic images brings their mean PSNR to its maximum.
+    """Return the σ with which Gaussian smoothing of the bicubic images brings their mean PSNR to its maximum.
 
     `pairs` gives (bicubic upscaled, ground truth). This is the honest baseline under noise: a network that does not
     beat it has only learned to blur.
@@ -80,5 +80,5 @@ def best_smoothing(pairs: Iterable[tuple[Tensor, Tensor]], protocol: Protocol, s
 
 
 def best_sigma(rows: Sequence[Mapping[float, float]]) -> float:
-    """The σ with the greatest sum of PSNR over images, from `smoothing_scores` of each."""
+    """Return the σ with the greatest sum of PSNR over images, from `smoothing_scores` of each."""
     return max(SMOOTHING_SIGMAS, key=lambda sigma: sum(row[sigma] for row in rows))

@@ -63,7 +63,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def block_features(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, 36) and sharpness (n,) of the whole blocks of a luma image (H, W) in 0…255, row by row.
+    """Return features (n, 36) and sharpness (n,) of the whole blocks of a luma image (H, W) in 0…255, row by row.
 
     Of each of two scales: shape and scale of the normalised luma, then shape, mean, left and right scale of its
     products with four neighbours. Sharpness is the mean local deviation at full size. Features of a block without
@@ -105,7 +105,7 @@ def _blocks(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _statistics(blocks: np.ndarray) -> np.ndarray:
-    """The 18 features (n, 18) of normalised blocks (n, h, w) at one scale."""
+    """Return the 18 features (n, 18) of normalised blocks (n, h, w) at one scale."""
     shape, left, right = fit_asymmetric(blocks)
     features = [shape, (left + right) / 2]
     for shift in _SHIFTS:
@@ -164,7 +164,7 @@ class NiqeModel:
 
     @classmethod
     def load(cls, path: Path) -> NiqeModel:
-        """Reads `mu` and `cov`, or `mu_pris_param` and `cov_pris_param`. Raises OptionError naming the file."""
+        """Read `mu` and `cov`, or `mu_pris_param` and `cov_pris_param`. Raises OptionError naming the file."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: np.asarray(file[key], np.float64) for keys in _KEYS for key in keys if key in file}
@@ -186,7 +186,7 @@ class NiqeModel:
         return cls(pair[0].reshape(FEATURES), pair[1])
 
     def save(self, path: Path) -> None:
-        """Writes `mu` and `cov` as .npz; the file is whole or absent."""
+        """Write `mu` and `cov` as .npz; the file is whole or absent."""
         content = io.BytesIO()
         np.savez(content, mu=self.mean, cov=self.covariance)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ class NiqeModel:
 
 
 def fit_model(images: Iterable[np.ndarray], sharpness: float = SHARPNESS) -> tuple[NiqeModel, int]:
-    """The model of photographs, as luma (H, W) in 0…255, and of how many blocks.
+    """Return the model of photographs, as luma (H, W) in 0…255, and of how many blocks.
 
     Args:
         images: each at least one block large.

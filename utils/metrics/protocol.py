@@ -49,7 +49,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def prepare(image: np.ndarray, protocol: Protocol, scale: int) -> np.ndarray:
-    """What a metric sees of an image.
+    """Return what a metric sees of an image.
 
     Args:
         image: (H, W, 3) RGB, uint8 or floating point in [0, 1] (clipped and rounded to 8 bit, halves to even).

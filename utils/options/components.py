@@ -385,7 +385,7 @@ class Registry(Generic[T]):
         return enter
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted."""
         if not self._filled:
             self._filled = True
             name = __name__.removesuffix("utils.options.components") + self.package  # below `blind_sr.` where installed
@@ -396,7 +396,7 @@ class Registry(Generic[T]):
         return sorted(self._factories)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The constructor of `name`. Raises OptionError naming the nearest known name."""
+        """Return the constructor of `name`. Raises OptionError naming the nearest known name."""
         if name not in self.names():
             raise OptionError(f"no {self.kind} is called {name!r}{nearest(name, self.names())}")
         return self._factories[name]
@@ -406,7 +406,7 @@ class Registry(Generic[T]):
         return _checked(self.bind, options, where, "", context)
 
     def build(self, options: Any, *, where: str = "", **context: Any) -> T:  # noqa: ANN401
-        """Checks and builds in one call: `NETWORKS.build({"type": "rrdbnet", "scale": 4})`."""
+        """Check and build in one call: `NETWORKS.build({"type": "rrdbnet", "scale": 4})`."""
         return self.check(options, where, **context).build(**context)
 
     def bind(self, options: Any, info: ValidationInfo, kind: Callable[..., Spec[T]] = Spec) -> Spec[T]:  # noqa: ANN401
@@ -431,11 +431,11 @@ class Registry(Generic[T]):
         return spec
 
     def _is_object(self, name: str, annotation: Any) -> bool:  # noqa: ANN401
-        """Whether a parameter takes what only a builder has, such as the stage's generator."""
+        """Tell whether a parameter takes what only a builder has, such as the stage's generator."""
         return name in self.context and inspect.isclass(annotation) and annotation not in (bool, int, float, str)
 
     def schema(self, definitions: dict[str, Any]) -> dict[str, Any]:
-        """A JSON schema reference to any component of this kind; its definition is added to `definitions`."""
+        """Return a JSON schema reference to any component of this kind; its definition is added to `definitions`."""
         if self.kind not in definitions:
             definitions[self.kind] = {}
             variants = []
@@ -520,7 +520,7 @@ def _joined(*path: str) -> str:
 
 
 def fields_schema(parameters: Mapping[str, Parameter], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of an object with these parameters."""
+    """Return the JSON schema of an object with these parameters."""
     properties, required = {}, []
     for name, parameter in parameters.items():
         shape = value_schema(parameter.annotation, definitions)
@@ -534,7 +534,7 @@ def fields_schema(parameters: Mapping[str, Parameter], definitions: dict[str, An
 
 
 def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-    """The JSON schema of one annotation."""
+    """Return the JSON schema of one annotation."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Spec:
         return arguments[0].__registry__.schema(definitions)
@@ -559,7 +559,7 @@ def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]
 
 
 def tree_schema(dataclass_type: Any, title: str) -> dict[str, Any]:  # noqa: ANN401
-    """The JSON schema of a whole option tree, for editors."""
+    """Return the JSON schema of a whole option tree, for editors."""
     definitions: dict[str, Any] = {}
     root = fields_schema(parameters_of(dataclass_type), definitions)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}

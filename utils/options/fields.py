@@ -65,7 +65,7 @@ class RangeSchedule:
 
     @classmethod
     def fixed(cls, low: float, high: float) -> RangeSchedule:
-        """The same range at every iteration."""
+        """Return the same range at every iteration."""
         return cls([(0, (low, high))])
 
     @classmethod
@@ -83,7 +83,7 @@ class RangeSchedule:
         return cls([(step, (pair[0], pair[1])) for step, pair in value])
 
     def at(self, iteration: int) -> tuple[float, float]:
-        """The range in force at an iteration."""
+        """Return the range in force at an iteration."""
         steps = [step for step, _ in self.points]
         right = bisect_right(steps, iteration)
         if right == 0:
@@ -95,7 +95,7 @@ class RangeSchedule:
         return a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])
 
     def within(self, low: float, high: float) -> RangeSchedule:
-        """Raises ValueError unless every point lies in [low, high]."""
+        """Raise ValueError unless every point lies in [low, high]."""
         for _, (a, b) in self.points:
             if a < low or b > high:
                 raise ValueError(f"[{a:g}, {b:g}] leaves the allowed [{low:g}, {high:g}]")

@@ -61,7 +61,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse(text: str, source: str, json_syntax: bool = False) -> Any:  # noqa: ANN401
-    """Parses YAML, or JSON with // comments. Raises OptionError naming the source."""
+    """Parse YAML, or JSON with // comments. Raises OptionError naming the source."""
     try:
         if json_syntax:
             value = json.loads(_without_comments(text), object_pairs_hook=_once)
@@ -92,7 +92,7 @@ def _check_depth(value: Any, source: str, depth: int = 0) -> None:  # noqa: ANN4
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The option tree of a file, its `base:` files merged below it and `--set a.b=value` overrides above.
+    """Return the option tree of a file, its `base:` files merged below it and `--set a.b=value` overrides above.
 
     `${NAME}` in a text, such as a path, is the environment's variable.
 
@@ -155,7 +155,7 @@ def _nested(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def override(options: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The tree with the option at a dotted path replaced, as `--set` does it."""
+    """Return the tree with the option at a dotted path replaced, as `--set` does it."""
     return merge(options, _nested(path, value))
 
 
@@ -165,7 +165,7 @@ def dump(options: Mapping[str, Any]) -> str:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:  # noqa: ANN401
-    """The dotted paths at which two option trees differ, each with both values."""
+    """Return the dotted paths at which two option trees differ, each with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
         for key in [*old, *(k for k in new if k not in old)]:

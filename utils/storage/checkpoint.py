@@ -366,7 +366,7 @@ def _portable(weights: Weights) -> dict[str, Tensor]:
 
 
 def _require_loadable(value: Any, where: str) -> None:  # noqa: ANN401
-    """Raises TypeError for what `weights_only` would refuse: better at the first save than at the resume."""
+    """Raise TypeError for what `weights_only` would refuse: better at the first save than at the resume."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _require_loadable(key, f"a key of {where}")

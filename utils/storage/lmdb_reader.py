@@ -48,12 +48,12 @@ class Reader:
             return transaction.get(key.encode())
 
     def keys(self) -> list[str]:
-        """All keys, sorted."""
+        """Return all keys, sorted."""
         with self._environment().begin() as transaction, transaction.cursor() as cursor:
             return sorted(key.decode() for key in cursor.iternext(values=False))
 
     def missing(self, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that the database has not."""
+        """Return those of the keys that the database has not."""
         with self._environment().begin() as transaction, transaction.cursor() as cursor:
             return [key for key in keys if not cursor.set_key(key.encode())]
 

@@ -61,7 +61,7 @@ def rewritten(source: str, path: str = "") -> str:
 
 
 def sources(root: Path) -> Iterator[Path]:
-    """Every file of the repository that a wheel holds."""
+    """Return every file of the repository that a wheel holds."""
     yield from (root / name for name in ROOT_FILES)
     for folder in (*PACKAGES, "options"):
         for path in sorted((root / folder).rglob("*")):
