@@ -228,6 +228,7 @@ class Trainer:
             set_rate([phase.optimizer], self.settings.rate_factor(self.iteration, phase.schedule, self.schedule_start))
         self.iteration += 1
         batches = [degrade(batch, self.mix.degradations, self.device) for batch in micros]
+        batches = [batch.gray() for batch in batches] if self.experiment.gray else batches
         memos: list[Memo] = [{} for _ in batches]
         values: dict[str, Tensor] = {}
         for phase in self.stage.phases():

@@ -351,19 +351,20 @@ def augment(image: np.ndarray, flip: bool, turns: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ValidationItem:
-    """One validation image: (1, 3, …) tensors on the CPU, with the plan that made it."""
+    """One validation image: (1, C, …) tensors on the CPU, with the plan that made it."""
 
     name: str
     batch: Batch
 
     @property
     def gt(self) -> Tensor:
-        """Return the plain ground truth (1, 3, H, W)."""
+        """Return the plain ground truth (1, C, H, W)."""
         return self.batch.targets["plain"]
 
 
 class ValidationSet:
-    """Whole images with frozen degradations: they depend on (validation seed, set name, index) alone."""
+    """Whole images with frozen degradations: they depend on (validation seed, set name, index) alone. `gray` ones have
+    one channel."""
 
     def __init__(
         self,
@@ -374,8 +375,9 @@ class ValidationSet:
         seed: int,
         scale: int,
         section: str = "data.validation",
+        gray: bool = False,
     ) -> None:
-        self.name, self.entry, self.seed, self.scale = name, entry, seed, scale
+        self.name, self.entry, self.seed, self.scale, self.gray = name, entry, seed, scale, gray
         self.degradation = degradation_of(entry, default, scale, f"{section}.{name}")
 
     def __len__(self) -> int:
@@ -404,7 +406,7 @@ class ValidationSet:
             raise OptionError(f"{self.name}, {path}: {error}") from error
         sample = Sample([_to_tensor(gt)], [None if lq is None else _to_tensor(lq)], [plan], [path])
         batch = degrade(collate([sample]), [self.degradation], torch.device("cpu"))
-        return ValidationItem(self.item_name(number), batch)
+        return ValidationItem(self.item_name(number), batch.gray() if self.gray else batch)
 
 
 def _window(

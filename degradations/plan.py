@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from degradations.operations.ragged import Ragged, Size
+from utils.images.colour import gray
 from utils.options.fields import OptionError, Prob
 from utils.seeding import generator
 
@@ -207,7 +208,8 @@ class Batch:
     """What goes from loader to loss: low-quality images, what they are compared with, and where they came from.
 
     Attributes:
-        lq: (B, 3, h, w); before the batch is degraded, those that came with paired data, or none (0, 3, 0, 0).
+        lq: (B, 3, h, w), of gray networks (B, 1, h, w); before the batch is degraded, those that came with paired
+            data, or none (0, 3, 0, 0).
         targets: ground truths (B, 3, h·scale, w·scale) by name, as in `Degraded`.
         kernel, sigma: (B, k, k) and (B,), where the degradation tells them.
         plans, paths: of each image.
@@ -234,6 +236,10 @@ class Batch:
         changed = {name: change(tensor) for name, tensor in optional.items() if tensor is not None}
         targets = {name: change(target) for name, target in self.targets.items()}
         return replace(self, lq=change(self.lq), targets=targets, **changed)
+
+    def gray(self) -> Batch:
+        """Return the degraded batch with images of one channel, full-range luma."""
+        return replace(self, lq=gray(self.lq), targets={name: gray(target) for name, target in self.targets.items()})
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device, without waiting where its memory is pinned."""

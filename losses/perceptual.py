@@ -33,7 +33,7 @@ class PerceptualLoss(Loss):
     """Compare VGG features before their ReLU (Johnson et al., ECCV 2016, in ESRGAN's form), as BasicSR and KAIR.
 
     The network is frozen: its weights are neither parameters nor part of any state. It ends at the last used layer.
-    Images are RGB (B, 3, H, W) with sides from 16 up.
+    Images are RGB (B, 3, H, W), or gray, with sides from 16 up.
 
     Args:
         layers: weight of each used convolution, conv1_1 to conv5_4; by default conv1_2 and conv2_2 0.1, conv3_4,
@@ -88,8 +88,9 @@ class PerceptualLoss(Loss):
         return total
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the outputs (B, C, h, w) of the used layers, before their ReLU, for RGB images (B, 3, H, W)."""
-        x = (images + 1) / 2 if self.range_norm else images
+        """Return the outputs (B, C, h, w) of the used layers, before their ReLU, for RGB or gray images."""
+        x = images.expand(-1, 3, -1, -1)
+        x = (x + 1) / 2 if self.range_norm else x
         if self.input_norm:
             x = (x - self.get_buffer("mean")) / self.get_buffer("std")
         outputs = {}

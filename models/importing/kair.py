@@ -85,7 +85,7 @@ def convert(c: Conversion) -> None:
     _generator(c)
     c.put(f"stages.{c.stage}.type", c.stage)
     c.same("model", what=f"stage `{c.stage}`")
-    c.same("n_channels", "datasets.train.n_channels", what="RGB") if c.get("n_channels", 3) == 3 else None
+    c.same("n_channels", "datasets.train.n_channels", what="the networks say it")
     _degradation(c, kind)
     _data(c, kind)
     _optimisation(c)

@@ -10,7 +10,7 @@ from degradations import Batch
 from losses import LossTerm
 from losses.gan import GanLoss
 from models.network import Network
-from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, colour_drift, not_rgb, weighted
+from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, Turn, colour_drift, weighted
 from utils.optim import Init, Optim, Schedule
 from utils.options.components import Spec
 
@@ -55,7 +55,6 @@ class GanStage(Stage):
         network_d = values["network_d"]
         if getattr(network_d.factory, "role", None) != "discriminator":
             problems.append(("network_d", f"`{network_d.name}` is a generator, expected a discriminator"))
-        problems += [(f"network_d.{option}", text) for option, text in not_rgb(network_d)]
         adversarial = [name for name, term in values["losses"].items() if term.factory is GanLoss]
         if len(adversarial) != 1:
             problems.append(("losses", f"found {len(adversarial)} of type `gan`, expected one"))

@@ -204,10 +204,7 @@ def colour_drift(sr: Tensor, lq: Tensor) -> Tensor:
     return (sr.detach().float().mean((0, 2, 3)) - lq.float().mean((0, 2, 3))).abs().max() * 255
 
 
-ONLY_RGB = "but training images, degradations and metrics are RGB; expected 3 (restoring takes gray networks)"
-
-
-def not_rgb(network: Spec[Any]) -> list[tuple[str, str]]:
-    """Return what is wrong with the channels of a network that is to be trained: (option, sentence) pairs."""
-    channels = {option: network.values.get(option, 3) for option in ("num_in_ch", "num_out_ch", "out_nc")}
-    return [(option, f"found {count}, {ONLY_RGB}") for option, count in channels.items() if count != 3]
+def channels(network: Spec[Any]) -> int:
+    """Return how many channels the images have that a network makes or judges: 3, or 1 of gray ones."""
+    option = "num_out_ch" if getattr(network.factory, "role", "generator") == "generator" else "num_in_ch"
+    return network.values.get(option, network.values.get("out_nc", 3))  # the latter of usrnet

@@ -17,7 +17,7 @@ from data.training import DataOptions, ValidationSet
 from degradations import Degradation
 from degradations.plan import MissingPoolError
 from models.network import Network
-from models.stages.stage import ONLY_RGB, Stage, StageSettings, not_rgb
+from models.stages.stage import Stage, StageSettings, channels
 from models.training.performance import Performance
 from utils.metrics import Metric
 from utils.optim import Init
@@ -72,7 +72,12 @@ class Logger:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An option file, checked. Components are built by the trainer when their turn comes."""
+    """An option file, checked. Components are built by the trainer when their turn comes.
+
+    A generator of one channel (`num_in_ch: 1`, `num_out_ch: 1`) learns and is validated on gray images: what the
+    degradation gives becomes full-range luma. Noise that is drawn for each channel loses a third of its level by that;
+    `kinds: {gray: 1}` of a noise keeps it.
+    """
 
     name: str
     scale: PositiveInt
@@ -85,6 +90,11 @@ class Experiment:
     logger: Logger = Logger()
     performance: Performance = Performance()
     prepare: Prepare | None = None
+
+    @property
+    def gray(self) -> bool:
+        """Whether images have one channel."""
+        return channels(self.network_g) == 1
 
     def settings(self, stage: str) -> StageSettings:
         """Return the settings of a stage that do not depend on its type."""
@@ -130,7 +140,7 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
     problems = []
     if getattr(experiment.network_g.factory, "role", "generator") != "generator":
         problems.append(Problem("network_g", f"`{experiment.network_g.name}` is a discriminator, expected a generator"))
-    problems += [Problem(f"network_g.{option}", text) for option, text in not_rgb(experiment.network_g)]
+    problems += _check_channels(experiment)
     if not experiment.data.train:
         problems.append(Problem("data.train", "names no source of training images"))
     if not experiment.stages:
@@ -145,6 +155,22 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
         problems += _check_stage(experiment, name, spec, default, earlier)
         earlier.append(name)
     return problems
+
+
+def _check_channels(experiment: Experiment) -> list[Problem]:
+    generator, made = experiment.network_g, channels(experiment.network_g)
+    taken = generator.values.get("num_in_ch", generator.values.get("out_nc", 3))
+    if made not in (1, 3) or taken != made:
+        text = f"found {taken} channels in and {made} out, expected 3 of each, or 1 of each for gray images"
+        return [Problem("network_g", text)]
+    if made == 1 and "sigma" in getattr(generator.factory, "conditions", ()):
+        text = f"found 1, but `{generator.name}` is told the noise of RGB images, of which luma has less; expected 3"
+        return [Problem("network_g.out_nc", text)]
+    return [
+        Problem(f"stages.{name}.network_d.num_in_ch", f"found {judged}, but network_g makes images of {made}")
+        for name, spec in experiment.stages.items()
+        if (network_d := spec.values.get("network_d")) is not None and (judged := channels(network_d)) != made
+    ]
 
 
 def _own_degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:
@@ -269,7 +295,8 @@ def build_generator(experiment: Experiment) -> Network:
     if next(network.parameters(), None) is None:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has no weights, so there is nothing to train")
     if (found := getattr(network, "channels", 3)) != 3:
-        raise OptionError(f"network_g: found a network of {found} channel, {ONLY_RGB}")
+        text = f"found a network of {found} channel, but `{experiment.network_g.name}` learns on RGB images alone"
+        raise OptionError(f"network_g: {text}; expected 3 (for gray training choose a type that has num_in_ch)")
     experiment.init_g.apply(network)
     return network
 
@@ -283,6 +310,7 @@ def validation_sets(experiment: Experiment, default: Degradation) -> list[Valida
             default,
             seed=experiment.data.validation_seed,
             scale=experiment.scale,
+            gray=experiment.gray,
         )
         for name, spec in experiment.data.validation.items()
     ]

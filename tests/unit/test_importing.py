@@ -317,10 +317,13 @@ def test_command_lines_that_say_nothing_sensible(line: str, message: str) -> Non
         from_line("dasr", line)
 
 
-def test_gray_networks_are_refused_in_words() -> None:
+def test_networks_agree_on_their_channels() -> None:
     """In G and in D: every check once passed, and training ended in a traceback of torch."""
-    changes = {"network_g.num_in_ch": 1, "network_d.num_in_ch": 1}
-    with pytest.raises(
-        OptionError, match=r"(?s)network_g.num_in_ch: found 1, but .* are RGB.*network_d.num_in_ch: found 1"
+    gray = {"network_g.num_in_ch": 1, "network_g.num_out_ch": 1, "network_d.num_in_ch": 1}
+    assert check_experiment(convert([(GAN, changed(GAN, gray))])[0]).gray
+    for key, message in (
+        ("network_g.num_in_ch", "found 1 channels in and 3 out"),
+        ("network_d.num_in_ch", "network_d.num_in_ch: found 1, but network_g makes images of 3"),
     ):
-        convert([(GAN, changed(GAN, changes))])
+        with pytest.raises(OptionError, match=message):
+            convert([(GAN, changed(GAN, {key: 1}))])

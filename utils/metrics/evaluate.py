@@ -23,8 +23,8 @@ def default_metrics() -> dict[str, Metric]:
 
 
 def to_8bit(image: Tensor) -> np.ndarray:
-    """(1, 3, H, W) or (3, H, W) in [0, 1] to (H, W, 3) uint8, rounded and clipped."""
-    flat = image[0] if image.dim() == 4 else image
+    """(1, C, H, W) or (C, H, W) in [0, 1], RGB or gray, to (H, W, 3) uint8, rounded and clipped."""
+    flat = (image[0] if image.dim() == 4 else image).expand(3, -1, -1)
     return np.round(from_tensor(flat.detach().float().cpu().clamp(0, 1)) * 255).astype(np.uint8)
 
 
@@ -61,7 +61,7 @@ def smoothed(image: Tensor, sigma: float) -> Tensor:
         return image
     array = np.ascontiguousarray(from_tensor(image[0].float().cpu()))
     blurred = cv2.GaussianBlur(array, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return torch.from_numpy(np.ascontiguousarray(blurred.transpose(2, 0, 1)))[None]
+    return torch.from_numpy(np.ascontiguousarray(blurred.reshape(array.shape).transpose(2, 0, 1)))[None]
 
 
 def smoothing_scores(upscaled: Tensor, gt: Tensor, protocol: Protocol, scale: int) -> dict[float, float]:
