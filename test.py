@@ -100,7 +100,7 @@ class Measuring:
     scale: PositiveInt | None = None
     """Of --data and --real, where no weights tell; of images (-i), where the network takes any."""
     protocol: str | None = None
-    """How to measure: basicsr (default), kair, usrnet, dasr or cdsr."""
+    """How to measure: basicsr (default), kair, usrnet, dasr, cdsr, or matlab, which takes gray files as they are."""
     metrics: Annotated[tuple[str, ...], Arg("[NAME=]TYPE[:KEY=VALUE,...]")] = ()
     """Default: psnr ssim; others: niqe:model=FILE, lpips, musiq=pyiqa:name=musiq."""
     images: bool = True

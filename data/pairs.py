@@ -9,7 +9,7 @@ import numpy as np
 
 from data.source import Source, UnreadableImageError
 from data.sources.folder import read_listed
-from data.training import ValidationItem, ValidationSet
+from data.training import RefusedImageError, ValidationItem, ValidationSet
 from degradations import Plan
 from utils.images.files import from_tensor, image_files, to_float, to_uint8, to_uint16, write_image
 from utils.logging import Console
@@ -86,7 +86,7 @@ def write_pairs(valid: ValidationSet, names: Sequence[str], folder: Path, about:
                 continue
             try:
                 plan = _write_pair(valid[index], name, folder)
-            except UnreadableImageError as error:
+            except (UnreadableImageError, RefusedImageError) as error:
                 failed += 1
                 console.error(f"left out: {error}")
             else:

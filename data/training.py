@@ -362,6 +362,10 @@ class ValidationItem:
         return self.batch.targets["plain"]
 
 
+class RefusedImageError(OptionError):
+    """An image that its degradation cannot be applied to, such as one thinner than a kernel."""
+
+
 class ValidationSet:
     """Whole images with frozen degradations: they depend on (validation seed, set name, index) alone. `gray` ones have
     one channel."""
@@ -391,7 +395,7 @@ class ValidationSet:
 
     def __getitem__(self, number: int) -> ValidationItem:
         """Return an image. Raises UnreadableImageError for a file that cannot be read, since a set must be whole, and
-        OptionError for an image that the degradation refuses."""
+        RefusedImageError for one that the degradation refuses."""
         source = self.entry.source
         index = number % len(source)
         given = source.read_lq(index) if self.degradation.starts_from_lq else None
@@ -403,7 +407,7 @@ class ValidationSet:
         try:
             plan = self.degradation.sample(rng, (gt.shape[0], gt.shape[1]), END_OF_SCHEDULES, shared)
         except ValueError as error:
-            raise OptionError(f"{self.name}, {path}: {error}") from error
+            raise RefusedImageError(f"{self.name}, {path}: {error}") from error
         sample = Sample([_to_tensor(gt)], [None if lq is None else _to_tensor(lq)], [plan], [path])
         batch = degrade(collate([sample]), [self.degradation], torch.device("cpu"))
         return ValidationItem(self.item_name(number), batch.gray() if self.gray else batch)

@@ -29,9 +29,10 @@ from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 from utils.storage.lock import RunLock
 
-VERSION = 1
+VERSION = 2
 _RECORD, _ASIDE = ".measured.jsonl", ".patches"
 _SIGMA = 5.0  # pixels; what is smoother counts as light, not as noise or texture
+_CLIPPED = 0.1  # of the rule variance: the largest share of clipped pixels
 _SHOWN, _CONTRAST = 36, 4  # of the sheet: tiles of each kind, and how much stronger they are shown
 Patches = dict[str, dict[str, Any]]
 
@@ -51,16 +52,16 @@ def tiles_of(settings: NoisePatches, image: np.ndarray) -> list[Tile]:
     """Return all tiles of an image (H, W) or (H, W, 3), uint8 or uint16, row by row."""
     levels = image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
     gray = np.asarray(Image.fromarray(levels).convert("L"))
-    measured, clipped = gray, np.zeros(gray.shape, bool)
+    measured = gray
     if settings.rule == "quantile":
         measured = gray - cv2.GaussianBlur(gray.astype(np.float64), (0, 0), _SIGMA)
-        clipped = ((image == 0) | (image == np.iinfo(image.dtype).max)).reshape(*gray.shape, -1).any(axis=2)
+    clipped = ((image == 0) | (image == np.iinfo(image.dtype).max)).reshape(*gray.shape, -1).any(axis=2)
     tiles = []
     for top in _starts(settings, gray.shape[0]):
         for left in _starts(settings, gray.shape[1]):
             window = np.s_[top : top + settings.side, left : left + settings.side]
             variance, mean = float(np.var(measured[window])), float(np.mean(gray[window]))
-            constant = settings.rule == "quantile" and gray[window].min() == gray[window].max()
+            constant = bool(gray[window].min() == gray[window].max())
             tiles.append(Tile(top, left, variance, mean, _flaw(settings, variance, mean, constant, clipped[window])))
     return tiles
 
@@ -75,7 +76,10 @@ def _flaw(settings: NoisePatches, variance: float, mean: float, constant: bool, 
         return "variance"
     if not low < mean <= high:
         return "mean"
-    return "constant" if constant else "saturated" if clipped.any() else ""
+    if settings.rule == "variance" and settings.released:
+        return ""
+    most = _CLIPPED if settings.rule == "variance" else 0
+    return "constant" if constant else "saturated" if clipped.mean() > most else ""
 
 
 def chosen_tiles(settings: NoisePatches, measured: Mapping[str, list[Tile]]) -> dict[str, list[Tile]]:
@@ -130,7 +134,7 @@ def _measured(
     job: NoisePatches, names: dict[str, Path], out: Path, workers: int, console: Console
 ) -> tuple[dict[str, list[Tile]], int]:
     """Return the tiles of every readable image, and how many images are not."""
-    with Record(out / _RECORD, {"kind": "noise", **asdict(job)}) as record:
+    with Record(out / _RECORD, {"kind": "noise", "version": VERSION, **asdict(job)}) as record:
         todo = [(name, path) for name, path in names.items() if record.done(name, path) is None]
         failed = set()
         with console.progress(len(names), initial=len(names) - len(todo), desc="noise") as progress:

@@ -12,9 +12,10 @@ class NoisePatches:
     """Which tiles are collected, by the 8-bit luma L (ITU-R BT.601, rounded) of each.
 
     `variance` (Ji et al., CVPRW 2020, Sec. 3.2): the variance of L is below `max_variance`. `quantile`: the share
-    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels; without tiles that
-    are constant or have a pixel with a channel at 0 or at its highest value. Either way the mean of L is in
-    `mean_range`, above its low end.
+    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels. Either way the mean
+    of L is in `mean_range`, above its low end, and tiles that tell nothing of noise are left out: those that are
+    constant, and those clipped, that is with a channel at 0 or at its highest value, in a tenth of their pixels
+    (`quantile`: in any).
     """
 
     rule: Literal["variance", "quantile"] = "variance"
@@ -30,7 +31,8 @@ class NoisePatches:
     mean_range: Pair | None = None
     """Which mean luma a tile has (default: 0 255; 15 240 for the rule quantile)."""
     released: bool = False
-    """Lose the tiles that end at the right or lower border, as the released code does."""
+    """As the released code: lose the tiles that end at the right or lower border; the rule variance takes constant and
+    clipped ones."""
 
     @property
     def side(self) -> int:

@@ -21,7 +21,7 @@ from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption
 from models.restoring.restorer import Restorer
 from models.training.experiment import Experiment
-from utils.images.files import image_files, image_names, to_tensor, write_image
+from utils.images.files import image_files, image_names, read_header, to_tensor, write_image
 from utils.images.sheet import strip
 from utils.logging import Console
 from utils.metrics import Metric
@@ -169,18 +169,27 @@ class Measure:
             if protocol.channels in metric.channels
         ]
 
-    def __call__(self, sr: Tensor, gt: Tensor | None, scale: int) -> Scores:
-        """The numbers of one image; without a ground truth, those that need none."""
+    def __call__(self, sr: Tensor, gt: Tensor | None, scale: int, path: str) -> Scores:
+        """The numbers of one image of a file; without a ground truth, those that need none."""
+        gray = any(protocol.gray == "file" for protocol in self.protocols.values()) and _is_gray(path)
         return {
             f"{metric} {channels}": value
             for channels, protocol in self.protocols.items()
-            for metric, value in score(sr, gt, self.metrics, protocol, scale).items()
+            for metric, value in score(sr, gt, self.metrics, protocol, scale, gray).items()
         }
 
     def __str__(self) -> str:
         lower = [name for name, metric in self.metrics.items() if not metric.higher_is_better]
         parts = [f"{channels}: {protocol}" for channels, protocol in self.protocols.items()]
-        return "; ".join([*parts, "8-bit values", *([f"lower is better: {', '.join(lower)}"] if lower else [])])
+        remarks = [metric.remark for metric in self.metrics.values() if metric.remark]
+        return "; ".join(
+            [*parts, "8-bit values", *([f"lower is better: {', '.join(lower)}"] if lower else []), *remarks]
+        )
+
+
+def _is_gray(path: str) -> bool:
+    """Whether an image file has one channel; a record of a database is taken for none."""
+    return Path(path).is_file() and read_header(path).gray
 
 
 def _built(spec: Spec[Metric], device: str) -> Metric:
@@ -433,7 +442,7 @@ def measure_images(
                 for name, restorer in restorers.items():
                     restored[name] = restorer(item.batch.lq, item.batch.conditions(restorer.conditions))
                 gt = item.batch.targets.get("plain")
-                rows = {name: measure(sr, gt, valid.scale) for name, sr in restored.items()}
+                rows = {name: measure(sr, gt, valid.scale, item.batch.paths[0]) for name, sr in restored.items()}
                 by_sigma = {}
                 if smoothing:
                     by_sigma = smoothing_scores(restored[BICUBIC], item.gt, first_protocol, valid.scale)
@@ -460,7 +469,7 @@ def with_smoothed_line(
     for index in range(processes.rank, len(valid), processes.world_size):
         item = valid[index]
         image = smoothed(bicubic(item.batch.lq, valid.scale), sigma)
-        measured[index] = measure(image, item.gt, valid.scale)
+        measured[index] = measure(image, item.gt, valid.scale, item.batch.paths[0])
     scores = dict(result.scores)
     scores = {BICUBIC: scores.pop(BICUBIC), SMOOTHED: _gathered(measured, tested), **scores}
     remark = f"`{SMOOTHED}`: Gaussian of sigma {sigma:g} pixels, which gives the highest mean PSNR"

@@ -132,6 +132,18 @@ def test_apply_writes_pairs_that_replay_equal(option_file: Path, images: Path, t
         )
 
 
+def test_apply_leaves_out_what_the_degradation_refuses(option_file: Path, images: Path, tmp_path: Path) -> None:
+    """As a file that cannot be read: it is named, and the others are written."""
+    both = images.parent / "both"
+    write_image(both / "thin.png", np.zeros((8, 300, 3), np.uint8))
+    write_image(both / "wide.png", np.zeros((256, 256, 3), np.uint8))
+    realesrgan = ("degradation.type=realesrgan", "data.crop_size=256", "data.gt_size=128")
+    sets = (word for option in realesrgan for word in ("--set", option))
+    done = preview("--opt", option_file, both, "--apply", tmp_path / "pairs", *sets, status=1)
+    assert "thin.png: a blur with kernels" in done.stderr and "1 images unusable" in done.stdout
+    assert [line["name"] for line in read_plans(tmp_path / "pairs" / "plans.jsonl")] == ["wide"]
+
+
 def test_apply_goes_on_where_it_stopped(option_file: Path, images: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs"
     preview("--opt", option_file, images, "--apply", pairs)

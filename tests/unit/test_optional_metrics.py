@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.benchmarking.benchmark import Measure, metric_specs
 from utils.metrics import METRICS
 from utils.options.fields import OptionError
 
@@ -44,10 +45,14 @@ def pyiqa(absent: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torc
         asked.append((name, device))
         if name == "maniqa":
             raise RuntimeError("no route to host")
-        return StandIn("NR" if name == "musiq" else "FR", name != "musiq")
+        made = StandIn("NR" if name == "musiq" else "FR", name not in ("musiq", "psnry"))
+        if name == "psnry":
+            made.net = nn.Module()
+            made.net.test_y_channel, made.net.color_space = True, "yiq"
+        return made
 
     module = ModuleType("pyiqa")
-    names = ["dists", "fid", "lpips", "lpips-vgg", "maniqa", "musiq"]
+    names = ["dists", "fid", "lpips", "lpips-vgg", "maniqa", "musiq", "psnry"]
     module.__dict__.update(list_models=lambda: names, create_metric=create_metric)
     monkeypatch.setitem(sys.modules, "pyiqa", module)
     return asked
@@ -97,6 +102,12 @@ def test_pyiqa_without_a_reference(pyiqa: list[tuple[str, torch.device]]) -> Non
     check_given(metric.network.seen, (sr,))
     with pytest.raises(ValueError, match="expected RGB"):
         metric(sr[..., :1], None)
+
+
+def test_a_luma_of_its_own_is_said_below_the_table(pyiqa: list[tuple[str, torch.device]]) -> None:
+    measure = Measure.build(metric_specs({"psnry": {"type": "pyiqa", "name": "psnry"}}), "basicsr")
+    assert "pyiqa's psnry is of luma from 0 to 255, not of the papers' Y from 16 to 235" in str(measure)
+    assert "luma" not in str(Measure.build(metric_specs({"dists": {"type": "pyiqa", "name": "dists"}}), "basicsr"))
 
 
 def test_pyiqa_refuses_at_build_time(pyiqa: list[tuple[str, torch.device]]) -> None:

@@ -38,6 +38,12 @@ def test_the_papers_rule() -> None:
     # 16 bits are judged as 8, gray as colours; the limit itself is excluded.
     deep = tiles_of(NoisePatches(size=16, mean_range=(50, 150)), image[..., 0].astype(np.uint16) * 257)
     assert [tile.flaw for tile in deep] == ["", "variance", "mean", "mean"]
+    # What is constant or clipped tells nothing of noise; a few clipped pixels do not matter.
+    white, specks, few = np.full((16, 16, 3), 255, np.uint8), flat(4, 254, 1), flat(5, 250, 1)
+    few[0, :8] = 255
+    useless = beside(white, np.full((16, 16, 3), 100, np.uint8), specks, few)
+    assert [t.flaw for t in tiles_of(NoisePatches(size=16), useless)] == ["constant", "constant", "saturated", ""]
+    assert [t.flaw for t in tiles_of(NoisePatches(size=16, released=True), np.tile(useless, (2, 1, 1)))] == [""] * 3
     assert tiles_of(NoisePatches(size=16, max_variance=0), np.full((16, 16), 9, np.uint8))[0].flaw == "variance"
 
 

@@ -17,11 +17,13 @@ class Metric:
         higher_is_better: the direction of improvement.
         needs_gt: whether a ground truth is compared with; otherwise `gt` may be None.
         channels: of which protocols it takes images: those of RGB, of luma (`y`), or both.
+        remark: what a reader of its numbers must know, said below tables.
     """
 
     higher_is_better: bool = True
     needs_gt: bool = True
     channels: tuple[str, ...] = ("rgb", "y")
+    remark: str = ""
 
     def __call__(self, sr: np.ndarray, gt: np.ndarray | None) -> float:
         raise NotImplementedError(f"{type(self).__name__} measures nothing")

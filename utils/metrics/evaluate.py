@@ -29,15 +29,20 @@ def to_8bit(image: Tensor) -> np.ndarray:
 
 
 def score(
-    sr: Tensor, gt: Tensor | None, metrics: Mapping[str, Metric], protocol: Protocol, scale: int
+    sr: Tensor,
+    gt: Tensor | None,
+    metrics: Mapping[str, Metric],
+    protocol: Protocol,
+    scale: int,
+    gray: bool = False,
 ) -> dict[str, float]:
-    """Return metrics of one restored image (1, 3, H, W) against its ground truth, on 8-bit values.
+    """Return metrics of one restored image (1, 3, H, W) against its ground truth (of a `gray` file?), on 8-bit values.
 
     Metrics that are not measured on the protocol's channels are left out, and without a ground truth those that need
     one.
     """
-    image = prepare(to_8bit(sr), protocol, scale)
-    truth = None if gt is None else prepare(to_8bit(gt), protocol, scale)
+    image = prepare(to_8bit(sr), protocol, scale, gray)
+    truth = None if gt is None else prepare(to_8bit(gt), protocol, scale, gray)
     return {
         name: metric(image, truth if metric.needs_gt else None)
         for name, metric in metrics.items()
