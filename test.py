@@ -370,6 +370,8 @@ def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -
     contest, results = Contest(restorers, baseline_restorers(options, plan.build)), []
     for tested in plan.sets:
         console.info(f"{tested.valid.name}: {len(tested.valid)} images, low-quality images {tested.origin}")
+        for remark in tested.valid.remarks() if processes.is_main else ():
+            console.info(f"{tested.valid.name}: {remark}")
         results.append(run_set(tested, contest, plan.measure, processes, console, plan.outputs, options.smoothing))
     if processes.is_main:
         facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}

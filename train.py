@@ -89,7 +89,7 @@ class Trainer:
             lower_is_better=self.watcher.scorer.lower_is_better(logger.best_by),
             warn=console.warn,
         )
-        self.watcher.warn_of_overlap(self.mix)
+        self.watcher.tell_of_images(self.mix)
         self.images = self.mix.fingerprints() if processes.is_main else {}
         self.saver = Saver(self.checkpoints, logger.save_failures, processes, console)
         self.stop_signal = 0

@@ -8,9 +8,11 @@ from typing import Literal
 import numpy as np
 
 from degradations import Degradation
+from utils.images.files import changes, headers
 from utils.options.components import Registry, Spec
 from utils.options.fields import Positive, PositiveInt, TwoOrMore
 
+_LOOKED_AT = 5000  # images of a source, whose heads are read in seconds
 Augment = Literal["flips_and_turns", "flip", "turns", "none"]
 
 
@@ -41,6 +43,13 @@ class Source:
     def read(self, index: int) -> np.ndarray:
         """Return a ground truth (H, W, 3), RGB, uint8 or uint16. Raises UnreadableImageError naming file and reason."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def remarks(self) -> list[str]:
+        """Say which files are left out and what reading changes in the images, for the log at the start of a run."""
+        step = -(-len(self) // _LOOKED_AT) or 1
+        paths = [path for index in range(0, len(self), step) if (path := self.path(index)) is not None]
+        sampled = f"looked at every {step}th: " * (step > 1)
+        return [sampled + remark for remark in changes(headers(paths))]
 
     def read_lq(self, index: int) -> np.ndarray:
         """Return the low-quality partner of `read(index)`; only where `paired`."""

@@ -387,6 +387,10 @@ class ValidationSet:
     def __len__(self) -> int:
         return len(self.entry.source) * self.entry.repeats
 
+    def remarks(self) -> list[str]:
+        """Say which files are left out and what reading changes in the images."""
+        return self.entry.source.remarks()
+
     def item_name(self, number: int) -> str:
         """Return the name of an item: its image's, with a number where one image is degraded several times."""
         index, again = number % len(self.entry.source), number // len(self.entry.source)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data.prepare.work import Record, parallel, stamp
+from data.prepare.work import Record, parallel, stamp, tell
 from data.sources.folder import listable
-from utils.images.files import ImageError, decode_picture, list_images
+from utils.images.files import ImageError, decode_image, list_images
 from utils.images.header import parse_header
 from utils.logging import Console, table
 from utils.options.fields import OptionError
@@ -22,8 +22,7 @@ _QUANTILES = {"smallest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "larges
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a file: (height, width), mode, bits per channel, a hash of its pixels, and what of it data
-    sets leave out; or why it is bad.
+    """What is known of a file: (height, width), mode, bits per channel, a hash of its pixels; or why it is bad.
 
     `kind` is `good`, `truncated` or `unreadable`.
     """
@@ -35,7 +34,6 @@ class Facts:
     mode: str = ""
     bits: int = 0
     digest: str = ""
-    remark: str = ""
 
 
 def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int, console: Console) -> int:
@@ -64,17 +62,13 @@ def check(sources: Sequence[Path], out: Path | None, min_size: int, workers: int
             missing += 1
             continue
         files += listing.files
-        if listing.remark:
-            console.info(listing.remark)
+        tell(listing, console)
     if not files:
         raise OptionError(f"there are no images in {', '.join(map(str, sources))}")
     facts_of = _facts(files, out, sources, workers, console)
     bad = _bad(facts_of, min_size)
     for kind, reason in bad.values():
         (console.error if kind in ("unreadable", "truncated") else console.info)(f"{kind}: {reason}")
-    for path, facts in facts_of.items():
-        if facts.remark and path not in bad:
-            console.info(f"{path}: {facts.remark}")
     _report(facts_of, bad, console)
     if out is not None:
         good = [path.relative_to(sources[0]).as_posix() for path in files if path not in bad]
@@ -121,8 +115,7 @@ def examine(path: Path) -> Facts:
     if not data:
         return Facts("truncated", before, f"{path}: the file is empty")
     try:
-        picture = decode_picture(data, path)
-        image = picture.srgb().pixels
+        image = decode_image(data, path)
     except ImageError as error:
         damage = parse_header(data).damage or ""
         return Facts("truncated" if "cut off" in damage else "unreadable", before, str(error))
@@ -130,7 +123,7 @@ def examine(path: Path) -> Facts:
     digest = hashlib.sha256(repr((image.shape, image.dtype.str)).encode())
     digest.update(image.tobytes())
     size, bits = (image.shape[0], image.shape[1]), header.highest.bit_length()
-    return Facts("good", before, "", size, header.mode, bits, digest.hexdigest(), picture.remark)
+    return Facts("good", before, "", size, header.mode, bits, digest.hexdigest())
 
 
 def _bad(facts_of: Mapping[Path, Facts], min_size: int) -> dict[Path, tuple[str, str]]:

@@ -95,4 +95,4 @@ def convert_one(job: Job, out: Path, item: tuple[str, Path]) -> Converted | Fail
     for suffix, array in job.outputs(image):
         write_image(out / f"{name}{suffix}.png", array)
         written.append(f"{name}{suffix}")
-    return Converted(written, "; ".join(filter(None, (job.remark(image), picture.remark))), before)
+    return Converted(written, job.remark(image), before)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from utils.images.files import list_images
+from utils.images.files import Listing, changes, headers, list_images
 from utils.logging import Console
 from utils.options.fields import OptionError
 
@@ -40,14 +40,16 @@ class Failure:
 def named_images(root: Path, strip: str = "", console: Console | None = None) -> dict[str, Path]:
     """Return the images of a folder by name: the path inside it without ending, and without `strip` at its end.
 
-    Tells the console which files are left out. Raises OptionError if there are none, or two have one name.
+    Tells the console which files are left out, and what is dropped of images or changed.
+
+    Raises OptionError if there are no images, or two have one name.
     """
     try:
         listing = list_images(root)
     except OSError as error:
         raise OptionError(str(error)) from error
-    if console is not None and listing.remark:
-        console.info(listing.remark)
+    if console is not None:
+        tell(listing, console)
     named: dict[str, Path] = {}
     clashes = []
     for path in listing.files:
@@ -62,6 +64,12 @@ def named_images(root: Path, strip: str = "", console: Console | None = None) ->
     if not named:
         raise OptionError(f"{root}: there are no images")
     return named
+
+
+def tell(listing: Listing, console: Console) -> None:
+    """Say which files of a folder are left out, and what is dropped of its images or changed in them."""
+    for remark in filter(None, [listing.remark, *changes(headers(listing.files))]):
+        console.info(remark)
 
 
 def refuse_inside(out: Path, source: Path) -> None:

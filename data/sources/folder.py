@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from utils.images.files import IMAGE_SUFFIXES, ImageError, image_files, read_image
+from utils.images.files import IMAGE_SUFFIXES, ImageError, image_files, list_images, read_image
 from utils.options.fields import OptionError, PositiveInt
 from utils.storage.files import located, read_text
 
@@ -35,10 +35,12 @@ class Folder(Source):
     """
 
     def __init__(self, root: str | list[str], names: str | None = None, max_images: PositiveInt | None = None) -> None:
+        self._whole: list[Path] = []
         roots = [located(r) for r in ([root] if isinstance(root, str) else root)]
         if not roots:
             raise OptionError("root: found an empty list, expected at least one folder")
         if names is None:
+            self._whole = roots
             images = [path for r in roots for path in _all_images(r)]
         elif len(roots) == 1:
             images = listed_images(roots[0], located(names))
@@ -55,6 +57,9 @@ class Folder(Source):
 
     def path(self, index: int) -> Path:
         return Path(self._paths[index])
+
+    def remarks(self) -> list[str]:
+        return [*left_out(self._whole), *super().remarks()]
 
     def read(self, index: int) -> np.ndarray:
         return read_listed(self._paths[index])
@@ -121,6 +126,11 @@ def _names(line: str, where: str) -> tuple[str, ...]:
         if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
             raise OptionError(f"{where}: {name!r} leads out of the folder; list paths relative to it")
     return names
+
+
+def left_out(roots: Sequence[Path]) -> list[str]:
+    """Return what is no image in folders that are used as a whole, a sentence for each folder that has such files."""
+    return [remark for root in roots if (remark := list_images(root).remark)]
 
 
 def _all_images(root: Path) -> list[Path]:

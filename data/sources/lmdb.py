@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from utils.images.files import IMAGE_SUFFIXES, ImageError, decode_image
+from utils.images.files import IMAGE_SUFFIXES, ImageError, changes, decode_image
 from utils.images.header import parse_header
 from utils.options.fields import PositiveInt
 from utils.storage.files import located, read_text
@@ -19,6 +19,7 @@ from utils.storage.lmdb_reader import reader
 
 META, OLD_META = "meta_info.txt", "meta_info.pkl"
 _SHOWN = 10  # keys in a message
+_LOOKED_AT = 200  # images that are read whole
 _LONGEST_KEY = 511  # bytes, as LMDB is compiled by default
 _LONGEST_LINE = 1000  # the expression takes quadratic time
 # name.png (height,width,channels) level; only the name is needed.
@@ -99,6 +100,16 @@ class Lmdb(Source):
 
     def name(self, index: int) -> str:
         return f"{self._root}/{self._keys[index]}"
+
+    def remarks(self) -> list[str]:
+        cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
+        roots = [root for root in (self._root, self._lq_root) if root is not None]
+        some = self._keys[:: max(1, len(self._keys) // _LOOKED_AT)]
+        found = [changes((key, parse_header(_value(root, key))) for key in some) for root in roots]
+        return [
+            *filter(None, [cut]),
+            *(f"{r}: {text}" for r, texts in zip(roots, found, strict=True) for text in texts),
+        ]
 
     def read(self, index: int) -> np.ndarray:
         key = self._keys[index]

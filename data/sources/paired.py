@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from data.sources.folder import listed_images, present, read_list, read_listed
-from utils.images.files import ImageError, image_files, read_header, read_image
+from data.sources.folder import left_out, listed_images, present, read_list, read_listed
+from utils.images.files import ImageError, changes, headers, image_files, read_header, read_image
 from utils.options.fields import PositiveInt
 from utils.storage.files import located
 
@@ -49,6 +49,7 @@ class Paired(Source):
             raise ValueError(f"pattern: found {pattern!r}, expected one {{}} in the place of the ground truth's name")
         self.scale, self.cut = scale, 0
         roots, listing = (located(gt_root), located(lq_root)), None if names is None else located(names)
+        self._whole = roots if listing is None else ()
         matched, problems = _listed_pairs(*roots, listing, pattern) or _pairs_by_name(*roots, listing, pattern)
         self._pairs: list[tuple[str, str]] = []
         for gt, lq in matched:
@@ -80,6 +81,12 @@ class Paired(Source):
 
     def path(self, index: int) -> Path:
         return Path(self._pairs[index][0])
+
+    def remarks(self) -> list[str]:
+        cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
+        small = changes(headers(lq for _, lq in self._pairs))
+        said = [*left_out(self._whole), *filter(None, [cut]), *super().remarks()]
+        return said + [f"low quality: {text}" for text in small]
 
     def read(self, index: int) -> np.ndarray:
         gt, (height, width) = read_listed(self._pairs[index][0]), self._lq_size(index)

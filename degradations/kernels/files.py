@@ -4,6 +4,7 @@ import glob
 import hashlib
 import os
 import re
+import struct
 import warnings
 import zlib
 from collections import Counter
@@ -133,7 +134,10 @@ def _checked(kernel: np.ndarray, where: str) -> np.ndarray:
 
 # --- formats ---------------------------------------------------------------------------------------------------------
 
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, LookupError, BadZipFile, zlib.error, MatReadError)
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryError),
+    *(BadZipFile, zlib.error, struct.error, MatReadError),
+)
 
 
 def _from_mat(path: Path) -> list[Any]:

@@ -21,7 +21,7 @@ from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption
 from models.restoring.restorer import Restorer
 from models.training.experiment import Experiment
-from utils.images.files import image_files, image_names, read_header, to_tensor, write_image
+from utils.images.files import changes, headers, image_names, list_images, read_header, to_tensor, write_image
 from utils.images.sheet import strip
 from utils.logging import Console
 from utils.metrics import Metric
@@ -212,14 +212,19 @@ class RealImages:
     def __init__(self, name: str, root: str, scale: int) -> None:
         self.name, self.scale = name, scale
         try:
-            self.paths = image_files(Path(root).expanduser())
+            self.listing = list_images(Path(root).expanduser())
         except OSError as error:
             raise OptionError(f"real.{name}: {error}") from error
+        self.paths = self.listing.files
         if not self.paths:
             raise OptionError(f"real.{name}: {root} holds no images")
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def remarks(self) -> list[str]:
+        """Say which files are left out and what reading changes in the images."""
+        return [*filter(None, [self.listing.remark]), *changes(headers(self.paths))]
 
     def __getitem__(self, number: int) -> ValidationItem:
         """An image whose batch has no targets. Raises UnreadableImageError for a file that cannot be read."""

@@ -44,11 +44,15 @@ class Watcher:
         self.scorer = Scorer.build(logger, processes.device)
         self.nonfinite_in_a_row, self._nonfinite_phase = 0, ""
 
-    def warn_of_overlap(self, mix: Mix) -> None:
-        """Warn when validation images occur among those trained on."""
+    def tell_of_images(self, mix: Mix) -> None:
+        """Say what reading leaves out or changes; warn when validation images occur among those trained on."""
         if self.processes.is_main:
             held_out = {valid.name: valid.entry.source for valid in self.sets}
             trained = {name: entry.source for name, entry in zip(mix.names, mix.entries, strict=True)}
+            for where, sources in {"data.train": trained, "data.validation": held_out}.items():
+                for name, source in sources.items():
+                    for remark in source.remarks():
+                        self.console.info(f"{where}.{name}: {remark}")
             for warning in overlap(trained, held_out):
                 self.console.warn(warning)
 

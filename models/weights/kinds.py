@@ -1,5 +1,6 @@
 """What a file is by its first bytes, whatever its name says."""
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def file_kind(path: Path) -> str:
         return "ncnn graph"
     if path.suffix == ".onnx" or _is_onnx(start):
         return "an ONNX model, whose weights have lost their names; give the .pth or .safetensors that it was made from"
-    if zipfile.is_zipfile(path):
-        return _archive_kind(path)
+    if (kind := _archive_kind(path)) is not None:
+        return kind
     if path.suffix == ".bin" and not start.startswith(b"\x80"):
         if path.with_suffix(".param").is_file():
             return "ncnn graph"
@@ -51,11 +52,13 @@ def _is_onnx(start: bytes) -> bool:
     return len(start) > 8 and start[0] == 0x08 and start[2] == 0x12 and start[4 : 4 + min(start[3], 8)].isascii()
 
 
-def _archive_kind(path: Path) -> str:
+def _archive_kind(path: Path) -> str | None:
     try:
+        if not zipfile.is_zipfile(path):
+            return None
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, LookupError, struct.error):
         return "pickle"  # which says then that it is damaged
     inside = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inside:

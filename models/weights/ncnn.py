@@ -180,7 +180,10 @@ def identify(layers: Sequence[Layer], where: str) -> tuple[dict[str, Any], list[
 
     Raises OptionError naming the first layer that does not fit.
     """
-    options, layers = guess_options(layers, where), _unfused(layers)
+    try:
+        options, layers = guess_options(layers, where), _unfused(layers)
+    except ArithmeticError as error:  # sizes of 0 or beyond all measure
+        raise OptionError(f"{where}: has layers of no possible size ({error}); is it whole?") from error
     expected, known = _unfused(graph_of(options)), Expressions()
     of_expected = known.of_graph(expected)
     names = {value: layer.name for value, layer in zip(of_expected, expected, strict=True) if layer.kind in WEIGHTED}

@@ -3,6 +3,7 @@
 The same files go through the other ways in which images come in: training crops, restoring, preparation, LMDB.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,15 +18,19 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from data.prepare.check import examine
 from data.prepare.convert import convert
 from data.prepare.lmdb import write_database
 from data.prepare.tiles import Tiles
+from data.source import DATASETS
 from data.sources.folder import Folder
 from data.sources.lmdb import Lmdb
+from data.training import DataOptions, Mix, TrainingSet
+from degradations import DEGRADATIONS
 from models.restoring.files import restoration_targets, restore_files
 from models.restoring.generator import bicubic_generator
 from models.restoring.restorer import Restorer
-from utils.images.files import ImageError, list_images, read_image, read_picture
+from utils.images.files import ImageError, changes, headers, list_images, read_image, read_picture, to_float
 from utils.logging import Console
 
 MAGICK = shutil.which("convert-im6.q16") or shutil.which("magick")
@@ -384,6 +389,32 @@ def test_all_are_listed(folder: Path) -> None:
     assert len(listing.files) == len(TABLE) and not listing.remark
 
 
+def test_data_sets_say_what_they_drop_and_change(folder: Path) -> None:
+    """By the headers alone, of just the files whose pictures tell the same."""
+    (folder / "notes.txt").touch()
+    (folder / ".hidden.png").touch()
+    os.mkfifo(folder / "pipe.png")
+    pictures = {str(path): read_picture(path) for path in list_images(folder).files}
+    converted = {name for name, p in pictures.items() if (p.pixels != p.srgb().pixels).any()}
+    stored = {name for name in pictures if "tiff_lab" in name or "cmyk" in name}
+    expected = {"alpha": {n for n, p in pictures.items() if p.alpha is not None}, "sRGB": converted | stored}
+    for path in (folder / "notes.txt", folder / ".hidden.png", folder / "pipe.png"):
+        assert list_images(folder).remark.count(path.name) == 1
+        path.unlink()
+    for word, names in expected.items():
+        alone = [(str(name), header) for name, header in headers(pictures) if changes([(name, header)])]
+        found = [name for name, header in alone if any(word in text for text in changes([(name, header)]))]
+        assert set(found) == names
+    said = Folder(str(folder)).remarks()
+    assert said == changes(headers(pictures)) and len(said) == 2
+    assert f"{len(converted | stored)} of {len(TABLE)} images have colours of their own" in said[1]
+
+
+def test_preparation_checks_them_all(folder: Path) -> None:
+    facts = {path: examine(path) for path in list_images(folder).files}
+    assert {path.name: fact.reason for path, fact in facts.items() if fact.kind != "good"} == {}
+
+
 def test_through_folder_lmdb_and_tiles(folder: Path, tmp_path: Path) -> None:
     console = Console()
     assert write_database(folder, tmp_path / "x.lmdb", "", 1, console) == 0
@@ -396,6 +427,22 @@ def test_through_folder_lmdb_and_tiles(folder: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(source.read(index), expected)
         np.testing.assert_array_equal(database.read(keys[path.stem]), expected)
         np.testing.assert_array_equal(read_image(tmp_path / "tiles" / f"{path.stem}_s001.png"), expected)
+
+
+def test_through_training_crops(folder: Path) -> None:
+    """Each crop is a part of what the maker put in, at its place, in all of its depth."""
+    specs = {"a": DATASETS.check({"type": "folder", "root": str(folder)}, "data.train.a", scale=1)}
+    options = DataOptions(specs, crop_size=16, batch_size=1, augment="none")
+    mix = Mix.build(specs, DEGRADATIONS.build({"type": "bicubic"}, scale=1), 1)
+    training, seen = TrainingSet(mix, options, seed=0, stage="a", batch_size=1, in_worker=True), set()
+    for number in range(len(TABLE)):
+        batch = training[number]
+        picture = read_picture(batch.paths[0]).srgb().pixels
+        places = np.lib.stride_tricks.sliding_window_view(to_float(picture), (16, 16), (0, 1))
+        crop = batch.targets["plain"][0].numpy()
+        assert np.abs(places - crop).max((2, 3, 4)).min() < 1e-6, batch.paths
+        seen.add(batch.paths[0])
+    assert len(seen) == len(TABLE), "an epoch has each file once"
 
 
 @pytest.mark.parametrize("ext", ["png", "tif"])

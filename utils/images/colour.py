@@ -81,14 +81,15 @@ def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
     One that means sRGB already, or that is for another number of channels than RGB or gray, changes nothing. Raises
     RuntimeError for a profile that cannot be used.
     """
-    return image if profile[16:20] not in _SPACES or _is_srgb(profile) else _converted(image, profile)
+    return image if profile[16:20] not in _SPACES or is_srgb(profile) else _converted(image, profile)
 
 
 _SPACES = {b"RGB ": "rgb", b"GRAY": "minisblack"}
 
 
 @lru_cache(maxsize=64)
-def _is_srgb(profile: bytes) -> bool:
+def is_srgb(profile: bytes) -> bool:
+    """Return whether a profile of RGB or gray means the colours of sRGB, to rounding. Raises RuntimeError as above."""
     levels = np.linspace(0, 255, 18).astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(len(levels), -1, 3)
     if profile[16:20] == b"GRAY":

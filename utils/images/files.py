@@ -8,7 +8,8 @@ import struct
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from utils.images.colour import cicp_profile, to_srgb
+from utils.images.colour import cicp_profile, is_srgb, to_srgb
 from utils.images.decoders import decoded
 from utils.images.header import Header, parse_header
 
@@ -34,6 +35,7 @@ PROFILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # of the libraries that write them
 _HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 64 KiB a piece
 _TURNS_OF_LINKS = 100
+_SHOWN = 5  # names in a message
 
 # What makes an image upright, by its EXIF orientation.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -77,14 +79,6 @@ class Picture:
     profile: bytes = b""
     cicp: bytes = b""
     pages: int = 1
-
-    @property
-    def remark(self) -> str:
-        """What data sets leave out of it, or nothing."""
-        pages = f"has {self.pages} pages, of which the first is taken" * (self.pages > 1)
-        seen_through = self.alpha is not None and int(self.alpha.min()) < np.iinfo(self.alpha.dtype).max
-        alpha = "its alpha is left out, colours are taken as stored, also where nothing is seen" * seen_through
-        return "; ".join(filter(None, (pages, alpha)))
 
     def srgb(self) -> "Picture":
         """Return it converted to sRGB. Raises ImageError for colours that cannot be."""
@@ -202,25 +196,60 @@ def _picture(name: str | Path, image: np.ndarray, header: Header) -> Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder, sorted, and how many other files there are by their ending."""
+    """The images of a folder, sorted, and the names of what else is there, by their ending or what else tells."""
 
     root: Path
     files: list[Path]
-    others: Counter[str]
+    others: Mapping[str, Sequence[str]]
 
     @property
     def remark(self) -> str:
         """What is left out and why, or nothing."""
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.others.most_common())
-        return f"{self.root}: {self.others.total()} files are left out, not images by their ending: {kinds}" * bool(
-            kinds
-        )
+        count = sum(map(len, self.others.values()))
+        kinds = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in sorted(self.others.items()))
+        return f"{self.root}: {count} files are left out, not images by their names: {kinds}" * bool(count)
+
+
+def changes(headers: Iterable[tuple[str, Header]]) -> list[str]:
+    """Say what data sets and preparation leave out of images or change in them, as far as (name, header) tell.
+
+    Returns:
+        A sentence for each kind of change, with the number of images and some of their names.
+    """
+    found, total = dict[str, list[str]](), 0
+    for name, header in headers:
+        total += 1
+        for change in _changes(header):
+            found.setdefault(change, []).append(name)
+    return [f"{len(names)} of {total} images {change} ({_some(names)})" for change, names in found.items()]
+
+
+def _changes(header: Header) -> Iterator[str]:
+    if header.alpha:
+        yield "have alpha, which is dropped: colours are taken as stored, also where nothing is seen"
+    if header.pages > 1:
+        yield "have several pages, of which the first is taken"
+    with suppress(RuntimeError, ValueError):  # whoever reads it says so
+        profile = header.profile or (cicp_profile(header.cicp) if header.cicp else b"")
+        if header.mode in ("CMYK", "LAB") or (profile[16:20] in (b"RGB ", b"GRAY") and not is_srgb(profile)):
+            yield "have colours of their own (a profile, CMYK, CIELAB), which are converted to sRGB"
+
+
+def headers(paths: Iterable[str | Path]) -> Iterator[tuple[str, Header]]:
+    """Read the headers of image files, by their paths. What cannot be read is left out."""
+    for path in paths:
+        with suppress(ImageError):
+            yield str(path), read_header(path)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
 
 
 def list_images(root: str | Path) -> Listing:
     """List all image files under a folder, at any depth, by their endings, or by content where there is no ending.
 
-    What starts with a dot is skipped, links are followed: a folder and a link to it both come out.
+    What starts with a dot, pipes and devices are left out; links are followed: a folder and a link to it come out.
 
     Raises:
         NotADirectoryError: `root` is no folder.
@@ -233,7 +262,7 @@ def list_images(root: str | Path) -> Listing:
     def refuse(error: OSError) -> None:
         raise error
 
-    found, others, visits = [], Counter[str](), Counter[str]()
+    found, others, visits = [], dict[str, list[str]](), Counter[str]()
     above: dict[str, frozenset[str]] = {str(root): frozenset()}
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
@@ -243,14 +272,18 @@ def list_images(root: str | Path) -> Listing:
         visits[real] += 1
         if visits[real] > _TURNS_OF_LINKS:
             raise OSError(f"{folder}: links lead here in more than {_TURNS_OF_LINKS} ways; remove some of them")
+        hidden = [name for name in (*inner, *files) if name.startswith(".")]
+        others.setdefault("hidden", []).extend(hidden)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         above.update({os.path.join(folder, name): known | {real} for name in inner})
         for path in (Path(folder, name) for name in files if not name.startswith(".")):
-            if is_image_name(path.name) or (not path.suffix and _is_image(path)):
+            if not path.is_file() and path.exists():
+                others.setdefault("no regular files", []).append(path.name)
+            elif is_image_name(path.name) or (not path.suffix and _is_image(path)):
                 found.append(path)
             else:
-                others[path.suffix.lower() or "without an ending"] += 1
-    return Listing(root, sorted(found), others)
+                others.setdefault(path.suffix.lower() or "without an ending", []).append(path.name)
+    return Listing(root, sorted(found), {kind: names for kind, names in others.items() if names})
 
 
 def image_files(root: str | Path) -> list[Path]:

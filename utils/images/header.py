@@ -187,7 +187,7 @@ def _tiff(data: bytes) -> Header:
         bits, orientation = page.bitspersample, page.tags.valueof(274, 1)
         return Header(
             "tiff",
-            (page.imagelength, page.imagewidth),
+            (int(page.imagelength), int(page.imagewidth)),
             orientation if orientation in range(1, 9) else 1,
             mode,
             2 ** min(bits, 16) - 1 if isinstance(bits, int) else 0,

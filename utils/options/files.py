@@ -74,7 +74,7 @@ def parse(text: str, source: str, json_syntax: bool = False) -> Any:  # noqa: AN
         raise OptionError(f"{source}: nested deeper than {MAX_DEPTH} levels") from None
     except OptionError as error:
         raise error if str(error).startswith(source) else OptionError(f"{source}: {error}") from None
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:  # the latter from tags, as in `!!int x`
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:  # from tags, as in `!!int x`
         raise OptionError(f"{source}: cannot be parsed: {error}") from error
     _check_depth(value, source)
     return value
