@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
 
 from degradations import Batch
 from models.stages.stage import Stage, StageSettings
@@ -100,7 +100,7 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
         times = [timed_step(run, batches) for _ in range(steps)]  # without the profiler, which slows things down
         gpu = run.device.type == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
-        with profile(activities=activities) as profiler:
+        with torch.profiler.profile(activities=activities) as profiler:
             traced, _ = (sum(column) for column in zip(*(timed_step(run, batches) for _ in range(steps)), strict=True))
     seconds, waited = (sum(column) for column in zip(*times, strict=True))
     trace = folder / f"profile_{name}.json.gz"
