@@ -43,7 +43,6 @@ from models.restoring.generator import (
     LoadedGenerator,
     at_scale,
     bicubic_generator,
-    checkpoint_names,
     interpolate,
     load_generator,
 )
@@ -51,7 +50,7 @@ from models.restoring.nonblind import Assumption, NoiseLevel
 from models.restoring.restorer import Precision, Restorer
 from models.restoring.tiling import TileMode
 from models.training.experiment import check_experiment, network_options
-from models.weights.files import weight_files
+from models.weights.files import checkpoint_names, weight_files
 from utils.logging import Console
 from utils.options import files as option_files
 from utils.options.arguments import Arg, Overrides, parse

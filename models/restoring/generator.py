@@ -10,7 +10,6 @@ import torch
 
 from models.network import NETWORKS, Network
 from models.networks.spandrel import SPANDREL
-from models.weights.files import OUR_FILES
 from models.weights.guess import UnknownNetwork, guess_network
 from models.weights.layouts import Prefer
 from models.weights.load import load_weights, read_weights, stated_network
@@ -123,22 +122,3 @@ def at_scale(generator: LoadedGenerator, scale: int) -> LoadedGenerator:
     network = NETWORKS.build(options)
     network.load_state_dict(generator.network.state_dict())
     return LoadedGenerator(network.eval().requires_grad_(False), generator.path, options)
-
-
-def checkpoint_names(paths: list[Path]) -> list[str]:
-    """Return a short name for each weight file, unique: `psnr_00001200/ema` for ours, the file's name for others."""
-    parts = []
-    for path in paths:
-        own = {file: prefer for prefer, file in OUR_FILES.items()}.get(path.name)
-        folders = list(path.absolute().parent.parts[1:])
-        parts.append([*folders[:-1], f"{folders[-1]}/{own}"] if own and folders else [*folders, path.stem])
-    depths = [1] * len(paths)
-    while True:
-        names = ["/".join(of_one[-depth:]) for of_one, depth in zip(parts, depths, strict=True)]
-        longer = [d + (names.count(n) > 1 and d < len(p)) for n, d, p in zip(names, depths, parts, strict=True)]
-        if longer == depths:
-            break
-        depths = longer
-    if len(set(names)) < len(names):
-        raise OptionError(f"--weights: the same file is given twice: {', '.join(map(str, paths))}")
-    return names

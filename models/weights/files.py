@@ -1,4 +1,4 @@
-"""Which files hold the weights that a path means."""
+"""Which files hold the weights that a path means, and what they are called."""
 
 from pathlib import Path
 from typing import Literal
@@ -34,3 +34,22 @@ def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[
             "runs/NAME, or a checkpoint folder such as runs/NAME/checkpoints/psnr_00001200"
         )
     return files
+
+
+def checkpoint_names(paths: list[Path]) -> list[str]:
+    """Return a short name for each weight file, unique: `psnr_00001200/ema` for ours, the file's name for others."""
+    parts = []
+    for path in paths:
+        own = {file: prefer for prefer, file in OUR_FILES.items()}.get(path.name)
+        folders = list(path.absolute().parent.parts[1:])
+        parts.append([*folders[:-1], f"{folders[-1]}/{own}"] if own and folders else [*folders, path.stem])
+    depths = [1] * len(paths)
+    while True:
+        names = ["/".join(of_one[-depth:]) for of_one, depth in zip(parts, depths, strict=True)]
+        longer = [d + (names.count(n) > 1 and d < len(p)) for n, d, p in zip(names, depths, parts, strict=True)]
+        if longer == depths:
+            break
+        depths = longer
+    if len(set(names)) < len(names):
+        raise OptionError(f"--weights: the same file is given twice: {', '.join(map(str, paths))}")
+    return names

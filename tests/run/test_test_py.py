@@ -21,8 +21,9 @@ from data.sources.paired import Paired
 from models import NETWORKS, Network
 from models.benchmarking.benchmark import image_names
 from models.restoring.files import restoration_targets, restore_array
-from models.restoring.generator import checkpoint_names, interpolate, load_generator
+from models.restoring.generator import interpolate, load_generator
 from models.restoring.restorer import Restorer, ensemble
+from models.weights.files import checkpoint_names
 from tests.helpers import ROOT, SHARED
 from utils.images.files import read_image, read_image_alpha, write_image
 from utils.options.fields import OptionError
