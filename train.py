@@ -35,7 +35,7 @@ from models.training.building import (
     rehearse,
     stand_ins,
 )
-from models.training.experiment import Experiment, load_experiment, network_options, validation_sets, write_schema
+from models.training.experiment import Experiment, load_experiment, network_options, validation_sets
 from models.training.rehearsal import try_out
 from models.training.resume import Resume, Saver, choose_resume
 from models.training.validation import Diverged, final_report, next_command
@@ -391,7 +391,7 @@ class Arguments:
     profile: Count = 0
     """Profile N iterations of the first stage (or of --stage): a trace, the largest costs, what the device idles."""
     schema: bool = False
-    """Write options/schema.json for editors."""
+    """Write the schemas of option files for editors: options/schema.json, options/test/, options/ablation/."""
 
     def __post_init__(self) -> None:
         if self.opt is None and not self.schema:
@@ -402,7 +402,9 @@ def main() -> int:
     """Run the command line. Returns the exit status."""
     args = parse(Arguments)
     if args.schema or args.opt is None:
-        Console().info(f"wrote {write_schema(Path(__file__).parent / 'options')}")
+        from models.ablating.schemas import write_schemas  # loads what no run needs
+
+        Console().info(f"wrote {', '.join(map(str, write_schemas(Path(__file__).parent / 'options')))}")
         return 0
     console = Console()
     try:

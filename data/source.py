@@ -60,12 +60,15 @@ class Source:
 class SourceEntry:
     """A source as it stands in an option file.
 
-    `weight` is its share of the training samples (default: its share of the images); `degradation` replaces the
-    experiment's for this source, `augment` that of `data`. Of validation images, `crop` keeps only a central part,
-    `multiple` cuts the sides to multiples of this besides the scale's, and `repeats` degrades each that many times,
-    which makes the mean over a handful of images worth more. `embedding` also reports at each validation how well an
-    encoder (of dasr, cdsr) tells that many draws of the degradation apart, in crops of `crop` or else 48 low-quality
-    pixels: see `models.embedding`.
+    Args:
+        weight: its share of the training samples; left out, its share of the images.
+        degradation: replaces the experiment's for this source.
+        augment: replaces that of `data` for this source.
+        crop: of validation images, keep only a central part of so many pixels.
+        multiple: of validation images, cut the sides to multiples of this besides the scale's.
+        repeats: of validation images, degrade each that many times, which makes the mean over a handful worth more.
+        embedding: report at each validation how well an encoder (of dasr, cdsr) tells that many draws of the
+            degradation apart, in crops of `crop` or else 48 low-quality pixels: see `models.embedding`.
     """
 
     source: Source

@@ -33,10 +33,20 @@ END_OF_SCHEDULES = 2**62
 class DataOptions:
     """The `data` section of an option file.
 
-    `crop_size` is the ground truth given to the degradation, `gt_size` what is left of it after the final paired crop
-    (default: all). `small_images` says what happens to an image smaller than the crop: mirrored up to it, or left out.
-    `augment` turns and mirrors images: one of all eight ways, left-right only, `turns` (upside down and transposed,
-    each half of the time: four ways), or none. More than `max_unreadable` files that cannot be read stop the run.
+    Args:
+        train: the sources of training images, by name.
+        crop_size: the sides of the ground truth given to the degradation, in pixels.
+        batch_size: samples per optimizer step over all processes.
+        gt_size: the sides of what is left of it after the final paired crop; left out, all.
+        workers: processes of each rank that read and crop.
+        augment: turn and mirror images: one of all eight ways, left-right only, `turns` (upside down and transposed,
+            each half of the time: four ways), or none.
+        small_images: what happens to an image smaller than the crop: mirrored up to it, or left out.
+        max_unreadable: more files than this that cannot be read stop the run.
+        validation: the sets that are measured on, by name.
+        validation_seed: of what validation images are degraded by, so that runs with different seeds compare.
+        pair_pool: so many pairs wait in a pool, in which batches mix whose degradation was drawn together
+            (Real-ESRGAN's queue); 0 for none.
     """
 
     train: Mapping[str, Spec[SourceEntry]]

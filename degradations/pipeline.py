@@ -67,8 +67,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Group:
-    """Steps that happen together or not at all: one draw decides with probability `prob`, and each step's own `prob`
-    counts besides."""
+    """Steps that happen together or not at all.
+
+    Args:
+        steps: their names.
+        prob: how often they happen; one draw decides, and each step's own `prob` counts besides.
+    """
 
     steps: tuple[str, ...]
     prob: Prob

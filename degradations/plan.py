@@ -176,7 +176,11 @@ class Step:
 
 @dataclass(frozen=True)
 class StepEntry:
-    """A step as it stands in an option file, with the probability that it happens at all."""
+    """A step as it stands in an option file.
+
+    Args:
+        prob: the probability that it happens at all.
+    """
 
     step: Step
     prob: Prob = 1.0
@@ -184,7 +188,11 @@ class StepEntry:
 
 @dataclass(frozen=True)
 class DegradationSettings:
-    """Where a degradation runs: on the training device, batched, or sample by sample in the loader's workers."""
+    """What every degradation has, whatever it does.
+
+    Args:
+        where: it runs: on the training device, batched, or sample by sample in the loader's workers.
+    """
 
     where: Literal["device", "worker"] = "device"
 

@@ -35,7 +35,12 @@ class Loss(nn.Module):
 class LossTerm:
     """A loss as it stands in an option file: its weight, the target it sees, and in which iterations it counts.
 
-    Over the first `ramp` iterations of a stage the weight grows linearly from nothing.
+    Args:
+        weight: what the loss is multiplied by.
+        target: what the output is compared with: the `plain` ground truth, or the sharpened one (`usm`) of a
+            degradation that gives it.
+        every: counts in every so many iterations.
+        ramp: over the first so many iterations of a stage the weight grows linearly from nothing.
     """
 
     loss: Loss

@@ -18,7 +18,11 @@ Reduction = Literal["mean", "sum"]
 
 @LOSSES.register("l1")
 class L1Loss(Loss):
-    """Average absolute differences, or add them up with `reduction: sum`."""
+    """Average absolute differences.
+
+    Args:
+        reduction: the mean, or the sum.
+    """
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
@@ -30,7 +34,11 @@ class L1Loss(Loss):
 
 @LOSSES.register("l2")
 class L2Loss(Loss):
-    """Average squared differences, or add them up with `reduction: sum`."""
+    """Average squared differences.
+
+    Args:
+        reduction: the mean, or the sum.
+    """
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()

@@ -18,8 +18,14 @@ from utils.options.fields import Count, NonNegative, Positive, PositiveInt, Prob
 class Optim:
     """An optimizer with a base learning rate: Adam, AdamW, SGD, RMSprop.
 
-    `betas` are those of Adam and AdamW; `momentum` and `nesterov` are of SGD, `momentum` and `alpha`, the decay of the
-    mean square, of RMSprop.
+    Args:
+        type: which of them.
+        lr: the learning rate, which schedules multiply.
+        betas: of Adam and AdamW.
+        weight_decay: of all; AdamW's is decoupled from the gradient.
+        momentum: of SGD and RMSprop.
+        nesterov: of SGD.
+        alpha: of RMSprop, the decay of the mean square.
     """
 
     type: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
@@ -72,7 +78,11 @@ def _warm(factor: float, completed: int, warmup: int) -> float:
 @SCHEDULES.register("constant")
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The base rate throughout, after a linear warm-up over `warmup` steps."""
+    """The base rate throughout.
+
+    Args:
+        warmup: the rate grows linearly over the first so many steps.
+    """
 
     warmup: Count = 0
 
@@ -85,8 +95,13 @@ class Constant(Schedule):
 class MultiStep(Schedule):
     """Multiplied by `gamma` after each milestone; a repeated milestone counts each time.
 
-    After each of the `restarts` it is its weight of `restart_weights` instead, and only later milestones count
-    (BasicSR's MultiStepRestartLR).
+    Args:
+        milestones: in optimizer steps.
+        gamma: the factor of each.
+        warmup: the rate grows linearly over the first so many steps.
+        restarts: steps after which it is a weight of `restart_weights` instead, and only later milestones count
+            (BasicSR's MultiStepRestartLR).
+        restart_weights: one for each of the `restarts`.
     """
 
     milestones: tuple[PositiveInt, ...]
@@ -114,8 +129,13 @@ class MultiStep(Schedule):
 class WarmupStableDecay(Schedule):
     """The base rate after a warm-up, and in the last `decay` steps down to `floor` times it (Hu et al., MiniCPM, 2024).
 
-    `shape` of the way down with t from 0 to 1: 1 - t, 1 - sqrt(t) (Hägele et al., NeurIPS 2024), or a half cosine. The
-    step after the last would be at the floor.
+    The step after the last would be at the floor.
+
+    Args:
+        decay: steps of the way down.
+        floor: where it ends, as a factor.
+        shape: of the way down with t from 0 to 1: 1 - t, 1 - sqrt(t) (Hägele et al., NeurIPS 2024), or a half cosine.
+        warmup: the rate grows linearly over the first so many steps.
     """
 
     decay: PositiveInt
@@ -134,7 +154,13 @@ class WarmupStableDecay(Schedule):
 class Cosine(Schedule):
     """Half cosines from the base rate to `floor` times it, one per period; default one over the whole stage.
 
-    `restart_weights` scale the start of each period. The rate stays at the floor after the last one.
+    The rate stays at the floor after the last period.
+
+    Args:
+        periods: their lengths in steps; left out, one over the whole stage.
+        restart_weights: scale the start of each period.
+        floor: the lowest rate, as a factor.
+        warmup: the rate grows linearly over the first so many steps.
     """
 
     periods: tuple[PositiveInt, ...] = ()
@@ -164,7 +190,9 @@ class Cosine(Schedule):
 class Init:
     """How convolutions and linear layers are filled before training, after KAIR's `init_type`; biases become 0.
 
-    `default` leaves what the constructor made, `orthogonal` and the others follow torch.nn.init times `gain`.
+    Args:
+        type: `default` leaves what the constructor made, `orthogonal` and the others follow torch.nn.init.
+        gain: what is filled in is multiplied by it.
     """
 
     type: Literal["default", "orthogonal", "normal", "uniform", "xavier_normal", "kaiming_normal"] = "default"

@@ -14,8 +14,9 @@ class GaussianNoise(Step):
     """Add Gaussian noise: independent per channel, one gray plane for all, or correlated (BSRGAN, Sec. 3.3).
 
     Args:
-        level_range: the standard deviation in 8-bit units, drawn as a whole number or, with `levels`, continuously.
+        level_range: the standard deviation in 8-bit units, drawn as `levels` says.
         kinds: probabilities of `color`, `gray` and `correlated`.
+        levels: whole numbers, or drawn continuously.
         clean_prob: how often the level is 0 instead.
         clip: whether to cut the result to [0, 1].
 

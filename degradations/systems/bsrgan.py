@@ -21,8 +21,11 @@ STEPS = {
 def bsrgan(steps: Mapping[str, StepEntry], scale: int, shuffle: bool = True) -> Pipeline:
     """Halve perhaps; blur, blur, downsample, fit, add noise and compress in random order; compress again: BSRGAN.
 
-    `fit` (the resize to the final size) comes after `downsample` always. Steps may be re-ranged, removed (null) or
-    added; added ones join the shuffle. Without `shuffle` all keep the order of the file.
+    Args:
+        steps: by name; they may be re-ranged, taken out (null) or added, and added ones join the shuffle.
+        shuffle: whether their order is random; else they keep the order of the file.
+
+    `fit` (the resize to the final size) comes after `downsample` always.
 
     >>> import numpy, torch
     >>> degradation = DEGRADATIONS.build({"type": "bsrgan", "steps": {"jpeg": {"prob": 0.5}}}, scale=4)

@@ -35,10 +35,12 @@ def bsrgan_plus(
 ) -> Pipeline:
     """Blur, resize, add noises, compress, blur, resize, add noises, fit to the final size, compress: BSRGAN+.
 
-    With `shuffle_prob` all thirteen places are permuted, otherwise only the noises of each round among themselves.
-    `sharpen_gt` sharpens the ground truth first (USM), and so the target and the low-quality image. Camera noise, off
-    as released, joins at its places with `steps: {isp: {type: isp, prob: 0.1}, second_isp: {type: isp, prob: 0.1}}`.
-    Other added steps follow the thirteen and join the full shuffle alone.
+    Args:
+        steps: by name; added ones follow the thirteen and join the full shuffle alone. Camera noise, off as released,
+            joins at its places with `steps: {isp: {type: isp, prob: 0.1}, second_isp: {type: isp, prob: 0.1}}`.
+        shuffle_prob: how often all thirteen places are permuted; otherwise only the noises of each round among
+            themselves.
+        sharpen_gt: sharpen the ground truth first (USM), and so the target and the low-quality image.
 
     >>> import numpy, torch
     >>> degradation = DEGRADATIONS.build({"type": "bsrgan_plus", "sharpen_gt": True}, scale=2)

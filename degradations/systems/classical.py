@@ -30,9 +30,13 @@ STEPS = {
 def classical(steps: Mapping[str, StepEntry], scale: int, scales: tuple[PositiveInt, ...] = ()) -> Pipeline:
     """Blur circularly by a motion or a Gaussian kernel, keep every s-th pixel from the upper left, add Gaussian noise.
 
-    It tells the `kernel` on the ground truth's grid and the noise's `sigma`. Training draws from `scales`, one for each
-    optimizer step. Not clipped, since clipped noise is no longer what `sigma` says. With `steps.truncate.prob: 1` the
-    blurred image is cut to 8 bits as the published table's; `steps.truncate: {type: round}` rounds it instead.
+    Args:
+        steps: by name. With `truncate.prob: 1` the blurred image is cut to 8 bits as the published table's;
+            `truncate: {type: round}` rounds it instead.
+        scales: training draws from these, one for each optimizer step.
+
+    It tells the `kernel` on the ground truth's grid and the noise's `sigma`. Not clipped, since clipped noise is no
+    longer what `sigma` says.
 
     >>> import numpy, torch
     >>> degradation = DEGRADATIONS.build("classical", scale=3)

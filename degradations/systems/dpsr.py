@@ -15,6 +15,9 @@ STEPS = {
 def dpsr(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
     """Downscale by MATLAB's bicubic, round to 8 bits, then blur circularly by a centred Gaussian.
 
+    Args:
+        steps: by name, in order; null takes one out.
+
     It tells the `kernel` on the low-quality grid, and `sigma`: 0, unless a step such as
     `noise: {type: gaussian_noise, kinds: {color: 1}}` is added.
     """

@@ -31,6 +31,9 @@ STEPS = {
 def gaussian(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
     """Blur by a Gaussian, downsample bicubically, add noise of a level in `noise.level_range`, round to 8 bits.
 
+    Args:
+        steps: by name, in order; null takes one out.
+
     As it stands, isotropic as DASR's first experiments; `isotropic_prob: 0` is anisotropic. CDSR's kernels have
     `sigma_range: null`, a `variance_range`, `second: up_to_first`, `window: symmetric` and `border: replicate`, and
     `downsample: {type: every_nth}` with `align: upper_left` to stay centred or `released` for its shift. With

@@ -32,6 +32,14 @@ def resshift(
 ) -> RealESRGAN:
     """Real-ESRGAN's degradation of unsharpened photographs, its second order with probability 0.5.
 
+    Args:
+        orders: the rounds, each its steps in their order, and with `prob` how often the whole round happens.
+        final: the end.
+        usm: the sharpening of the ground truth.
+        start: whether the degradation starts from the sharpened or from the plain ground truth.
+        draws: whether what the released code decides once per batch is drawn for each sample.
+        groups: steps that happen together or not at all.
+
     Ranges and probabilities are Real-ESRGAN's; kernels are of sizes from 3 to 19, and to 13 in the second order. What
     the options mean says `realesrgan`.
     """

@@ -15,6 +15,9 @@ STEPS = {
 def srmd(steps: Mapping[str, StepEntry], scale: int) -> Pipeline:
     """Blur circularly by a centred Gaussian, downscale by MATLAB's bicubic, round to 8 bits.
 
+    Args:
+        steps: by name, in order; null takes one out.
+
     It tells the `kernel` on the ground truth's grid, without what the bicubic adds to it, and `sigma`: 0, unless a
     step such as `noise: {type: gaussian_noise, kinds: {color: 1}}` is added.
     """

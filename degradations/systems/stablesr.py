@@ -53,6 +53,14 @@ def stablesr(
 ) -> RealESRGAN:
     """Return a milder Real-ESRGAN; one image in a hundred (`groups.degraded`) is only resized.
 
+    Args:
+        orders: the rounds, each its steps in their order, and with `prob` how often the whole round happens.
+        final: the end.
+        usm: the sharpening of the ground truth.
+        start: whether the degradation starts from the sharpened or from the plain ground truth.
+        draws: whether what the released code decides once per batch is drawn for each sample.
+        groups: steps that happen together or not at all.
+
     Kernels are of sizes from 3 to 19, and to 9 in the second order, which always happens; `orders.second.prob: 0.5` is
     ResShift's. Released, the image that is only resized is the ground truth itself, without a way over the small size.
     What the options mean says `realesrgan`.

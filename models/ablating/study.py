@@ -40,7 +40,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Budget:
-    """What all runs share: `iterations` of every stage."""
+    """What all runs share.
+
+    Args:
+        iterations: of every stage.
+    """
 
     iterations: PositiveInt | None = None
 
@@ -49,12 +53,18 @@ class Budget:
 class AblationOptions:
     """What an ablation's option file says besides the options of train.py, which all its runs share.
 
-    `variants`: by name their overrides (dotted path: value), as with `--set`; {} is the file as it is. `grid`: paths
-    with a list of values each; every variant is trained with every combination. `baseline` is what the others are
-    compared with (default: the first). `test` names sets of `data.validation` (default: all) and test option files,
-    relative to this file. `metrics` and `protocol` are those of the validation sets. `judge_by` is the number of the
-    verdicts, such as `PSNR Y` (default: the first), `smallest` the smallest difference in it that is worth knowing.
-    `processes` of each run. `slurm`: parameters of submitit for `--submit slurm`, such as timeout_min.
+    Args:
+        variants: by name their overrides (dotted path: value), as with `--set`; {} is the file as it is.
+        seeds: every variant is trained with each.
+        grid: paths with a list of values each; every variant is trained with every combination.
+        baseline: what the others are compared with; left out, the first.
+        test: sets of `data.validation` (left out, all) and test option files, relative to this file.
+        metrics, protocol: those of the validation sets.
+        judge_by: the number of the verdicts, such as `PSNR Y`; left out, the first.
+        smallest: the smallest difference in it that is worth knowing.
+        budget: what all runs share.
+        processes: of each run.
+        slurm: parameters of submitit for `--submit slurm`, such as timeout_min.
     """
 
     variants: dict[str, Any]

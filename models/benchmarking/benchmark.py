@@ -50,8 +50,13 @@ class _Metrics:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A network without weights, as a line to beat. Of the values in `choose` (one of its options: values), the one
-    with the highest mean PSNR counts on each set: a baseline at its best."""
+    """A network without weights, as a line to beat.
+
+    Args:
+        network: which one.
+        choose: one of its options with values to try. The one with the highest mean PSNR counts on each set: a
+            baseline at its best.
+    """
 
     network: Spec[Network]
     choose: dict[str, list[float]] = field(default_factory=dict)
@@ -71,8 +76,12 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers of a paper by row of a grid and by method, in the order of the columns, null where it has none: shown
-    beside those of a set with this number of images (with `each`, of images times its length)."""
+    """Numbers of a paper, shown beside those of a set.
+
+    Args:
+        images: of the set, by which it is known (with `each`, times its length).
+        rows: by row of a grid and by method, in the order of the columns, null where there is none.
+    """
 
     images: PositiveInt
     rows: dict[str, dict[str, list[float | None]]]
@@ -81,9 +90,14 @@ class Published:
 @dataclass(frozen=True)
 class Grid:
     """The layout of a paper's table. Each cell is a benchmark of its own: the file with the overrides (dotted path:
-    value) of its row and of its column; with a value `{each: [...]}`, the mean over one for each. `number` is what a
-    cell holds. Without `columns`, all numbers of a row's benchmark are the columns. `published` goes by the names of
-    sets. A row that is null is left out."""
+    value) of its row and of its column; with a value `{each: [...]}`, the mean over one for each.
+
+    Args:
+        rows: overrides by row; a row that is null is left out.
+        columns: overrides by column; without them, all numbers of a row's benchmark are the columns.
+        number: what a cell holds.
+        published: by the names of sets.
+    """
 
     rows: dict[str, dict[str, Any] | None]
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -95,12 +109,21 @@ class Grid:
 class BenchmarkOptions:
     """A test option file (`options/test/*.yml`), or the same from the command line.
 
-    `real`: folders of low-quality images that have no ground truth, by name. `degradation` makes the low-quality
-    images of data sets that bring none and name no other. `protocol` is a code base whose RGB and Y measures are
-    used. `weights`: further checkpoints by name. `baselines`: lines to beat besides bicubic. `grid`: settings to go
-    through, see `models.benchmarking.grid`. `assume`: what non-blind networks are told where the degradation does not
-    say. `smoothing`: degraded sets get the line of bicubic, smoothed.
-    `self_ensemble`, `back_projection`: additions to what checkpoints give (see `Restorer`).
+    Args:
+        name: the results go to results/NAME.
+        scale: how many times larger the results are.
+        data: sets with ground truths, by name.
+        real: folders of low-quality images that have no ground truth, by name.
+        degradation: makes the low-quality images of sets that bring none and name no other.
+        metrics: what is measured, by name.
+        protocol: a code base whose RGB and Y measures are used.
+        weights: further checkpoints, by name.
+        validation_seed: of what images are degraded by.
+        baselines: lines to beat besides bicubic, by name.
+        grid: settings to go through, see `models.benchmarking.grid`.
+        assume: what non-blind networks are told where the degradation does not say.
+        smoothing: degraded sets get the line of bicubic, smoothed.
+        self_ensemble, back_projection: additions to what checkpoints give (see `Restorer`).
     """
 
     name: str

@@ -17,8 +17,11 @@ class BackProjection:
     """sr + weight · up(lq - down(sr)), `iterations` times. It holds for inputs that are as `down` makes them: noise of
     the input comes through with it.
 
-    `down` and up are MATLAB's bicubic, which averages when it shrinks, or, as `released` with RealSR, PyTorch's
-    (a = -0.75), which does not and so sees a few pixels only.
+    Args:
+        weight: of the correction.
+        iterations: how often it is made.
+        down: and up are MATLAB's bicubic, which averages when it shrinks, or, as `released` with RealSR, PyTorch's
+            (a = -0.75), which does not and so sees a few pixels only.
     """
 
     weight: Positive = 0.2

@@ -31,7 +31,8 @@ class Assumption:
 
     Args:
         width: standard deviation of the Gaussian in pixels of the result.
-        path: a file, folder or pattern of kernels (see `read_bank`). index: which of them, counted from 0.
+        path: a file, folder or pattern of kernels (see `read_bank`).
+        index: which of them, counted from 0.
         noise_level: standard deviation of the noise in 8-bit levels.
 
     Raises:

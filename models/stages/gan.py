@@ -19,9 +19,14 @@ from utils.options.components import Spec
 class GanStage(Stage):
     """Adversarial training: phase `g` updates the generator against all losses, phase `d` the discriminator.
 
-    Exactly one of the losses must be of type `gan`; the discriminator sees the target that this entry names.
-    `turn_g` and `turn_d` say in which iterations each phase is due (KAIR's D_update_ratio and D_init_iters are
-    `turn_g: {every, start}`). The discriminator's rate follows `schedule_d`, or else the stage's `schedule`.
+    Args:
+        network_d: the discriminator.
+        losses: by name; exactly one must be of type `gan`, and the discriminator sees the target that it names.
+        optim_g, optim_d: the optimizer of either network.
+        init_d: how the discriminator is filled before training.
+        turn_g, turn_d: in which iterations a phase is due; KAIR's D_update_ratio and D_init_iters are
+            `turn_g: {every, start}`.
+        schedule_d: of the discriminator's rate; left out, the stage's `schedule`.
     """
 
     supplies: ClassVar[frozenset[str]] = frozenset({"fake_logits", "real_logits", "sr_ema"})

@@ -13,7 +13,12 @@ from utils.optim import Optim
 
 @STAGES.register("psnr")
 class PsnrStage(Stage):
-    """Trains the generator alone on losses between its output and the target."""
+    """Trains the generator alone on losses between its output and the target.
+
+    Args:
+        losses: by name.
+        optim_g: its optimizer.
+    """
 
     supplies: ClassVar[frozenset[str]] = frozenset({"sr_ema"})
 

@@ -25,9 +25,15 @@ Nets = Mapping[str, nn.Module]
 class Handover:
     """Where a stage starts from: an earlier stage of this file by name, or a checkpoint (ours or published).
 
-    `weights` chooses the averaged or the raw ones; `carry` names what is taken over of a stage. Beside a `checkpoint`
-    of the generator, `network_d` is a file with the discriminator's weights. A file must hold every weight of its
-    network, unless `partial` says that the others may start fresh. Iteration, schedule and moving average start anew.
+    Iteration, schedule and moving average start anew.
+
+    Args:
+        stage: an earlier stage of this file, by its name.
+        checkpoint: a checkpoint, or a file of published weights, of the generator.
+        weights: the averaged or the raw ones.
+        carry: what is taken over of a stage.
+        network_d: beside a `checkpoint`, a file with the discriminator's weights.
+        partial: weights that a file lacks may start fresh; else it must hold every weight of its network.
     """
 
     stage: str | None = None
@@ -50,9 +56,15 @@ class Handover:
 class StageSettings:
     """What every stage has, whatever it learns.
 
-    `batch_size` (samples per optimizer step over all ranks) defaults to the one under `data`; `accumulate` splits
-    each rank's share into that many micro-batches. `precision` auto is bf16 on GPUs that have it, else fp32; losses
-    are always computed in fp32. An `ema_decay` of 0 makes the average equal to the network.
+    Args:
+        iterations: optimizer steps, the length of the stage.
+        init_from: an earlier stage or a checkpoint to start from; left out, fresh weights.
+        batch_size: samples per optimizer step over all ranks; left out, that of `data`.
+        accumulate: split each rank's share of a batch into so many micro-batches.
+        schedule: of the learning rate, a factor on the optimizers' `lr`; left out, constant.
+        ema_decay: of the moving average of the generator's weights; 0 makes it equal to the network.
+        precision: auto is bf16 on GPUs that have it, else fp32; losses are always computed in fp32.
+        clip_grad_norm: scale gradients of a larger norm down to this.
     """
 
     iterations: PositiveInt
@@ -79,7 +91,12 @@ class StageSettings:
 
 @dataclass(frozen=True)
 class Turn:
-    """In which iterations a phase is due: every `every`-th, and only after the first `start` ones."""
+    """In which iterations a phase is due.
+
+    Args:
+        every: in every so many iterations.
+        start: only after the first so many.
+    """
 
     every: PositiveInt = 1
     start: Count = 0

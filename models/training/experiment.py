@@ -3,7 +3,6 @@
 The top of the import graph: everything else may be used here, and only the entry points use this.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +21,9 @@ from models.training.performance import Performance
 from utils.metrics import Metric
 from utils.optim import Init
 from utils.options import files as option_files
-from utils.options.components import OptionsError, Problem, Spec, check_tree, tree_schema
+from utils.options.components import OptionsError, Problem, Spec, check_tree
 from utils.options.fields import Count, OptionError, Positive, PositiveInt, Prob
-
-SCHEMA_FILE = "schema.json"
+from utils.options.schema import Schema, file_schema
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,19 @@ class Health:
 class Logger:
     """When to print, validate and save, in iterations, and what to keep.
 
-    Validation measures PSNR, SSIM and further `metrics` by name, after KAIR: in RGB, and with `luma` in Y too, which
-    are called such as PSNR and PSNR Y. The newest `keep_last` checkpoints stay, and the `keep_best` by the number
-    `best_by` (its mean over the sets, as the table names it); the end of each stage always. After `nonfinite_in_a_row`
-    updates without a finite gradient the newest checkpoint is taken up again, once.
+    Args:
+        print_every, validate_every, save_every: in iterations.
+        keep_last: so many of the newest checkpoints stay; the end of each stage always does.
+        keep_best: so many of the best checkpoints stay, by the number `best_by`.
+        best_by: a number of the table, which counts with its mean over the sets.
+        metrics: what validation measures besides PSNR and SSIM, by name, after KAIR.
+        luma: measure in Y, too, not only in RGB; such numbers are called PSNR Y.
+        tensorboard: write its event files.
+        images: so many images of each validation set are shown.
+        save_failures: so many checkpoints in a row that cannot be saved stop the run.
+        nonfinite_in_a_row: after so many updates without a finite gradient the newest checkpoint is taken up again,
+            once.
+        health: from when on a run is warned of.
     """
 
     print_every: PositiveInt = 100
@@ -73,6 +80,19 @@ class Logger:
 @dataclass(frozen=True)
 class Experiment:
     """An option file, checked. Components are built by the trainer when their turn comes.
+
+    Args:
+        name: the run folder is runs/NAME.
+        scale: how many times larger the results are; said once, derived everywhere.
+        network_g: the generator.
+        degradation: how low-quality images are made from ground truths.
+        data: images to train and to validate on.
+        stages: how it learns, one after the other, by name.
+        seed: of everything random.
+        init_g: how the generator is filled before training.
+        logger: when to print, validate and save, and what to keep.
+        performance: what is chosen for speed and memory; it may change at a resume.
+        prepare: pools of kernels and noise to collect before training.
 
     A generator of one channel (`num_in_ch: 1`, `num_out_ch: 1`) learns and is validated on gray images: what the
     degradation gives becomes full-range luma. Noise that is drawn for each channel loses a third of its level by that;
@@ -268,20 +288,9 @@ def _check_stage(
     return problems
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of option files, for editors; `base:`, a file's own business, stands beside the fields."""
-    result = tree_schema(Experiment, "blind super-resolution experiment")
-    result["properties"] = {"base": {"anyOf": [{"type": "string"}, {"type": "array"}]}, **result["properties"]}
-    # A file that inherits need not say everything, so nothing is required of a single file.
-    result.pop("required", None)
-    return result
-
-
-def write_schema(folder: Path) -> Path:
-    """Write the schema next to the option files."""
-    path = folder / SCHEMA_FILE
-    path.write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
-    return path
+def schema() -> Schema:
+    """Return the JSON schema of option files, for editors."""
+    return file_schema("blind super-resolution experiment", Experiment)
 
 
 def build_generator(experiment: Experiment) -> Network:

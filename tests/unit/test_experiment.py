@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from degradations.kernels.files import usrnet_kernels
-from models.training.experiment import SCHEMA_FILE, build_generator, check_experiment, load_experiment, schema
+from models.training.experiment import build_generator, check_experiment, load_experiment, schema
 from tests.helpers import ROOT, write_kernel_pool, write_noise_pool
 from tests.run.tiny import option_tree, pictures, write_options
 from utils.options.components import OptionsError
 from utils.options.fields import OptionError
 from utils.options.files import merge
+from utils.options.schema import SCHEMA_FILE
 
 OPTIONS = ROOT / "options"
 SHIPPED = sorted(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from utils.options.components import OptionsError, Registry, Spec, check_tree, tree_schema
+from utils.options.components import OptionsError, Registry, Spec, check_tree
 from utils.options.fields import (
     IntRange,
     NonNegativeRange,
@@ -24,6 +24,7 @@ from utils.options.fields import (
     Weights,
 )
 from utils.options.files import merge
+from utils.options.schema import tree_schema
 
 
 class Shape:
@@ -301,7 +302,7 @@ def test_null_removes_an_entry_that_a_base_has() -> None:
 
 
 def test_the_schema_says_what_the_check_accepts() -> None:
-    schema = tree_schema(Tree, "toy")
+    schema = tree_schema("toy", Tree)
     assert schema["required"] == ["name", "shapes"] and schema["additionalProperties"] is False
     variants = {v["properties"]["type"]["const"]: v for v in schema["$defs"]["shape"]["anyOf"] if "properties" in v}
     square = variants["square"]

@@ -126,7 +126,7 @@ def fields_of(factory: Any, registry: "Registry[Any] | None" = None) -> SchemaVa
 def _check_field(name: str, parameter: Parameter, supplied: bool, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
     """Check one option. A file may repeat what the builder supplies, but not contradict it."""
     assert info.context is not None
-    if value is None and parameter.default is not MISSING and not _takes_none(parameter.annotation):
+    if value is None and parameter.default is not MISSING and not takes_none(parameter.annotation):
         raise PydanticOmit  # null takes back what a `base:` set
     supplied = supplied and name in info.context
     if supplied and value != info.context[name]:
@@ -141,16 +141,15 @@ def _check_field(name: str, parameter: Parameter, supplied: bool, value: Any, in
 def check_of(annotation: Any) -> Check:  # noqa: ANN401
     """Return what checks one value against an annotation (see the module's docstring for what annotations mean)."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if not _is_tree(annotation):
+    if not is_tree(annotation):
         return partial(_check_leaf, annotation)
     if origin in (Union, types.UnionType):
-        tree = check_of(next(a for a in arguments if _is_tree(a)))
-        leaf = next((check_of(a) for a in arguments if not _is_tree(a) and a is not types.NoneType), tree)
+        tree = check_of(next(a for a in arguments if is_tree(a)))
+        leaf = next((check_of(a) for a in arguments if not is_tree(a) and a is not types.NoneType), tree)
         return partial(_check_either, tree, leaf, types.NoneType in arguments)
-    if origin is Spec:
-        return arguments[0].__registry__.bind
-    if (registry := _served_by(annotation)) is not None:
-        return partial(registry.bind, kind=partial(Eager, bare=annotation is not registry.entry))
+    if (registry := registry_of(annotation)) is not None:
+        kind = Spec if origin is Spec else partial(Eager, bare=annotation is not registry.entry)
+        return partial(registry.bind, kind=kind)
     if origin is not None:
         return partial(_check_entries, arguments[1])
     return partial(_check_dataclass, annotation)
@@ -197,41 +196,45 @@ def _check_leaf(annotation: Any, value: Any, info: ValidationInfo) -> Any:  # no
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         raise _refusal(f"found {value!r}, expected a plain, finite value") from None
-    return _adapter(annotation).validate_json(text, strict=True)  # as JSON, whose lists are tuples
+    return adapter_of(annotation).validate_json(text, strict=True)  # as JSON, whose lists are tuples
 
 
 @cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
+def adapter_of(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
+    """Return what checks a leaf."""
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
     except PydanticSchemaGenerationError as error:
         raise TypeError(f"{annotation} cannot be an option") from error
 
 
-def _served_by(annotation: Any) -> "Registry[Any] | None":  # noqa: ANN401
-    """Return the registry that builds parameters with this annotation: of its protocol or its entry class itself."""
-    return vars(annotation).get("__registry__") if inspect.isclass(annotation) else None
+def registry_of(annotation: Any) -> "Registry[Any] | None":  # noqa: ANN401
+    """Return the registry of parameters with this annotation: its protocol, its entry class, or a `Spec` of them."""
+    served = get_args(annotation)[0] if get_origin(annotation) is Spec else annotation
+    return vars(served).get("__registry__") if inspect.isclass(served) else None
 
 
 def _has_type(annotation: Any) -> bool:  # noqa: ANN401
     if get_origin(annotation) in (Union, types.UnionType):
         return any(_has_type(a) for a in get_args(annotation))
-    return get_origin(annotation) is Spec or _served_by(annotation) is not None
+    return registry_of(annotation) is not None
 
 
-def _takes_none(annotation: Any) -> bool:  # noqa: ANN401
+def takes_none(annotation: Any) -> bool:  # noqa: ANN401
+    """Tell whether null is a value of an annotation, and not only takes back what a base says."""
     return annotation is Any or (
         get_origin(annotation) in (Union, types.UnionType) and types.NoneType in get_args(annotation)
     )
 
 
-def _is_tree(annotation: Any) -> bool:  # noqa: ANN401
+def is_tree(annotation: Any) -> bool:  # noqa: ANN401
+    """Tell whether there are options inside an annotation's values; the others are leaves, which are pydantic's."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return any(_is_tree(a) for a in arguments)
+        return any(is_tree(a) for a in arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _is_tree(arguments[1])
-    return origin is Spec or dataclasses.is_dataclass(annotation) or _served_by(annotation) is not None
+        return is_tree(arguments[1])
+    return dataclasses.is_dataclass(annotation) or registry_of(annotation) is not None
 
 
 # --- 3. registries, and what they give -----------------------------------------------------------------------------
@@ -364,7 +367,7 @@ class Registry(Generic[T]):
         self.component_field = next((name for name, p in self.wrapper.items() if p.annotation is protocol), "")
         self.wrapper.pop(self.component_field, None)
         self._factories: dict[str, Callable[..., Any]] = {}
-        self._presets: dict[str, Mapping[str, Any]] = {}
+        self.presets: dict[str, Mapping[str, Any]] = {}
         self._filled = False
         for served in (protocol, entry) if entry else (protocol,):
             setattr(served, "__registry__", self)  # noqa: B010
@@ -379,7 +382,7 @@ class Registry(Generic[T]):
             if name in self._factories:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {self._factories[name]} and {factory}")
             self._factories[name] = factory
-            self._presets[name] = presets or {}
+            self.presets[name] = presets or {}
             return factory
 
         return enter
@@ -419,7 +422,7 @@ class Registry(Generic[T]):
             found = "no `type:` is given" if name is None else f"no {self.kind} is called {name!r}"
             raise _refusal(found + nearest("" if name is None else str(name), self.names()), "type")
         factory, context = self._factories[name], info.context or {}
-        given = {key: value for key, value in merge(self._presets[name], options).items() if key != "type"}
+        given = {key: value for key, value in merge(self.presets[name], options).items() if key != "type"}
         values = fields_of(factory, self).validate_python(given, context=context)
         wrapper = defaults_of(self.wrapper) | {key: values.pop(key) for key in [*values] if key in self.wrapper}
         spec = kind(factory, name, values, registry=self, wrapper=wrapper)
@@ -429,29 +432,6 @@ class Registry(Generic[T]):
             except OptionError as error:
                 raise _refusal(str(error).removeprefix(f"{name}: ")) from error
         return spec
-
-    def _is_object(self, name: str, annotation: Any) -> bool:  # noqa: ANN401
-        """Tell whether a parameter takes what only a builder has, such as the stage's generator."""
-        return name in self.context and inspect.isclass(annotation) and annotation not in (bool, int, float, str)
-
-    def schema(self, definitions: dict[str, Any]) -> dict[str, Any]:
-        """Return a JSON schema reference to any component of this kind; its definition is added to `definitions`."""
-        if self.kind not in definitions:
-            definitions[self.kind] = {}
-            variants = []
-            for name in self.names():
-                factory = self._factories[name]
-                own = {k: p for k, p in parameters_of(factory).items() if not self._is_object(k, p.annotation)}
-                shape = fields_schema({**own, **self.wrapper}, definitions)
-                shape["properties"] = {"type": {"const": name}, **shape["properties"]}
-                supplied = (*self.context, *self._presets[name])
-                shape["required"] = ["type", *(key for key in shape.get("required", []) if key not in supplied)]
-                if summary := inspect.getdoc(factory):
-                    shape["description"] = summary.split("\n\n")[0].replace("\n", " ")
-                variants.append(shape)
-            # A bare name stands for a component without options.
-            definitions[self.kind] = {"anyOf": [*variants, {"enum": self.names()}]}
-        return {"$ref": f"#/$defs/{self.kind}"}
 
 
 # --- 4. errors become sentences --------------------------------------------------------------------------------------
@@ -514,52 +494,3 @@ def _refusal(sentence: str, *below: str) -> PydanticCustomError:
 
 def _joined(*path: str) -> str:
     return ".".join(str(part) for part in path if part != "")
-
-
-# --- for editors -----------------------------------------------------------------------------------------------------
-
-
-def fields_schema(parameters: Mapping[str, Parameter], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON schema of an object with these parameters."""
-    properties, required = {}, []
-    for name, parameter in parameters.items():
-        shape = value_schema(parameter.annotation, definitions)
-        if parameter.default is MISSING:
-            required.append(name)
-        elif isinstance(parameter.default, (bool, int, float, str, types.NoneType, tuple, list)):
-            shape = {**shape, "default": parameter.default}
-        properties[name] = shape
-    result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**result, "required": required} if required else result
-
-
-def value_schema(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-    """Return the JSON schema of one annotation."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Spec:
-        return arguments[0].__registry__.schema(definitions)
-    if (registry := _served_by(annotation)) is not None:
-        return registry.schema(definitions)
-    if origin in (Union, types.UnionType) and _is_tree(annotation):
-        return {
-            "anyOf": [value_schema(a, definitions) if a is not types.NoneType else {"type": "null"} for a in arguments]
-        }
-    if _is_tree(annotation) and origin is not None:
-        return {
-            "type": "object",
-            "additionalProperties": {"anyOf": [value_schema(arguments[1], definitions), {"type": "null"}]},
-        }
-    if dataclasses.is_dataclass(annotation):
-        name = str(getattr(annotation, "__name__", annotation))
-        if name not in definitions:
-            definitions[name] = {}
-            definitions[name] = fields_schema(parameters_of(annotation), definitions)
-        return {"$ref": f"#/$defs/{name}"}
-    return _adapter(annotation).json_schema()
-
-
-def tree_schema(dataclass_type: Any, title: str) -> dict[str, Any]:  # noqa: ANN401
-    """Return the JSON schema of a whole option tree, for editors."""
-    definitions: dict[str, Any] = {}
-    root = fields_schema(parameters_of(dataclass_type), definitions)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": definitions}

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns):\n(?: +.*\n|\n)+", re.MULTILINE)
-_ENTRY = re.compile(r"^ {4}(\w+)(?: \(.*?\))?:\s(.*(?:\n {5,}.*)*)", re.MULTILINE)
+_ENTRY = re.compile(r"^ {4}(\w+(?:, \w+)*)(?: \(.*?\))?:\s(.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 def describe(component: Any) -> str:  # noqa: ANN401
@@ -38,7 +38,8 @@ def _entries(documented: Any) -> dict[str, str]:  # noqa: ANN401
     texts: dict[str, str] = {}
     for section in _SECTION.findall(inspect.cleandoc(documented.__doc__ or "") + "\n"):
         if section.startswith(("Args", "Attributes")):
-            texts |= {name: " ".join(text.split()) for name, text in _ENTRY.findall(section)}
+            entries = ((names, " ".join(text.split())) for names, text in _ENTRY.findall(section))
+            texts |= {name: text for names, text in entries for name in names.split(", ")}
     return texts
 
 

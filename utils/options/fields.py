@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
 
 
 class OptionError(ValueError):
@@ -108,19 +111,28 @@ class RangeSchedule:
         return isinstance(other, RangeSchedule) and self.points == other.points
 
 
-def _bounded(low: float, high: float) -> PlainValidator:
-    return PlainValidator(lambda value: RangeSchedule.parse(value).within(low, high))
+@dataclass(frozen=True)
+class Within:
+    """Annotates a range: how pydantic reads it, and what its JSON schema is."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+        return no_info_plain_validator_function(lambda value: RangeSchedule.parse(value).within(self.low, self.high))
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        bounds = {"minimum": self.low, "maximum": self.high}
+        number = {"type": "number", **{key: bound for key, bound in bounds.items() if isfinite(bound)}}
+        ends = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
+        point = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0}, ends]}
+        points = {"type": "array", "items": {**point, "minItems": 2, "maxItems": 2}, "minItems": 1}
+        about = "[low, high] inclusive, or points by iteration: [[0, [low, high]], [10000, [low, high]]]"
+        return {"description": about, "anyOf": [ends, points]}
 
 
-_RANGE_SCHEMA = WithJsonSchema(
-    {
-        "type": "array",
-        "description": "[low, high] inclusive, or points by iteration: [[0, [low, high]], [10000, [low, high]]]",
-        "minItems": 1,
-    }
-)
-Range = Annotated[RangeSchedule, PlainValidator(RangeSchedule.parse), _RANGE_SCHEMA]
-PositiveRange = Annotated[RangeSchedule, _bounded(1e-12, float("inf")), _RANGE_SCHEMA]
-NonNegativeRange = Annotated[RangeSchedule, _bounded(0, float("inf")), _RANGE_SCHEMA]
-LevelRange = Annotated[RangeSchedule, _bounded(0, 255), _RANGE_SCHEMA]
-QualityRange = Annotated[RangeSchedule, _bounded(1, 100), _RANGE_SCHEMA]
+Range = Annotated[RangeSchedule, Within()]
+PositiveRange = Annotated[RangeSchedule, Within(1e-12)]
+NonNegativeRange = Annotated[RangeSchedule, Within(0)]
+LevelRange = Annotated[RangeSchedule, Within(0, 255)]
+QualityRange = Annotated[RangeSchedule, Within(1, 100)]
