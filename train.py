@@ -41,7 +41,7 @@ from models.training.resume import Resume, Saver, choose_resume
 from models.training.validation import Diverged, final_report, next_command
 from models.training.watch import Watcher
 from utils.logging import Console, reserve, write_status
-from utils.optim import Ema, set_rate, step_fused, step_scaled, step_unless
+from utils.optim import Ema, at_average, set_rate, step_fused, step_scaled, step_unless
 from utils.options import files as option_files
 from utils.options.arguments import Arg, Overrides, parse
 from utils.options.fields import Count, OptionError
@@ -182,7 +182,7 @@ class Trainer:
         performance.lay_out(self.stage, self.device)  # before optimizers are loaded, whose state is laid out alike
         if resume is None:
             self.console.info(hand_over(self.stage, name, self.settings.init_from, self.checkpoints))
-        self.ema = Ema(self.stage.networks["network_g"], self.settings.ema_decay)
+        self.ema = Ema(self.stage.networks["network_g"], self.settings.ema_decay, self.settings.ema_power)
         self.stage.ema_network = self.ema.network
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.dtype(self.device) is torch.float16)
         if resume is not None:
@@ -234,7 +234,8 @@ class Trainer:
         for phase in self.stage.phases():
             if phase.turn.due(self.iteration):
                 values.update(self.run_phase(phase, batches, memos))
-        self.ema.update(self.stage.networks["network_g"])
+        with at_average(self.stage.phases()[0].optimizer, network := self.stage.networks["network_g"]):
+            self.ema.update(network, self.iteration)
         self.stage.after_step()
         return values
 

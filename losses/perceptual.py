@@ -1,8 +1,6 @@
 """Perceptual and style loss on features of VGG."""
 
-import pickle
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses import LOSSES, Loss
+from losses.backbones import FILES, backbone_state
 from utils.options.fields import NonNegative, OptionError
 
 Layer = Literal[
@@ -20,7 +19,6 @@ Layer = Literal[
 Criterion = Literal["l1", "l2", "fro"]
 
 Vgg = Literal["vgg19", "vgg16"]
-FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
 _CONVOLUTIONS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # of each block; max-pooling stands between blocks
 DEFAULT_LAYERS: Mapping[str, float] = MappingProxyType(
     {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
@@ -135,7 +133,7 @@ def _vgg(
     with torch.device("meta"):
         vgg = getattr(models, network)().features
     outputs = {numbers[name] + after_relu: name for name in layers}
-    vgg, state = vgg[: max(outputs) + 1], _load_weights(weights, network)
+    vgg, state = vgg[: max(outputs) + 1], backbone_state(weights, network)
     for number, module in enumerate(vgg):
         if isinstance(module, nn.ReLU):
             module.inplace = False  # it would write over the features that are wanted
@@ -147,24 +145,3 @@ def _vgg(
             delattr(module, part)
             module.register_buffer(part, state[key].float(), persistent=False)
     return vgg, outputs
-
-
-def _load_weights(path: str | None, network: Vgg) -> dict[str, Tensor]:
-    if path is not None:
-        if not Path(path).is_file():
-            raise OptionError(f"weights: there is no file {path}, expected torchvision's {network} ({FILES[network]})")
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            raise OptionError(f"weights: {path} cannot be read as PyTorch weights ({error})") from error
-    from torchvision.models import VGG16_Weights, VGG19_Weights
-
-    chosen = {"vgg19": VGG19_Weights, "vgg16": VGG16_Weights}[network].IMAGENET1K_V1
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        return dict(chosen.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        raise OptionError(
-            f"the {network} weights could not be downloaded ({error}); fetch {chosen.url} elsewhere and put it into "
-            f"{folder}, or name the file under `weights:`"
-        ) from error

@@ -1,9 +1,11 @@
 """Optimizers, learning-rate schedules as pure functions of completed steps, and the moving average of weights."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -11,24 +13,31 @@ from torch import nn
 from torch.optim import Optimizer
 
 from utils.options.components import Registry
-from utils.options.fields import Count, NonNegative, Positive, PositiveInt, Prob
+from utils.options.fields import Count, NonNegative, OptionError, Positive, PositiveInt, Prob
+
+COUNTED = ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")
+"""What schedule-free optimizers note beside the options of a group of parameters."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """An optimizer with a base learning rate: Adam, AdamW, SGD, RMSprop.
+    """An optimizer with a base learning rate: Adam, AdamW, SGD, RMSprop; AdamW and SGD also schedule-free.
+
+    Schedule-free (Defazio et al., NeurIPS 2024; extra `schedulefree`) learns at one point and keeps an average, which the
+    stage's moving average follows, or is with `ema_decay: 0`. It wants a warm-up; statistics of batch norms are those of
+    the first point.
 
     Args:
         type: which of them.
         lr: the learning rate, which schedules multiply.
-        betas: of Adam and AdamW.
+        betas: of Adam and AdamW; the first also weighs a schedule-free average.
         weight_decay: of all; AdamW's is decoupled from the gradient.
-        momentum: of SGD and RMSprop.
+        momentum: of SGD and RMSprop; of a schedule-free SGD it weighs the average, usually 0.9.
         nesterov: of SGD.
         alpha: of RMSprop, the decay of the mean square.
     """
 
-    type: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    type: Literal["adam", "adamw", "sgd", "rmsprop", "adamw_schedulefree", "sgd_schedulefree"] = "adam"
     lr: Positive = 1e-4
     betas: tuple[Prob, Prob] = (0.9, 0.99)
     weight_decay: NonNegative = 0.0
@@ -37,7 +46,9 @@ class Optim:
     alpha: Prob = 0.99
 
     def __post_init__(self) -> None:
-        if self.momentum and self.type in ("adam", "adamw"):
+        if not self.momentum and self.type == "sgd_schedulefree":
+            raise ValueError("momentum: found 0, expected more, such as 0.9: it weighs the average")
+        if self.momentum and self.type in ("adam", "adamw", "adamw_schedulefree"):
             raise ValueError(f"momentum: {self.type} has betas instead; expected 0")
         if self.nesterov and not (self.type == "sgd" and self.momentum):
             raise ValueError("nesterov: goes with `type: sgd` and a momentum above 0")
@@ -51,9 +62,40 @@ class Optim:
                 return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, fused=True, **common)
             case "rmsprop":
                 return torch.optim.RMSprop(groups, alpha=self.alpha, momentum=self.momentum, **common)
+            case "adamw_schedulefree":
+                return _schedule_free("AdamWScheduleFree", groups, betas=self.betas, **common)
+            case "sgd_schedulefree":
+                return _schedule_free("SGDScheduleFree", groups, momentum=self.momentum, **common)
             case kind:
                 made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
                 return made(groups, betas=self.betas, fused=True, **common)
+
+
+def _schedule_free(name: str, groups: list[dict[str, Any]], **options: Any) -> Optimizer:  # noqa: ANN401
+    try:
+        package = import_module("schedulefree")
+    except ModuleNotFoundError as error:
+        raise OptionError("type: needs the package schedulefree; pip install -e '.[schedulefree]'") from error
+    optimizer = getattr(package, name)(groups, **options)
+    optimizer.train()
+    return optimizer
+
+
+@contextmanager
+def at_average(optimizer: Optimizer, network: nn.Module) -> Iterator[None]:
+    """Give a network the weights that a schedule-free optimizer is judged by; afterwards, bit for bit, those at which
+    it learns, which its own way back would round. Other optimizers have one kind of weights."""
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    learning = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.no_grad():
+            torch._foreach_copy_(list(network.parameters()), learning)
 
 
 class Schedule:
@@ -232,17 +274,19 @@ class Init:
 class Ema:
     """An exponential moving average of a network's parameters; buffers are copied.
 
-    A decay of 0 keeps the average equal to the network.
+    A decay of 0 keeps the average equal to the network. With a `power` the decay of step i is at most 1 - i^-power, so
+    that the first weights, far off, are soon forgotten (Crowson's warm-up; 3/4 reaches 0.999 after 10,000 steps).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, network: nn.Module, decay: float, power: float | None = None) -> None:
+        self.decay, self.power = decay, power
         self.network = deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """e = d·e + (1 − d)·p after an optimizer step."""
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - self.decay)
+    def update(self, network: nn.Module, step: int = 1) -> None:
+        """e = d·e + (1 − d)·p after an optimizer step, the stage's first of which is 1."""
+        decay = self.decay if self.power is None else min(self.decay, 1 - step**-self.power)
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
 

@@ -24,7 +24,10 @@ KERNELS = {
     "plateau_iso": "plateau_isotropic",
     "plateau_aniso": "plateau_anisotropic",
 }
-OPTIMIZERS = {"Adam": "adam", "AdamW": "adamw", "SGD": "sgd", "RMSprop": "rmsprop"}
+OPTIMIZERS = {
+    **{"Adam": "adam", "AdamW": "adamw", "SGD": "sgd", "RMSprop": "rmsprop"},
+    **{"adamw_sf": "adamw_schedulefree", "AdamWScheduleFree": "adamw_schedulefree"},
+}
 PIXEL = {"L1Loss": "l1", "MSELoss": "l2", "CharbonnierLoss": "charbonnier"}
 GANS = {"vanilla": "vanilla", "lsgan": "lsgan", "hinge": "hinge", "wgan_softplus": "softplus"}
 
@@ -345,7 +348,7 @@ def optimizer(c: Conversion, key: str, path: str) -> None:
     for option in ("betas", "weight_decay", "momentum", "nesterov", "alpha"):
         if c.get(f"{key}.{option}") is not None:
             c.put(f"{path}.{option}", c.get(f"{key}.{option}"), f"{key}.{option}")
-    if ours in ("adam", "adamw", None) and c.get(f"{key}.betas") is None:
+    if ours in ("adam", "adamw", "adamw_schedulefree", None) and c.get(f"{key}.betas") is None:
         c.put(f"{path}.betas", [0.9, 0.999])  # PyTorch's, where the file says nothing
 
 

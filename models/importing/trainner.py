@@ -38,8 +38,7 @@ NOT_CARRIED = {
     "lq_usm_radius_range": "sharpening here has one radius",
     "thicklines_prob": "thick lines are not built",
     "dataroot_lq_prob": "pairs are a source of their own, with `weight` and `degradation: none`",
-    "train.ema_power": "the moving average has no warm-up",
-    "train.ema_update_after_step": "the moving average has no warm-up",
+    "train.ema_update_after_step": "the moving average begins with the first step",
     "train.ema_switch_iter": "the network is not replaced by its average",
     "train.ema_switch_start": "the network is not replaced by its average",
     "datasets.train.num_prefetch_queue": "loading ahead is always on",
@@ -59,6 +58,8 @@ def convert(c: Conversion) -> None:
     if c.get("train.grad_clip"):
         c.put(f"stages.{c.stage}.clip_grad_norm", 1.0, "train.grad_clip", why="to a norm of 1")
     c.same("train.grad_clip", what="no clipping")
+    if c.get("train.ema_power"):
+        c.put(f"stages.{c.stage}.ema_power", c.get("train.ema_power"), "train.ema_power")
     _losses(c)
     if c.stage == "gan":
         _network(c, "network_d", "stages.gan.network_d")
@@ -189,6 +190,9 @@ def _losses(c: Conversion) -> None:
         elif kind == "ganloss":
             if c.stage == "gan":
                 basicsr.gan(c, key, f"{path}.gan", "plain", relativistic=False)
+        elif kind in ("lpipsloss", "distsloss", "dists_loss"):
+            ours = "lpips" if kind == "lpipsloss" else "dists"
+            c.put(f"{path}.{ours}", {"type": ours, "weight": weight}, f"{key}.type", f"{key}.loss_weight")
         elif kind == "ldlloss":
             c.put(f"{path}.ldl", {"type": "ldl", "weight": weight}, f"{key}.type", f"{key}.loss_weight")
         kept = kind.startswith(("perceptual", "gan"))

@@ -63,6 +63,7 @@ class StageSettings:
         accumulate: split each rank's share of a batch into so many micro-batches.
         schedule: of the learning rate, a factor on the optimizers' `lr`; left out, constant.
         ema_decay: of the moving average of the generator's weights; 0 makes it equal to the network.
+        ema_power: with it the average begins at the network: the decay of step i is at most 1 - i^-ema_power.
         precision: auto is bf16 on GPUs that have it, else fp32; losses are always computed in fp32.
         clip_grad_norm: scale gradients of a larger norm down to this.
     """
@@ -73,6 +74,7 @@ class StageSettings:
     accumulate: PositiveInt = 1
     schedule: Schedule | None = None
     ema_decay: Prob = 0.999
+    ema_power: Positive | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     clip_grad_norm: Positive | None = None
 

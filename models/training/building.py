@@ -18,6 +18,7 @@ from models.training.experiment import Experiment, build_generator, check_experi
 from models.weights.files import weight_files
 from models.weights.load import LoadReport, advice, load_weights, read_weights
 from utils.logging import Console
+from utils.optim import COUNTED
 from utils.options.fields import OptionError
 from utils.processes import distributed
 from utils.processes.distributed import AgreedError, Processes
@@ -164,7 +165,8 @@ def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
     """Restore optimizers by phase name. Rates, betas and decay stay those of the option file."""
     for phase in stage.phases():
         if phase.name in states:
-            chosen = [{k: v for k, v in group.items() if k != "params"} for group in phase.optimizer.param_groups]
+            noted = ("params", *COUNTED)
+            chosen = [{k: v for k, v in group.items() if k not in noted} for group in phase.optimizer.param_groups]
             groups = [{**old, **own} for old, own in zip(states[phase.name]["param_groups"], chosen, strict=True)]
             phase.optimizer.load_state_dict({**states[phase.name], "param_groups": groups})
             for parameter, state in phase.optimizer.state.items():

@@ -5,12 +5,16 @@ A new loss that has obligatory options needs a line in OPTIONS; one that needs f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from losses import LOSSES, Loss, LossTerm
@@ -39,14 +43,35 @@ def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> str:
         state[f"features.{index}.bias"] = torch.randn(width, generator=random) * 0.1
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
     torch.save(state, path)
+    torch.save(_random_vgg16().state_dict(), path.with_name(FILES["vgg16"]))
     return str(path)
 
 
+def _random_vgg16(**_: Any) -> nn.Module:  # noqa: ANN401
+    """What is used of torchvision's VGG16, its `features`, with random weights."""
+    with torch.device("meta"):
+        features = torchvision.models.vgg16().features
+    random, network = torch_generator(3), nn.Module()
+    network.features = features.to_empty(device="cpu")
+    for name, weight in features.named_parameters():
+        with torch.no_grad():
+            weight.normal_(std=(2 / weight[0].numel()) ** 0.5, generator=random) if "weight" in name else weight.zero_()
+    return network
+
+
+PACKAGES = {"lpips": "lpips", "dists": "DISTS_pytorch"}
+
+
 def _loss(name: str, vgg_file: str) -> Loss:
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name], reason="the extra `losses` is not installed")
     options: dict[str, dict[str, Any]] = {
-        "perceptual": {"weights": vgg_file, "layers": {"conv1_2": 1.0, "conv2_1": 0.5}, "style_weight": 1.0}
+        "perceptual": {"weights": vgg_file, "layers": {"conv1_2": 1.0, "conv2_1": 0.5}, "style_weight": 1.0},
+        "lpips": {"weights": str(Path(vgg_file).with_name(FILES["vgg16"]))},
     }
-    return LOSSES.check({"type": name, **options.get(name, {})}).component()
+    network = _random_vgg16()  # the package of DISTS asks torchvision, which would download 500 MB
+    with patch("torchvision.models.vgg16", lambda **_: network) if name == "dists" else nullcontext():
+        return LOSSES.check({"type": name, **options.get(name, {})}).component()
 
 
 def _images(count: int = 2) -> list[Tensor]:
@@ -397,3 +422,30 @@ def test_vgg16_has_fewer_convolutions(vgg_file: str) -> None:
     with pytest.raises(ValueError, match="layers: found conv3_4, which vgg16 has not"):
         PerceptualLoss({"conv3_4": 1.0}, weights=vgg_file, network="vgg16")
     assert convolutions("vgg16")["conv5_3"] == 28 and convolutions("vgg19")["conv5_4"] == 34
+
+
+# --- packages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_losses_of_packages(name: str, vgg_file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Gray images as RGB, the distance of each image as the package gives it, no draw moved; else what to fetch."""
+    state = torch.random.get_rng_state()
+    loss, (sr, target) = _loss(name, vgg_file), _images()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    gray = sr[:, :1], target[:, :1]
+    torch.testing.assert_close(loss(*gray), loss(*(image.repeat(1, 3, 1, 1) for image in gray)))
+    single = torch.stack([loss(sr[i : i + 1], target[i : i + 1]) for i in range(2)]).mean()
+    torch.testing.assert_close(loss(sr, target), single)
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(OptionError, match=r"no network.*fetch https.*vgg16-397923af\.pth elsewhere and put it into"):
+        LOSSES.build({"type": name})
+    monkeypatch.setitem(sys.modules, PACKAGES[name], None)
+    with pytest.raises(OptionError, match=r"pip install -e '\.\[losses\]'"):
+        LOSSES.build({"type": name})

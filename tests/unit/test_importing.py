@@ -175,7 +175,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"network_D": {"which_model_D": "NLayerDiscriminator", "in_nc": 3, "nf": 64, "nlayer": 3}},
         {"stages.gan.network_d": {"type": "patchgan"}},
     ),
-    "redux": ("redux_otf.yml", {}, {"stages.gan.clip_grad_norm": 1.0, "degradation.final.jpeg.prob": 0.9}),
+    "redux": (
+        "redux_otf.yml",
+        {
+            "train.optim_g.type": "AdamW_SF",
+            "train.losses": [
+                {"type": "lpipsloss", "loss_weight": 0.5},
+                {"type": "ganloss", "loss_weight": 0.1, "gan_type": "vanilla"},
+            ],
+        },
+        {
+            "stages.gan.clip_grad_norm": 1.0,
+            "degradation.final.jpeg.prob": 0.9,
+            "stages.gan.ema_power": 0.75,
+            "stages.gan.optim_g.type": "adamw_schedulefree",
+            "stages.gan.losses.lpips": {"type": "lpips", "weight": 0.5},
+        },
+    ),
     "neosr": ("neosr_paired.toml", {}, {"stages.psnr.accumulate": 2, "data.batch_size": 8, "data.crop_size": 128}),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from utils.optim import (
     set_rate,
 )
 from utils.options.components import OptionsError
+from utils.options.fields import OptionError
 from utils.seeding import torch_generator
 
 
@@ -323,3 +325,24 @@ def test_spectral_norm_then_works_on_the_new_weight() -> None:
     torch.testing.assert_close(
         layer.eval()(image), nn.functional.conv2d(image, weight / sigma, bias), rtol=1e-4, atol=1e-4
     )
+
+
+def test_the_average_warms_up() -> None:
+    """The first weights are forgotten at once: with power 1 it is the plain mean until the decay is reached."""
+    network = nn.Linear(1, 1, bias=False)
+    ema, seen = Ema(network, 0.9, power=1.0), []
+    for step in range(1, 15):
+        with torch.no_grad():
+            network.weight.fill_(float(step))
+        ema.update(network, step)
+        seen.append(float(ema.network.weight.detach()))
+    assert seen[:10] == pytest.approx([(step + 1) / 2 for step in range(1, 11)])
+    assert seen[10] == pytest.approx(0.9 * seen[9] + 0.1 * 11)
+
+
+def test_schedule_free_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "schedulefree", None)
+    with pytest.raises(OptionError, match=r"pip install -e '\.\[schedulefree\]'"):
+        Optim("adamw_schedulefree").build(nn.Linear(2, 2).parameters())
+    with pytest.raises(ValueError, match="momentum: found 0"):
+        Optim("sgd_schedulefree")
