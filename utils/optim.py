@@ -23,9 +23,9 @@ COUNTED = ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")
 class Optim:
     """An optimizer with a base learning rate: Adam, AdamW, SGD, RMSprop; AdamW and SGD also schedule-free.
 
-    Schedule-free (Defazio et al., NeurIPS 2024; extra `schedulefree`) learns at one point and keeps an average, which the
-    stage's moving average follows, or is with `ema_decay: 0`. It wants a warm-up; statistics of batch norms are those of
-    the first point.
+    Schedule-free (Defazio et al., NeurIPS 2024; extra `schedulefree`) learns at one point and keeps an average, which
+    the stage's moving average follows, or is with `ema_decay: 0`. It wants a warm-up; statistics of batch norms are
+    those of the first point.
 
     Args:
         type: which of them.
