@@ -30,8 +30,15 @@ class Tiles:
 
     def remark(self, image: np.ndarray) -> str:
         height, width = image.shape[:2]
-        small = min(height, width) < self.size
-        return f"{height}x{width} is smaller than a tile of {self.size}, kept as it is" if small else ""
+        if min(height, width) >= self.size:
+            return ""
+        if max(height, width) <= self.size:
+            return f"{height}x{width} is smaller than a tile of {self.size}, kept as it is"
+        side, other = ("height", "width") if height < width else ("width", "height")
+        return (
+            f"{height}x{width}: its {side} is smaller than a tile of {self.size} and kept; its {other} is cut into "
+            f"{len(self.starts(max(height, width)))}"
+        )
 
     def starts(self, length: int) -> list[int]:
         """Return where windows begin along a side."""

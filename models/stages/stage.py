@@ -13,6 +13,7 @@ from losses import LossTerm
 from utils.optim import Schedule, default_schedule
 from utils.options.components import Registry, Spec
 from utils.options.fields import Count, Positive, PositiveInt, Prob
+from utils.processes.distributed import AgreedError
 
 Memo = dict[str, Tensor]
 """What the phases of one micro-batch hand to each other, such as the generator's output."""
@@ -205,11 +206,21 @@ STAGES: Registry[Stage] = Registry(
 )
 
 
+def wrong_size(sr: Tensor, target: Tensor) -> str:
+    """Say in words that a network's output has not the size of its target."""
+    found, expected = ("x".join(map(str, image.shape[-2:])) for image in (sr, target))
+    return f"network_g: gives {found} for a target of {expected}; expected `scale` times the sides of its input"
+
+
 def weighted(
     losses: Mapping[str, LossTerm], sr: Tensor, targets: Mapping[str, Tensor], step: int, **extras: Tensor
 ) -> dict[str, Tensor]:
-    """Return the weighted losses of an output under their option names, in float32 whatever autocast chose."""
+    """Return the weighted losses of an output under their option names, in float32 whatever autocast chose. Raises
+    AgreedError for an output of another size than its target."""
     result = {}
+    for target in targets.values():
+        if sr.shape[-2:] != target.shape[-2:]:
+            raise AgreedError(wrong_size(sr, target))
     with torch.autocast(sr.device.type, enabled=False):
         for name, term in losses.items():
             if step % term.every == 0:

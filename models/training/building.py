@@ -1,6 +1,6 @@
 """Building a stage: fresh networks, what it takes over from elsewhere, and how its networks are called."""
 
-import warnings
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,13 +185,11 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
         return network
     if processes.world_size > 1:
         ids = [processes.device.index] if processes.device.type == "cuda" else None
-        with warnings.catch_warnings():
-            # PyTorch 2.13 renames the argument; older ones know only this name.
-            warnings.simplefilter("ignore", FutureWarning)
-            unused = stage.finds_unused or (isinstance(network, Network) and network.finds_unused)
-            return DistributedDataParallel(
-                network, device_ids=ids, broadcast_buffers=False, find_unused_parameters=unused
-            )
+        unused = stage.finds_unused or (isinstance(network, Network) and network.finds_unused)
+        # PyTorch 2.14 has another name for it, and warns of the one that older versions know.
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=unused, **{buffers: False})
     if len(processes.gpus) > 1:
         lost = None
         if stage.single_process_only:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data.training import ValidationSet
 from degradations import Batch
+from models.stages.stage import wrong_size
 from models.training.experiment import Experiment, Logger, build_generator
 from utils.images.files import write_image
 from utils.images.sheet import sheet, strip
@@ -97,6 +98,8 @@ def evaluate(
                 break
             item = valid[index]
             sr = restored(network, item.batch, device)
+            if sr.shape[-2:] != item.gt.shape[-2:]:
+                raise OptionError(wrong_size(sr, item.gt))
             if diverged := not all_finite({"sr": sr}):
                 break
             scores.append((index, scorer(sr, item.gt, valid.scale)))

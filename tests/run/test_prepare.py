@@ -271,7 +271,9 @@ def test_tiles_are_cut_row_by_row_and_small_images_kept(tmp_path: Path, capsys: 
         np.testing.assert_array_equal(read_image(out / f"a._s00{number}.png"), whole[top : top + 16, left : left + 16])
     np.testing.assert_array_equal(read_image(out / "sub" / "low_s002.png"), deep[:, 10:])
     assert cv2.imread(str(out / "flat_s001.png"), cv2.IMREAD_UNCHANGED).ndim == 2
-    assert f"{tmp_path / 'src' / 'sub' / 'lowx4.png'}: 10x26 is smaller than a tile of 16" in capsys.readouterr().out
+    wide = "10x26: its height is smaller than a tile of 16 and kept; its width is cut into 2"
+    assert f"{tmp_path / 'src' / 'sub' / 'lowx4.png'}: {wide}" in capsys.readouterr().out
+    assert "kept as it is" in Tiles(16).remark(image(0, 10, 16)) and not Tiles(16).remark(image(0, 16, 17))
 
     # Other settings would leave old tiles among the new.
     assert main(["tiles", *arguments, "--size", "8", "--step", "10"]) == 1

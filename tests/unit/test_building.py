@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from torch.nn.parallel.scatter_gather import scatter_kwargs
 from degradations import Batch, Plan
 from losses import LOSSES, LossTerm
 from models import NETWORKS
+from models.network import Network
 from models.stages.psnr import PsnrStage
+from models.stages.stage import weighted
 from models.training.building import distribute
+from models.training.experiment import Experiment, build_generator
 from models.training.performance import Performance
 from utils.options.fields import OptionError
 from utils.processes import distributed
@@ -27,6 +31,38 @@ def stage() -> PsnrStage:
 
 def processes(*gpus: int) -> Processes:
     return Processes(0, 1, 0, torch.device("cpu"), gpus)
+
+
+@pytest.mark.parametrize("name", ["forward_sync_buffers", "broadcast_buffers"])
+def test_buffers_are_left_alone_by_the_name_that_this_pytorch_knows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def new(module: nn.Module, forward_sync_buffers: bool = True, broadcast_buffers: bool = True, **more: Any) -> None:  # noqa: ANN401
+        given.update(forward_sync_buffers=forward_sync_buffers, broadcast_buffers=broadcast_buffers)
+
+    def old(module: nn.Module, broadcast_buffers: bool = True, **more: Any) -> None:  # noqa: ANN401
+        given.update(broadcast_buffers=broadcast_buffers)
+
+    wrapper = new if name == "forward_sync_buffers" else old
+    monkeypatch.setattr("models.training.building.DistributedDataParallel", wrapper)
+    one = stage()
+    distribute(one.networks["network_g"], Processes(0, 2, 0, torch.device("cpu")), one)
+    assert [key for key, value in given.items() if value is False] == [name]
+
+
+def test_a_network_that_does_not_tell_its_scale_gets_the_remedy() -> None:
+    class Silent(Network):
+        pass
+
+    spec = SimpleNamespace(name="silent", build=lambda scale: Silent())
+    with pytest.raises(OptionError, match="`silent` has scale 1, not 2; .* take `scale` .* set `self.scale = scale`"):
+        build_generator(cast(Experiment, SimpleNamespace(network_g=spec, scale=2)))
+
+
+def test_a_network_of_the_wrong_output_size_gets_the_remedy() -> None:
+    targets = {"plain": torch.zeros(1, 3, 16, 16)}
+    with pytest.raises(OptionError, match="network_g: gives 8x8 for a target of 16x16; expected `scale` times"):
+        weighted({}, torch.zeros(1, 3, 8, 8), targets, step=1)
 
 
 def test_one_device_calls_the_network_itself() -> None:
