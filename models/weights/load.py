@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from utils.options.fields import OptionError
 # What unpickling a damaged file may raise, besides torch's own errors.
 _READ_ERRORS = (
     *(pickle.UnpicklingError, RuntimeError, OSError, EOFError),
-    *(ValueError, LookupError, TypeError, AttributeError, ImportError, MemoryError),
+    *(ValueError, LookupError, TypeError, AttributeError, ImportError, MemoryError, struct.error),
 )
 _SHOWN = 10
 

@@ -4,15 +4,20 @@ OpenCV fills the missing part of a cut-off file with grey in some versions, and 
 Both are found here, by walking the containers of PNG and JPEG. Other formats are opened by Pillow or tifffile.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 # A marker of a JPEG: 0xFF and a byte that is neither stuffing (00), nor a fill byte (FF), nor a restart (D0 to D7).
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -193,8 +198,18 @@ def _tiff(data: bytes) -> Header:
             2 ** min(bits, 16) - 1 if isinstance(bits, int) else 0,
             transparent=page.samplesperpixel in (2, 4) and mode in ("gray", "RGB"),
             profile=_profile(page.iccprofile or b""),
-            pages=max(1, sum(not of_one.subfiletype & 5 for of_one in file.pages)),  # type: ignore[union-attr]
+            pages=_full_pages(file),
         )
+
+
+def _full_pages(file: TiffFile) -> int:
+    """Count the images that are neither thumbnails nor masks. A chain of pages may lead back."""
+    full: dict[int, bool] = {}
+    for page in file.pages:
+        if page.offset in full:
+            break
+        full[page.offset] = not page.subfiletype & 5  # type: ignore[union-attr]
+    return max(1, sum(full.values()))
 
 
 def _by_pillow(data: bytes) -> Header:
