@@ -5,7 +5,9 @@ The same files go through the other ways in which images come in: training crops
 
 import os
 import shutil
+import struct
 import subprocess
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -369,6 +371,67 @@ def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, capfd: p
         read_image(tmp_path / name)
     assert "damaged" not in str(caught.value)
     assert capfd.readouterr() == ("", ""), "libraries keep still"
+
+
+# --- cICP ----------------------------------------------------------------------------------------------------------
+
+
+def with_cicp(*code: int) -> bytes:
+    """A PNG of RGB8 whose cICP says how its colours are coded (ITU-T H.273)."""
+    data, chunk = by_pillow(RGB8, "PNG"), b"cICP" + bytes(code)
+    return data[:33] + struct.pack(">I", len(code)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
+def from_linear(x: np.ndarray) -> np.ndarray:
+    return np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.maximum(x, 0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def to_xyz(*primaries: float) -> np.ndarray:
+    """The matrix from linear RGB of these primaries, x and y of each, with the white D65, to XYZ."""
+    x, y = np.reshape(primaries, (3, 2)).T
+    columns = np.stack([x / y, np.ones(3), (1 - x - y) / y])
+    return columns * np.linalg.solve(columns, [0.3127 / 0.329, 1, (1 - 0.3127 - 0.329) / 0.329])
+
+
+CONVERTED = {
+    "Display P3": ((12, 13, 0, 1), to_xyz(0.68, 0.32, 0.265, 0.69, 0.15, 0.06)),
+    "BT.2020": ((9, 1, 0, 1), to_xyz(0.708, 0.292, 0.17, 0.797, 0.131, 0.046)),
+    "sRGB": ((1, 13, 0, 1), to_xyz(0.64, 0.33, 0.3, 0.6, 0.15, 0.06)),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_colours_of_cicp_are_converted(tmp_path: Path, name: str) -> None:
+    """As the primaries' matrices say it, clipped to what sRGB can show."""
+    code, matrix = CONVERTED[name]
+    (tmp_path / "a.png").write_bytes(with_cicp(*code))
+    encoded = RGB8 / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    expected = from_linear(linear @ (np.linalg.inv(CONVERTED["sRGB"][1]) @ matrix).T).clip(0, 1) * 255
+    assert np.abs(read_image(tmp_path / "a.png") - expected).max() <= (1e-6 if name == "sRGB" else 2)
+    assert bool(Folder(str(tmp_path)).remarks()) == (name != "sRGB")
+
+
+@pytest.mark.parametrize("code", [(12, 13, 0, 1), (9, 16, 0, 1), (9, 18, 0, 1), (1, 13, 0, 0)])
+def test_cicp_is_carried_or_refused(tmp_path: Path, code: tuple[int, ...]) -> None:
+    """PNG results keep it, those of other formats and --colour srgb get the colours, or words about which they are."""
+    source, png, jpeg = (tmp_path / name for name in ("a.png", "b.png", "c.jpg"))
+    source.write_bytes(with_cicp(*code))
+    restorer = Restorer(bicubic_generator(1))
+    assert list(restore_files({source: png}, restorer, Console())) == [True]
+    assert b"cICP" + bytes(code) in png.read_bytes()
+    np.testing.assert_array_equal(read_picture(png).pixels, RGB8)
+    for target, how in ((jpeg, "keep"), (png, "srgb")):
+        done = list(restore_files({source: target}, restorer, Console(), colour=how))
+        assert done == [code[0] == 12]
+    if code[0] != 12:
+        with pytest.raises(ImageError, match=rf"primaries {code[0]}, transfer {code[1]} .*are not converted"):
+            read_image(source)
+
+
+def test_a_broken_cicp_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(with_cicp(9, 16))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB8)
 
 
 # --- the other ways ------------------------------------------------------------------------------------------------

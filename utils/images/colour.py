@@ -109,13 +109,14 @@ def _converted(image: np.ndarray, profile: bytes) -> np.ndarray:
 def cicp_profile(code: bytes) -> bytes:
     """Return an ICC profile of RGB colours that are coded as in PNG's cICP (ITU-T H.273); empty where that is sRGB.
 
-    Raises ValueError for primaries and transfer functions that none describes, such as those of HDR.
+    Raises ValueError for what none describes: transfer functions of HDR, other primaries, values of narrow range.
     """
     from imagecodecs import cms_profile
 
     primaries, transfer = (1 if code[0] == 2 else code[0]), code[1]
-    if primaries not in _PRIMARIES or transfer not in (*_LIKE_SRGB, *_GAMMAS):
-        raise ValueError(f"its colours (primaries {primaries}, transfer {transfer} of H.273) are not converted")
+    if primaries not in _PRIMARIES or transfer not in (*_LIKE_SRGB, *_GAMMAS) or code[3] == 0:
+        narrow = ", narrow range" * (code[3] == 0)
+        raise ValueError(f"its colours (primaries {primaries}, transfer {transfer} of H.273{narrow}) are not converted")
     if primaries == 1 and transfer in _LIKE_SRGB:
         return b""
     x_and_y = np.reshape(_PRIMARIES[primaries], (3, 2))

@@ -134,7 +134,7 @@ def _png(data: bytes) -> Header:
             found["orientation"] = _exif_orientation(data[start:end])
         elif kind == b"iCCP":
             found["profile"] = _profile(_inflated(data[start:end].partition(b"\0")[2][1:]))
-        elif kind == b"cICP":
+        elif kind == b"cICP" and length == 4:
             found["cicp"] = data[start : start + 4]
         elif kind == b"acTL":
             found["pages"] = struct.unpack_from(">I", data, start)[0]
