@@ -1,20 +1,28 @@
 """Print a degradation as a LaTeX table: `python -m degradations options/realesrgan/x4plus.yml`, or a preset's name."""
 
-import argparse
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
 from degradations.describe import latex_table
 from utils.logging import Console
-from utils.options.arguments import whole
-from utils.options.fields import OptionError
+from utils.options.arguments import Arg, parse
+from utils.options.fields import OptionError, PositiveInt
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    source: Annotated[str, Arg("SOURCE", positional=True)]
+    """An option file, or the name of a preset such as resshift."""
+    scale: PositiveInt | None = None
+    """How many times smaller images become; an option file says it."""
 
 
 def main() -> int:
     """Print the table. Returns the exit status."""
-    parser = argparse.ArgumentParser("python -m degradations", description=__doc__)
-    parser.add_argument("source", help="an option file, or the name of a preset such as resshift")
-    parser.add_argument("--scale", type=whole(1), help="how many times smaller images become (an option file says it)")
-    args, console = parser.parse_args(), Console()
+    args, console = parse(Arguments, prog="python -m degradations", description=__doc__), Console()
     try:
         console.info(latex_table(args.source, args.scale))
     except OptionError as error:

@@ -8,9 +8,10 @@ Killed, it goes on with the same command; finished runs are not repeated, and a 
 last lines printed name the page to open.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from models.ablating.gather import gather
 from models.ablating.page import write_page
@@ -18,29 +19,37 @@ from models.ablating.paper import write_paper
 from models.ablating.runs import Here, Stopped, Submitted, conduct, dry_run, prepare
 from models.ablating.study import Study, load_study
 from utils.logging import Console
-from utils.options.arguments import whole
-from utils.options.fields import OptionError
+from utils.options.arguments import Arg, OptionFile, Overrides, parse
+from utils.options.fields import OptionError, PositiveInt
 from utils.storage.lock import RunLock
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--opt", type=Path, required=True, metavar="FILE", help="option file of an ablation (options/ablation)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="override an option of the file")
-    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the ablation's folder is made")
-    add("--dry-run", action="store_true", help="check everything, list the runs with their parameters and hours")
-    add("--page", action="store_true", help="train nothing: write the page of the runs that are finished")
-    add("--jobs", type=whole(1), metavar="N", help="runs side by side (default: 1; with --submit: all)")
-    add("--submit", choices=("slurm", "local"), help="hand the runs to a batch system through submitit")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    opt: OptionFile
+    """Option file of an ablation (options/ablation)."""
+    set: Overrides = ()
+    """Override an option of the file."""
+    runs: Annotated[Path, Arg("DIR")] = Path("runs")
+    """Where the ablation's folder is made."""
+    dry_run: bool = False
+    """Check everything, list the runs with their parameters and hours."""
+    page: bool = False
+    """Train nothing: write the page of the runs that are finished."""
+    jobs: PositiveInt | None = None
+    """Runs side by side; left out, one, and with --submit all."""
+    submit: Literal["slurm", "local"] | None = None
+    """Hand the runs to a batch system through submitit."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
 
 
 def main() -> int:
     """Run the command line. Return the exit status."""
-    args, console = arguments(), Console()
+    args = parse(Arguments, prog="python -m models.ablating", description=__doc__)
+    console = Console()
     try:
         study = load_study(args.opt, args.set, args.runs)
         if args.dry_run:
@@ -57,7 +66,7 @@ def main() -> int:
         return 1
 
 
-def run_all(study: Study, args: argparse.Namespace, console: Console) -> dict[str, str]:
+def run_all(study: Study, args: Arguments, console: Console) -> dict[str, str]:
     """Train and test what is left to do. Return what failed, with reasons."""
     todo, runs = prepare(study, args.device), study.runs()
     console.info(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them finished")

@@ -6,24 +6,24 @@ carried and why. Two files make the two stages of one run. DASR and CDSR have no
     python -m models.importing --as dasr -o mine.yml -- --scale 2 --blur_type iso_gaussian --sig_max 2.0
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from models.importing import basicsr, dasr_cdsr, kair, realsr, text, trainner
 from models.importing.conversion import ANY_POOL, Conversion, ForeignFileError, Told, at, joined
 from models.training.experiment import check_experiment
 from utils.logging import Console
 from utils.options import files
-from utils.options.arguments import whole
+from utils.options.arguments import Arg, parse
 from utils.options.components import OptionsError, flat
-from utils.options.fields import OptionError
+from utils.options.fields import OptionError, PositiveInt
 from utils.storage.files import replace_text
 
-CONVERTERS: dict[str, Callable[[Conversion], None]] = {
+Kind = Literal["basicsr", "kair", "trainner", "neosr", "realsr", "dasr", "cdsr"]
+CONVERTERS: dict[Kind, Callable[[Conversion], None]] = {
     "basicsr": basicsr.convert,
     "kair": kair.convert,
     "trainner": trainner.convert,
@@ -34,7 +34,7 @@ CONVERTERS: dict[str, Callable[[Conversion], None]] = {
 }
 
 
-def kind_of(tree: Mapping[str, Any], source: str) -> str:
+def kind_of(tree: Mapping[str, Any], source: str) -> Kind:
     """The framework whose option file this is, by its keys. Raises OptionError where they tell of none."""
     train = at(tree, "datasets.train") or {}
     if {"network_g", "stages"} <= set(tree):
@@ -55,7 +55,7 @@ def kind_of(tree: Mapping[str, Any], source: str) -> str:
 
 def convert(
     sources: Sequence[tuple[str, Mapping[str, Any]]],
-    kind: str | None = None,
+    kind: Kind | None = None,
     told: Told = Told(),  # noqa: B008 - frozen
     iterations: Sequence[int] = (),
 ) -> tuple[dict[str, Any], list[Conversion]]:
@@ -112,31 +112,34 @@ def differences(tree: Mapping[str, Any], recipe: Path) -> list[str]:
     ]
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
     """The command line."""
-    result = argparse.ArgumentParser(
-        "python -m models.importing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = result.add_argument
-    add("files", nargs="*", type=Path, metavar="FILE", help="option files, one a stage, in the order of training")
-    add("-o", "--out", type=Path, required=True, help="our option file, which must not exist yet")
-    add("--as", dest="kind", choices=list(CONVERTERS), help="what the files are for, if their keys do not tell")
-    text = "how many processes a batch per GPU is for, where the file says `auto` (default: 1)"
-    add("--gpus", type=whole(1), default=1, metavar="N", help=text)
-    text = "length of each stage that its file does not end (default: its last milestone)"
-    add("--iterations", type=whole(1), nargs="+", default=[], metavar="N", help=text)
-    text = "size of the training set, which makes epochs of DASR and CDSR iterations"
-    add("--images", type=whole(1), metavar="N", help=text)
-    add("--exact", action="store_true", help="draw and code JPEG as Real-ESRGAN's released code does")
-    add("--beside", type=Path, metavar="RECIPE", help="print what stands otherwise in an option file of ours")
-    return result
+
+    sources: Annotated[tuple[Path, ...], Arg("FILE", positional=True)] = ()
+    """Option files, one a stage, in the order of training."""
+    out: Annotated[Path, Arg("FILE", flags=("-o", "--out"))]
+    """Our option file, which must not exist yet."""
+    kind: Annotated[Kind | None, Arg(flags=("--as",))] = None
+    """What the files are for, if their keys do not tell."""
+    gpus: PositiveInt = 1
+    """How many processes a batch per GPU is for, where the file says `auto`."""
+    iterations: tuple[PositiveInt, ...] = ()
+    """Length of each stage that its file does not end; left out, its last milestone."""
+    images: PositiveInt | None = None
+    """Size of the training set, which makes epochs of DASR and CDSR iterations."""
+    exact: bool = False
+    """Draw and code JPEG as Real-ESRGAN's released code does."""
+    beside: Annotated[Path | None, Arg("RECIPE")] = None
+    """Print what stands otherwise in an option file of ours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Converts; prints what to heed and what to run next. Returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
-    console, args = Console(), parser().parse_args(given[:cut])
+    console = Console()
+    args = parse(Arguments, given[:cut], prog="python -m models.importing", description=__doc__)
     told = Told(args.gpus, images=args.images, exact=args.exact)
     try:
         if args.out.exists():
@@ -144,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.kind in ("dasr", "cdsr"):
             tree = dasr_cdsr.read(given[cut + 1 :], args.kind)
             sources, comments = [(f"the command line of {args.kind}", tree)], [{}]
-        elif args.files:
-            read = [text.read(path) for path in args.files]
-            sources = [(str(path), found) for path, (found, _) in zip(args.files, read, strict=True)]
+        elif args.sources:
+            read = [text.read(path) for path in args.sources]
+            sources = [(str(path), found) for path, (found, _) in zip(args.sources, read, strict=True)]
             comments = [said for _, said in read]
         else:
             raise OptionError("names no option file; DASR and CDSR: --as dasr -o mine.yml -- --scale 2 …")

@@ -4,9 +4,10 @@ python -m models.publishing runs/NAME/checkpoints/gan_00400000 --out published
 python -m models.publishing RealESRGAN_x4plus.pth --out published --to onnx ncnn
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 
@@ -16,14 +17,42 @@ from models.restoring.generator import load_generator
 from models.weights.files import weight_files
 from utils.images.files import read_image
 from utils.logging import Console
+from utils.options.arguments import Arg, parse
 from utils.options.fields import OptionError
 
-FORMS = ("safetensors", "pth", "onnx", "ncnn")
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The command line."""
+
+    checkpoint: Annotated[Path, Arg("CHECKPOINT", positional=True)]
+    """A checkpoint folder of ours, a weight file of any layout, or zoo:NAME."""
+    out: Annotated[Path, Arg("DIR")]
+    """Folder for the files."""
+    to: tuple[Literal["safetensors", "pth", "onnx", "ncnn"], ...] = ("safetensors", "pth", "onnx", "ncnn")
+    """Forms."""
+    photo: Path
+    """A photograph, for the checks and the samples."""
+    name: str | None = None
+    """Of the files; left out, that of the checkpoint."""
+    raw: bool = False
+    """The raw weights instead of their average."""
+    licence: str = ""
+    """Of the weights, such as bsd-3-clause."""
+    half: bool | None = None
+    """float16 in ONNX and ncnn; left out, in ncnn alone, as the released models."""
+    full: bool = False
+    """float32 everywhere."""
+
+    def __post_init__(self) -> None:
+        if self.half and self.full:
+            raise ValueError("--half and --full exclude each other")
 
 
 def main() -> int:
     """Runs the command line. Returns the exit status: 1 if anything could not be written."""
-    args, console = arguments(), Console()
+    args = parse(Arguments, prog="python -m models.publishing", description=__doc__)
+    console, half = Console(), False if args.full else args.half
     try:
         path = weight_files(args.checkpoint, "raw" if args.raw else "ema")[0]
         generator = load_generator(path, "raw" if args.raw else "ema")
@@ -38,7 +67,7 @@ def main() -> int:
     done, failed = [], 0
     for form in args.to:
         try:
-            for one in publish(generator, name, args.out, [form], photo, args.half):
+            for one in publish(generator, name, args.out, [form], photo, half):
                 files = ", ".join(file.name for file in one.files)
                 console.info(f"{files}: {one.runtime} differs from PyTorch by {one.largest:.1e}")
                 for note in one.notes:
@@ -51,24 +80,6 @@ def main() -> int:
         write_card(args.out, name, generator, done, photo, args.licence)
         console.info(f"README.md and samples.png are in {args.out}; read them, and fill in what is left open")
     return 1 if failed else 0
-
-
-def arguments() -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("checkpoint", type=Path, help="a checkpoint folder of ours, a weight file of any layout, or zoo:NAME")
-    add("--out", type=Path, required=True, help="folder for the files")
-    add("--to", nargs="+", choices=FORMS, default=list(FORMS), help="forms (default: all)")
-    add("--photo", type=Path, required=True, help="a photograph, for the checks and the samples")
-    add("--name", help="of the files (default: that of the checkpoint)")
-    add("--raw", action="store_true", help="the raw weights instead of their average")
-    add("--licence", default="", help="of the weights, such as bsd-3-clause")
-    precision = parser.add_mutually_exclusive_group()
-    text = "float16 in ONNX and ncnn (default: in ncnn alone, as the released models)"
-    precision.add_argument("--half", action="store_true", default=None, help=text)
-    precision.add_argument("--full", dest="half", action="store_false", help="float32 everywhere")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ With `--against`, pipelines (`isp` too, the camera step) are compared with anoth
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import torch
@@ -22,34 +23,52 @@ from tests.benchmarks import degradation, loading, restoring, steps, usrnet
 from tests.benchmarks.measuring import Row, facts, text_of, write_json
 from tests.helpers import ROOT
 from utils.logging import Console
-from utils.options.arguments import whole
+from utils.options.arguments import Arg, parse
+from utils.options.fields import PositiveInt
 
 PIPELINES = ("bsrgan", "bsrgan_plus", "realesrgan", "classical", "gaussian")
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    what: Annotated[tuple[str, ...], Arg("WHAT", positional=True)] = ()
+    calls: PositiveInt = 4
+    """Calls in each of three rounds."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    json: Annotated[Path | None, Arg("FILE")] = None
+    """Write the figures with device and versions."""
+    against: Annotated[Path | None, Arg("DIR")] = None
+    """Another checkout, for pipelines on the CPU."""
+
+    def work(self) -> dict[str, Callable[[], list[Row]]]:
+        """Return what measures, by name. Raises ValueError for a name of nothing."""
+        device = torch.device(self.device)
+        recipes = steps.SMALL if device.type == "cpu" else steps.FULL
+        known = {"degradation": PIPELINES, "steps": recipes, "restoring": ("restoring",), "loading": ("loading",)}
+        known["usrnet"] = ("usrnet",)
+        default = tuple(known) if self.against is None else ("degradation", "isp")
+        names = [name for what in self.what or default for name in known.get(what, (what,))]
+        if self.against is None:
+            work = {name: found for name in names if (found := measurement(name, self.calls, device)) is not None}
+        else:
+            rows = partial(against, checkout=self.against.resolve(), calls=self.calls)
+            work = {name: partial(rows, name) for name in names if name in (*PIPELINES, "isp")}
+        if unknown := {*names} - {*work}:
+            found = f"nothing to measure is named {', '.join(sorted(unknown))}"
+            raise ValueError(f"{found}; known: {', '.join([*known, *PIPELINES])}")
+        return work
+
+    def __post_init__(self) -> None:
+        self.work()
+
+
 def main() -> None:
     """Runs the named measurements, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="WHAT")
-    parser.add_argument("--calls", type=whole(1), default=4, help="calls in each of three rounds (default: 4)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures with device and versions")
-    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, for pipelines on the CPU")
-    args = parser.parse_args()
-    device, console = torch.device(args.device), Console()
-    recipes = steps.SMALL if device.type == "cpu" else steps.FULL
-    known = {"degradation": PIPELINES, "steps": recipes, "restoring": ("restoring",), "loading": ("loading",)}
-    known["usrnet"] = ("usrnet",)
-    names = [name for what in args.what or known for name in known.get(what, (what,))]
-    if args.against is not None:
-        names = [name for what in args.what or ("degradation", "isp") for name in known.get(what, (what,))]
-        work = {n: partial(against, n, args.against.resolve(), args.calls) for n in names if n in (*PIPELINES, "isp")}
-    else:
-        work = {name: found for name in names if (found := measurement(name, args.calls, device)) is not None}
-    if unknown := set(names) - set(work):
-        parser.error(
-            f"nothing to measure is named {', '.join(sorted(unknown))}; known: {', '.join([*known, *PIPELINES])}"
-        )
+    args = parse(Arguments, prog="python -m tests.benchmarks.run", description=__doc__)
+    device, console, work = torch.device(args.device), Console(), args.work()
     if device.type == "cpu":
         torch.set_num_threads(1)
         cv2.setNumThreads(1)

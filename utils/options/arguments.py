@@ -38,11 +38,9 @@ import argparse
 import dataclasses
 import difflib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from utils.options.components import MISSING, OptionsError, Parameter, Problem, check_tree, parameters_of
 from utils.options.docstrings import describe, describe_parameters
@@ -233,23 +231,3 @@ def _help(text: str, default: Any) -> str:  # noqa: ANN401
 
 def _listed(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
     return value if isinstance(value, tuple) else (value,)
-
-
-# --- for parsers that are not generated yet --------------------------------------------------------------------------
-
-
-def typed(alias: Any) -> Callable[[str], Any]:  # noqa: ANN401
-    """Return a `type` for argparse that reads a number as utils/options/fields knows it."""
-
-    def read(text: str) -> Any:  # noqa: ANN401
-        try:
-            return TypeAdapter(alias, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
-        except ValidationError as error:
-            raise argparse.ArgumentTypeError(f"found {text}; {error.errors()[0]['msg']}") from error
-
-    return read
-
-
-def whole(low: int) -> Callable[[str], int]:
-    """Return a `type` for argparse that reads a whole number of `low` or more."""
-    return typed(Annotated[int, Field(ge=low)])
