@@ -5,6 +5,7 @@
     python test.py --weights runs/NAME --data Set5=path/HR --crop baby:200,120,64,64
     python test.py --weights BSRGAN.pth --real photos=path --metrics niqe:model=niqe.npz
     python test.py -i photos -o restored --weights RealESRGAN_x4plus.pth
+    python test.py -i clip.mp4 -o large.mp4 --weights realesr-general-x4v3.pth
     python test.py -i photos -o restored --weights usrnet.pth --scale 2 --kernel-width 0.7 --noise-level 2
 
 With --opt, --data or --real, tables are printed and written with the restored images; -i needs a weight file alone.
@@ -49,9 +50,10 @@ from models.restoring.generator import (
 from models.restoring.nonblind import Assumption, NoiseLevel
 from models.restoring.restorer import Precision, Restorer
 from models.restoring.tiling import TileMode
+from models.restoring.video import is_video, restore_video, video_targets
 from models.training.experiment import check_experiment, network_options
 from models.weights.files import checkpoint_names, weight_files
-from utils.logging import Console
+from utils.logging import Console, Progress
 from utils.options import files as option_files
 from utils.options.arguments import Arg, Overrides, parse
 from utils.options.fields import Count, OptionError, Positive, PositiveInt, Prob
@@ -115,7 +117,7 @@ class Restoring:
     """Images without ground truths, one by one."""
 
     input: Annotated[tuple[Path, ...], Arg("PATH", flags=("-i", "--input"))] = ()
-    """Images, or folders, whose structure is kept."""
+    """Images, or folders, whose structure is kept; or videos (extra `video`), whose sound is kept."""
     suffix: str = ""
     """Added to the names of the results, such as _x4."""
     ext: Literal["png", "jpg", "webp", "tif", "bmp"] = "png"
@@ -456,12 +458,17 @@ def plan_restoration(
     restorer = builder(args, device)(generator, None)
     restorer.told({})
     assert args.out is not None  # as the command line was checked
-    targets = restoration_targets(args.restoring.input, args.out, args.restoring.suffix, args.restoring.ext, console)
+    how = args.restoring
+    if any(map(is_video, how.input)):
+        return RestorationPlan(restorer, video_targets(how.input, args.out, how.suffix), args.out, how)
+    targets = restoration_targets(how.input, args.out, how.suffix, how.ext, console)
     return RestorationPlan(restorer, targets, args.out, args.restoring)
 
 
 def run_restoration(plan: RestorationPlan, processes: Processes, console: Console) -> int:
     """Restore image files. What cannot be read or written is named, the others go on; then the status is 1."""
+    if any(map(is_video, plan.targets)):
+        return run_videos(plan, processes, console)
     mine = dict(list(plan.targets.items())[processes.rank :: processes.world_size])
     todo = {source: target for source, target in mine.items() if not (plan.how.skip_existing and target.exists())}
     factor, skipped = plan.how.outscale or plan.restorer.scale, len(mine) - len(todo)
@@ -478,6 +485,23 @@ def run_restoration(plan: RestorationPlan, processes: Processes, console: Consol
     notes = [f"{skipped} were there already"] * bool(skipped) + [f"{failed} failed, see above"] * bool(failed)
     console.info("; ".join([f"{total - failed - skipped} of {total} images restored, in {plan.out}", *notes]))
     return 1 if failed else 0
+
+
+def run_videos(plan: RestorationPlan, processes: Processes, console: Console) -> int:
+    """Restore videos one after another."""
+    if processes.world_size > 1:
+        raise OptionError("-i: a video is restored by one process; leave torchrun out")
+    for source, target in plan.targets.items():
+        if not (plan.how.skip_existing and target.exists()):
+            with console.progress(0, desc=source.name) as progress:
+
+                def advance(total: int, progress: Progress = progress) -> None:
+                    progress.total = total
+                    progress.update()
+
+                count = restore_video(source, target, plan.restorer, plan.how.outscale, advance)
+            console.info(f"{target}: {count} frames")
+    return 0
 
 
 if __name__ == "__main__":

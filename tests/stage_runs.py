@@ -30,7 +30,7 @@ def trainer_of(stage: Stage, settings: StageSettings | None = None) -> Trainer:
     trainer = object.__new__(Trainer)
     trainer.stage, trainer.settings = stage, settings or StageSettings(iterations=1000)
     trainer.name, trainer.iteration, trainer.device = "stage", 0, torch.device("cpu")
-    trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0), performance=Performance())  # type: ignore[assignment]
+    trainer.experiment = SimpleNamespace(data=SimpleNamespace(max_unreadable=0), performance=Performance(), gray=False)  # type: ignore[assignment]
     trainer.mix = SimpleNamespace(degradations=())  # type: ignore[assignment]
     trainer.watcher = Watcher(Logger(tensorboard=False), (), Path("nowhere"), ELSEWHERE, Console(rank=1))
     trainer.how = Resume()
