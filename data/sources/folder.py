@@ -88,7 +88,9 @@ def read_list(listing: Path) -> list[tuple[str, ...]]:
     """
     try:
         lines = read_text(listing).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise OptionError(f"names: cannot read the list {listing} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise OptionError(f"names: cannot read the list {listing} ({error}); save it as UTF-8") from error
     entries = [_names(line.strip(), f"names: {listing}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not entries:

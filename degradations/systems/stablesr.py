@@ -1,6 +1,8 @@
 """The degradation that StableSR is trained on (Wang et al., IJCV 2024): a milder Real-ESRGAN, which others took over.
 
-Values of its released configuration v2-finetune_text_T_512.
+Values of its released configuration v2-finetune_text_T_512, compared with those of two systems that took them over
+(S3Diff, AdcSR): all ranges and probabilities, and 21 and 11 as sizes of kernels. That sizes are drawn from 3 to below
+these two is from memory.
 """
 
 from collections.abc import Mapping

@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in differences(tree, args.beside) if args.beside else ():
         console.info(line)
     console.info(
-        f"{args.out} is written; its end says what became of each key. Next: train.py --opt {args.out} --dry-run"
+        f"{args.out} is written; its end says what became of each key. Next: python train.py --opt {args.out} --dry-run"
     )
     return 0
 
