@@ -1,5 +1,6 @@
 """Restore image files: an array as it was read, files read, restored and written at the same time, their places."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -241,7 +242,9 @@ def _images_of(path: Path, out: Path, console: Console | None, alone: bool) -> l
     listing = list_images(path)
     if console is not None and listing.remark:
         console.warn(listing.remark)
-    images = [file for file in listing.files if results is None or not file.resolve().is_relative_to(results)]
+    images = [
+        file for file in listing.files if results is None or not Path(os.path.realpath(file)).is_relative_to(results)
+    ]
     if not images and alone:
         raise OptionError(f"{path}: holds no images")
     return [(file, file.relative_to(path)) for file in images] or [(path, Path(path.name))]

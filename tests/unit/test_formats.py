@@ -347,7 +347,34 @@ def test_imagemagick_files(tmp_path: Path, name: str) -> None:
     assert np.abs(found - expected).max() <= (256 if name == "palette.tif" else 1)  # colours of 16 bits for 8
 
 
+def animated(kind: str, **options: Any) -> bytes:
+    frames = [Image.fromarray(np.roll(RGB8, 5 * k, 1)) for k in range(3)]
+    return saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+
+
+SEVERAL = {
+    "pages.tif": (animated("TIFF"), 0),
+    "frames.png": (animated("PNG"), 0),
+    "frames.webp": (animated("WEBP", lossless=True), 0),
+    "frames.avif": (animated("AVIF", quality=100), 14),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_of_several_pages_the_first_is_read_and_the_others_named(tmp_path: Path, name: str) -> None:
+    data, within = SEVERAL[name]
+    (tmp_path / name).write_bytes(data)
+    picture = read_picture(tmp_path / name)
+    assert picture.pages == 3 and difference(picture.pixels, RGB8) <= within
+    assert "1 of 1 images have several pages, of which the first is taken" in Folder(str(tmp_path)).remarks()[0]
+
+
 REFUSED = {
+    "lab16.tif": (by_tifffile(RGB16, photometric="cielab"), "has the colours LAB, 16 bits, in a form"),
+    "volume.tif": (
+        by_tifffile(np.stack([GRAY8] * 5), photometric="minisblack", volumetric=True, tile=(1, 16, 16)),
+        "has 1 channels in 5 layers",
+    ),
     "half.tif": (by_tifffile(RGB8.astype(np.float16)), "holds float16 values"),
     "float.tif": (by_tifffile(RGB8.astype(np.float32)), "holds float32 values"),
     "signed.tif": (by_tifffile(RGB8.astype(np.int16)), "holds int16 values"),

@@ -4,7 +4,7 @@ from io import BytesIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from utils.images.header import Header
 
@@ -25,6 +25,8 @@ def decoded(data: bytes, header: Header) -> np.ndarray:
     """
     if header.kind == "tiff" and header.mode not in ("CMYK", "LAB", "YCbCr"):
         array = _by_tifffile(data, header)
+    elif header.kind == "avif" and header.pages > 1 and header.highest == 255:
+        array = _by_pillow(data, header)  # the first frame alone, which imagecodecs 2026.3 cannot
     elif header.kind in ("avif", "jpeg2000") or (header.special and header.kind in ("jpeg", "png")):
         array = _by_imagecodecs(data, header)
     elif data.startswith(b"P7"):
@@ -32,7 +34,7 @@ def decoded(data: bytes, header: Header) -> np.ndarray:
     elif header.mode != "CMYK" and header.kind in ("png", "jpeg", "webp", "pnm"):
         array = _by_opencv(data + b"\n" * header.special)  # it misses the end of a plain PNM that ends in a number
     else:
-        array = _by_pillow(data)
+        array = _by_pillow(data, header)
     if array.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"holds {array.dtype} values; 8 and 16 bit images are supported")
     if array.ndim not in (2, 3) or array.shape[2:] > (4,):
@@ -70,7 +72,9 @@ def _by_imagecodecs(data: bytes, header: Header) -> np.ndarray:
     import imagecodecs
 
     if header.kind == "avif":
-        return imagecodecs.avif_decode(data, index=0)
+        if header.pages > 1:
+            raise ValueError(f"has {header.pages} frames of more than 8 bits, of which none is read")
+        return imagecodecs.avif_decode(data)
     if header.kind == "jpeg2000":
         return imagecodecs.jpeg2k_decode(data)
     if header.kind == "png":
@@ -90,7 +94,8 @@ def _by_tifffile(data: bytes, header: Header) -> np.ndarray:
                 f"has the colours {page.photometric!s}, {page.bitspersample} bits, which are not converted"
             )
         if page.samplesperpixel > 4 or page.imagedepth > 1:
-            raise ValueError(f"has {page.samplesperpixel} channels; gray, RGB and RGBA are supported")
+            layers = f" in {page.imagedepth} layers" * (page.imagedepth > 1)
+            raise ValueError(f"has {page.samplesperpixel} channels{layers}; gray, RGB and RGBA are supported")
         array = page.asarray(maxworkers=1)
         if page.photometric == 3 and page.colormap is not None:
             return (np.moveaxis(page.colormap, 0, -1)[array] >> 8).astype(np.uint8)
@@ -109,8 +114,13 @@ def _divided(array: np.ndarray) -> np.ndarray:
     return np.concatenate([np.rint(np.minimum(colour, top)).astype(array.dtype), array[..., -1:]], -1)
 
 
-def _by_pillow(data: bytes) -> np.ndarray:
-    with Image.open(BytesIO(data)) as image:
+def _by_pillow(data: bytes, header: Header) -> np.ndarray:
+    try:
+        opened = Image.open(BytesIO(data))
+    except UnidentifiedImageError as error:
+        bits = header.highest.bit_length()
+        raise ValueError(f"has the colours {header.mode}, {bits} bits, in a form that is not converted") from error
+    with opened as image:
         if image.mode not in _FLAT_MODES:
             raise ValueError(f"holds values of mode {image.mode}; 8 bit images are supported")
         profile = image.info.get("icc_profile") or b""
