@@ -24,13 +24,14 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNM = re.compile(rb"P([1-6])(?:\s|#[^\n\r]*)+(\d{1,9})(?:\s|#[^\n\r]*)+(\d{1,9})(?:(?:\s|#[^\n\r]*)+(\d{1,5}))?")
-_PAM = re.compile(rb"(HEIGHT|WIDTH|MAXVAL)\s+(\d{1,9})")
+_PAM = re.compile(rb"(HEIGHT|WIDTH|DEPTH|MAXVAL)\s+(\d{1,9})")
 _JP2_DEPTH = re.compile(rb"\xff\x4f\xff\x51.{38}(.)", re.DOTALL)  # Ssiz of the codestream's SIZ (ISO 15444-1, A.5.1)
 _AVIF_DEPTH = re.compile(rb"av1C.{2}(.)", re.DOTALL)  # high_bitdepth and twelve_bit of the AV1 codec box
 _AVIF_COLOUR = re.compile(rb"colrnclx\0(.)\0(.)", re.DOTALL)
 
 _PNG_MODES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray + alpha", 6: "RGBA"}
 _JPEG_MODES = {1: "gray", 3: "RGB", 4: "CMYK"}
+_PAM_MODES = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}
 _TIFF_MODES = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
 _PILLOW_MODES = {"1": "gray", "L": "gray", "I;16": "gray", "LA": "gray + alpha", "P": "palette", "PA": "palette"}
 _PILLOW_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "TGA", "WEBP")
@@ -170,7 +171,8 @@ def _jpeg(data: bytes) -> Header:
 def _pnm(data: bytes) -> Header:
     if data.startswith(b"P7"):
         fields = {name: int(number) for name, number in _PAM.findall(data[:1000])}
-        return Header("pnm", (fields[b"HEIGHT"], fields[b"WIDTH"]), mode="?", highest=fields[b"MAXVAL"])
+        size, mode = (fields[b"HEIGHT"], fields[b"WIDTH"]), _PAM_MODES.get(fields[b"DEPTH"], "?")
+        return Header("pnm", size, mode=mode, highest=fields[b"MAXVAL"])
     match = _PNM.match(data)
     if match is None:
         raise ValueError("width, height or MAXVAL are missing")
