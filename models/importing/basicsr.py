@@ -109,7 +109,7 @@ def network(c: Conversion, key: str, path: str) -> None:
     """A network by its foreign name."""
     name = c.need(f"{key}.type", str, "RRDBNet")
     if name not in NETWORKS:
-        c.problems.append(f"{key}.type: found {name}, which is not among the networks here: {', '.join(NETWORKS)}")
+        c.no_network(f"{key}.type", name, NETWORKS)
         return
     ours, options = NETWORKS[name]
     c.put(f"{path}.type", ours, f"{key}.type")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +129,13 @@ class Conversion:
         for leaf, _ in leaves(self.foreign):
             if (leaf == key or leaf.startswith(f"{key}.")) and not self._fates(leaf):
                 self.fates[leaf] = [Fate(text)]
+
+    def no_network(self, key: str, name: str, known: Iterable[str]) -> None:
+        """Note a network that is not built here."""
+        self.problems.append(
+            f"{key}: found {name}, which is not among the networks here: {', '.join(known)}; with a weight file that "
+            "spandrel reads, options/realesrgan/finetune_spandrel.yml trains it on"
+        )
 
     def contradiction(self, text: str) -> None:
         """Notes what the file says in two ways."""

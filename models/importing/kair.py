@@ -37,6 +37,8 @@ NOT_CARRIED = {
     "path.pretrained_netD": "KAIR ignores it: it takes the newest file of its models folder",
     "datasets.train.name": "sources are named by their key, `hr`",
     "datasets.train.dataroot_L": "this data set makes its own low-quality images",
+    "sigma": "this data set adds no noise",
+    "sigma_test": "this data set adds no noise",
     "datasets.train.dataloader_shuffle": "training samples are always drawn in random order",
     "netG.init_bn_type": "weights of normalisation become 1",
     "netD.init_bn_type": "weights of normalisation become 1",
@@ -112,15 +114,14 @@ def _generator(c: Conversion) -> None:
             c.put("network_g.upsampling", "steps")
     elif name.startswith("msrresnet"):
         c.put("network_g.type", "msrresnet", "netG.net_type")
+        keys |= {"nc": "num_feat"}
         keys.pop("gc")
     elif name == "usrnet":
         c.put("network_g.type", "usrnet", "netG.net_type")
         names = ("n_iter", "h_nc", "in_nc", "out_nc", "nc", "nb", "act_mode", "downsample_mode", "upsample_mode")
         keys = {key: key for key in names}
     else:
-        c.problems.append(
-            f"netG.net_type: found {name}, which is not among the networks here: rrdbnet, msrresnet, usrnet"
-        )
+        c.no_network("netG.net_type", name, ("rrdbnet", "msrresnet", "usrnet"))
         return
     for foreign, own in keys.items():
         if (value := c.get(f"netG.{foreign}")) is not None:
@@ -168,8 +169,13 @@ def _degradation(c: Conversion, kind: str) -> None:
         )
         c.put("degradation.scales", scales, f"{train}.scales")
         return
+    if kind == "sr":
+        c.put("degradation", {"type": "none" if c.get(f"{train}.dataroot_L") else "bicubic"}, f"{train}.dataset_type")
+        return
     if kind != "blindsr":
-        c.problems.append(f"{train}.dataset_type: found {kind}, which has no counterpart here; known: blindsr, usrnet")
+        c.problems.append(
+            f"{train}.dataset_type: found {kind}, which has no counterpart here; known: blindsr, sr, usrnet"
+        )
         return
     c.same(f"{train}.dataset_type", what="degraded photographs")
     name = c.need(f"{train}.degradation_type", str, "bsrgan")
@@ -183,11 +189,7 @@ def _degradation(c: Conversion, kind: str) -> None:
 
 def _data(c: Conversion, kind: str) -> None:
     train = "datasets.train"
-    c.put(
-        "data.train.hr",
-        {"type": "folder", "root": c.need(f"{train}.dataroot_H", (str, list), ".")},
-        f"{train}.dataroot_H",
-    )
+    _source(c, train, "data.train.hr", c.need(f"{train}.dataroot_H", (str, list), "."), kind)
     c.put("data.crop_size", c.need(f"{train}.H_size", int, 320), f"{train}.H_size")
     if kind == "blindsr":
         lq, scale = c.need(f"{train}.lq_patchsize", int, 64), c.get("scale", 4)
@@ -203,13 +205,25 @@ def _data(c: Conversion, kind: str) -> None:
     )
 
 
+def _source(c: Conversion, where: str, path: str, root: str | list[str], kind: str) -> None:
+    """A folder; of the data set `sr` with low-quality partners where it names them."""
+    if kind == "sr" and (partners := c.get(f"{where}.dataroot_L")):
+        made = {"type": "paired", "gt_root": root, "lq_root": partners}
+        c.put(path, made, f"{where}.dataroot_H", f"{where}.dataroot_L")
+    else:
+        c.put(path, {"type": "folder", "root": root}, f"{where}.dataroot_H")
+
+
 def _validation(c: Conversion, kind: str) -> None:
     if (root := c.get("datasets.test.dataroot_H")) is not None:
-        made: dict[str, Any] = {"type": "folder", "root": root}
+        path = "data.validation.hr"
+        _source(c, "datasets.test", path, root, kind)
         if kind == "usrnet":  # the first kernel of the published table, without noise
             blur = {"type": "kernel_bank", "path": "usrnet_8", "indices": [0]}
-            made["degradation"] = {"type": "classical", "steps": {"blur": blur, "truncate": {"prob": 1}, "noise": None}}
-        c.put("data.validation.hr", made, "datasets.test.dataroot_H")
+            steps = {"blur": blur, "truncate": {"prob": 1}, "noise": None}
+            c.put(f"{path}.degradation", {"type": "classical", "steps": steps})
+        elif kind == "sr":
+            c.put(f"{path}.degradation", "none" if c.get("datasets.test.dataroot_L") else "bicubic")
     c.drop("datasets.test", "validation degrades whole images as training does, with draws that stay the same")
 
 

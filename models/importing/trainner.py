@@ -75,7 +75,7 @@ def convert(c: Conversion) -> None:
 def _network(c: Conversion, key: str, path: str) -> None:
     name = c.need(f"{key}.type", str, "esrgan").lower()
     if name not in NETWORKS:
-        c.problems.append(f"{key}.type: found {name}, which is not among the networks here: {', '.join(NETWORKS)}")
+        c.no_network(f"{key}.type", name, NETWORKS)
         return
     ours, options = basicsr.NETWORKS[NETWORKS[name]]
     c.put(f"{path}.type", ours, f"{key}.type")

@@ -127,6 +127,13 @@ COSINE = {"type": "CosineAnnealingRestartLR", "periods": [250, 250], "restart_we
 AGAIN = {"restarts": [0, 60], "restart_weights": [1, 0.5]}
 RESTARTS = {"type": "MultiStepRestartLR", "milestones": [20], "gamma": 0.1, **AGAIN}
 LABELS = {"train.gan_opt.real_label_val": 0.9, "train.gan_opt.fake_label_val": 0.1, "train.net_d_iters": 2}
+SR = {
+    "datasets.train": {
+        **{"name": "train_dataset", "dataset_type": "sr", "dataroot_H": "trainsets/trainH", "H_size": 96},
+        **{"dataloader_shuffle": True, "dataloader_num_workers": 8, "dataloader_batch_size": 32},
+    },
+    "netG": {"net_type": "msrresnet0", "in_nc": 3, "out_nc": 3, "nc": 64, "nb": 16},
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "x2plus": (GAN, {"scale": 2, "network_g.scale": 2}, {"scale": 2}),
     "realesrnet_x2plus": (NET, {"scale": 2, "network_g.scale": 2}, {"stages.psnr.losses.l1.target": "usm"}),
@@ -167,6 +174,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         BSRGAN,
         {"netD.net_type": "discriminator_patchgan", "train.D_update_ratio": 3},
         {"stages.gan.network_d.padding": 2, "stages.gan.turn_g.every": 3},
+    ),
+    "msrresnet": (
+        PSNR,
+        {**SR, "datasets.train.dataroot_L": None, "datasets.test.dataroot_L": None, "sigma": 0, "sigma_test": 0},
+        {"degradation": {"type": "bicubic"}, "data.validation.hr.degradation": "bicubic", "data.crop_size": 96},
+    ),
+    "kair_pairs": (
+        PSNR,
+        {**SR, "datasets.train.dataroot_L": "trainL", "datasets.test.dataroot_L": "testL"},
+        {
+            "degradation": {"type": "none"},
+            "data.train.hr": {"type": "paired", "gt_root": "trainsets/trainH", "lq_root": "trainL"},
+            "data.validation.hr.degradation": "none",
+        },
     ),
     "l2sum": (PSNR, {"train.G_lossfn_type": "l2sum"}, {"stages.psnr.losses.l2.reduction": "sum"}),
     "own_rate_of_d": (BSRGAN, {"train.D_scheduler_milestones": [9]}, {"stages.gan.schedule_d.milestones": [8]}),
