@@ -301,6 +301,14 @@ def test_null_removes_an_entry_that_a_base_has() -> None:
     assert list(tree.shapes) == ["b"]
 
 
+def test_null_takes_back_a_value_that_a_base_has() -> None:
+    base = {"type": "square", "weight": 2, "every": 5, "side": 7, "part": "bolt"}
+    entry: Any = SHAPES.build(merge(base, {"every": None, "side": None, "part": None}), scale=4)
+    assert (entry.every, entry.shape.side, entry.shape.part) == (1, 3, None)
+    with pytest.raises(OptionsError, match="weight: found None"):
+        SHAPES.build(merge(base, {"weight": None}), scale=4)
+
+
 def test_the_schema_says_what_the_check_accepts() -> None:
     schema = tree_schema("toy", Tree)
     assert schema["required"] == ["name", "shapes"] and schema["additionalProperties"] is False
