@@ -80,7 +80,7 @@ class Trainer:
         self.mix = Mix.build(experiment.data.train, default, experiment.scale)
         self.validation = validation_sets(experiment, default)
         logger = experiment.logger
-        self.watcher = Watcher(logger, self.validation, folder, processes, console)
+        self.watcher = Watcher(logger, self.validation, folder, processes, console, tree)
         self.checkpoints = Checkpoints(
             folder / "checkpoints",
             logger.keep_last,
@@ -438,7 +438,7 @@ def try_run(
     experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: Arguments
 ) -> None:
     """Do a dry run or a profile, in a folder that is gone afterwards."""
-    quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False))
+    quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False, wandb=False))
     run = partial(Trainer, quiet, tree, processes, console=console)
     try_out(lambda folder: run(folder=folder), args.stage, args.profile, args.runs / experiment.name)
 

@@ -11,21 +11,18 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from utils.boards import Board, tag
 from utils.storage.files import replace_text
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class Console:
@@ -192,19 +189,16 @@ class Progress:
 
 
 class MetricsLog:
-    """Numbers over iterations: metrics.jsonl in the run folder, and TensorBoard where wanted.
+    """Numbers over iterations: metrics.jsonl in the run folder, and boards where wanted.
 
     A line of metrics.jsonl is a JSON object: stage, iteration, time (Unix seconds) and the values; a value that is
-    not finite is null. TensorBoard shows each stage as a run of its own (`tensorboard/<stage>`).
+    not finite is null.
     """
 
-    def __init__(self, folder: str | Path, tensorboard: bool = False) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, boards: Sequence[Board] = ()) -> None:
+        self.folder, self.boards = Path(folder), boards
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "metrics.jsonl"
-        self.tensorboard = tensorboard
-        self._writers: dict[str, SummaryWriter] = {}
-        self._resumed_at: dict[str, int] = {}
         self._end_last_line()
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -215,45 +209,33 @@ class MetricsLog:
 
     def resume(self, stage: str, iteration: int) -> None:
         """Cut what this stage logged beyond the iteration it resumes from, so that curves are continuous."""
-        self._resumed_at[stage] = iteration
-        if stage in self._writers:
-            self._writers.pop(stage).close()
+        for board in self.boards:
+            board.resume(stage, iteration)
         self._file.close()
         kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _keep(line, stage, iteration)]
         replace_text(self.path, "".join(f"{line}\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
-    def scalars(self, stage: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Log numbers by name."""
+    def scalars(self, stage: str, iteration: int, values: Mapping[str, float], losses: Collection[str] = ()) -> None:
+        """Log numbers by name; `losses` are the names of those that are minimised."""
         numbers = {name: float(value) for name, value in values.items()}
         plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         line = {"stage": stage, "iteration": iteration, "time": round(time.time(), 3), **plain}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        if self.tensorboard:
-            for name, value in numbers.items():
-                self._writer(stage).add_scalar(name, value, iteration)
+        for board in self.boards:
+            board.scalars(stage, iteration, {tag(name, name in losses): value for name, value in numbers.items()})
 
-    def images(self, stage: str, iteration: int, name: str, image: Tensor | np.ndarray) -> None:
-        """Show an image in TensorBoard: a tensor (3, H, W) in [0, 1], or a uint8 array (H, W, 3)."""
-        if self.tensorboard:
-            layout = "CHW" if isinstance(image, Tensor) else "HWC"
-            pixels = image.detach().float().clamp(0, 1).cpu() if isinstance(image, Tensor) else image
-            self._writer(stage).add_image(name, pixels, iteration, dataformats=layout)
-
-    def _writer(self, stage: str) -> SummaryWriter:
-        if stage not in self._writers:
-            from torch.utils.tensorboard.writer import SummaryWriter  # takes a second, and not every run wants it
-
-            purge = self._resumed_at[stage] + 1 if stage in self._resumed_at else None
-            self._writers[stage] = SummaryWriter(str(self.folder / "tensorboard" / stage), purge_step=purge)
-        return self._writers[stage]
+    def image(self, stage: str, iteration: int, name: str, picture: np.ndarray) -> None:
+        """Show a picture (H, W, 3), uint8, of a validation set."""
+        for board in self.boards:
+            board.image(stage, iteration, tag(f"{name}/samples"), picture)
 
     def close(self) -> None:
         """Write out everything."""
         self._file.close()
-        for writer in self._writers.values():
-            writer.close()
+        for board in self.boards:
+            board.close()
 
 
 def _keep(line: str, stage: str, iteration: int) -> bool:

@@ -52,7 +52,7 @@ DRAWN = (
 
 NOT_CARRIED = {
     "dist_params": "torchrun starts the processes and says how they meet",
-    "logger.wandb": "there is TensorBoard and metrics.jsonl",
+    "logger.wandb": "set logger.wandb: true for it, by the account that wandb knows",
     "path.resume_state": "a run goes on from its newest checkpoint by itself, or from one named with --resume",
     "path.ignore_resume_networks": "a checkpoint is taken up whole",
     "datasets.train.name": "sources are named by their key, `hr`",

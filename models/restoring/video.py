@@ -14,7 +14,8 @@ from models.restoring.restorer import Restorer
 from utils.options.fields import OptionError
 
 if TYPE_CHECKING:
-    import av
+    import av  # pyright: ignore[reportMissingImports]
+    from av.container import InputContainer, OutputContainer  # pyright: ignore[reportMissingImports]
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _ENCODERS = {".webm": ("libvpx-vp9", {"crf": "20", "b": "0"})}
@@ -68,7 +69,7 @@ def restore_video(
         OptionError: PyAV is missing, the file is no video, or the container of the result cannot hold its sound.
     """
     try:
-        import av
+        import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise OptionError(f"{source}: videos are read by PyAV; pip install -e '.[video]'") from error
     aside = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
@@ -90,8 +91,8 @@ def restore_video(
 
 
 def _convert(
-    given: av.container.InputContainer,
-    written: av.container.OutputContainer,
+    given: InputContainer,
+    written: OutputContainer,
     suffix: str,
     restorer: Restorer,
     outscale: float | None,

@@ -55,6 +55,7 @@ class Logger:
         metrics: what validation measures besides PSNR and SSIM, by name, after KAIR.
         luma: measure in Y, too, not only in RGB; such numbers are called PSNR Y.
         tensorboard: write its event files.
+        wandb: show the run on Weights & Biases, too (extra `wandb`; WANDB_MODE=offline without an account).
         images: so many images of each validation set are shown.
         save_failures: so many checkpoints in a row that cannot be saved stop the run.
         nonfinite_in_a_row: after so many updates without a finite gradient the newest checkpoint is taken up again,
@@ -71,6 +72,7 @@ class Logger:
     metrics: Mapping[str, Spec[Metric]] = field(default_factory=dict)
     luma: bool = False
     tensorboard: bool = True
+    wandb: bool = False
     images: Count = 4
     save_failures: PositiveInt = 3
     nonfinite_in_a_row: PositiveInt = 10

@@ -1,9 +1,10 @@
 """What a run tells while it trains: losses and rates, scores and sample images, what goes wrong, fast or slowly."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from degradations import Batch
 from models.networks.blocks import EncoderNetwork
 from models.training.experiment import Health, Logger
 from models.training.validation import Diverged, Scorer, evaluate
+from utils.boards import Board, TensorBoard, WeightsAndBiases
 from utils.images.sheet import sheet
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
@@ -32,10 +34,20 @@ class Watcher:
     """
 
     def __init__(
-        self, logger: Logger, sets: Sequence[ValidationSet], folder: Path, processes: Processes, console: Console
+        self,
+        logger: Logger,
+        sets: Sequence[ValidationSet],
+        folder: Path,
+        processes: Processes,
+        console: Console,
+        options: Mapping[str, Any] = {},  # noqa: B006 - never written to
     ) -> None:
         self.logger, self.sets, self.folder, self.processes, self.console = logger, sets, folder, processes, console
-        self.log = MetricsLog(folder, tensorboard=logger.tensorboard) if processes.is_main else None
+        self.log: MetricsLog | None = None
+        if processes.is_main:
+            boards: list[Board] = [TensorBoard(folder)] if logger.tensorboard else []
+            boards += [WeightsAndBiases(folder, options)] if logger.wandb else []
+            self.log = MetricsLog(folder, boards)
         self.scores: dict[str, dict[str, float]] = {}
         self.scored_at: int | None = None
         self.mishaps: set[str] = set()
@@ -57,14 +69,19 @@ class Watcher:
                 self.console.warn(warning)
 
     def record(
-        self, stage: str, iteration: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray] | None = None
+        self,
+        stage: str,
+        iteration: int,
+        values: Mapping[str, float],
+        pictures: Mapping[str, np.ndarray] | None = None,
+        losses: Collection[str] = (),
     ) -> None:
-        """Write numbers, and pictures (H, W, 3), to the logs. Nothing else writes there."""
+        """Write numbers, some of them losses, and pictures (H, W, 3) to the logs. Nothing else writes there."""
         if self.log is not None:
             with self.despite_full_disk():
-                self.log.scalars(stage, iteration, values)
+                self.log.scalars(stage, iteration, values, losses)
                 for name, picture in (pictures or {}).items():
-                    self.log.images(stage, iteration, name, picture)
+                    self.log.image(stage, iteration, name, picture)
 
     def report(
         self, stage: str, iteration: int, values: Mapping[str, Tensor], rate: float, progress: Progress
@@ -83,8 +100,9 @@ class Watcher:
         everything = {**plain, "lr": rate, **progress.rates(), **memory_mb()}
         for warning in self.health.look(iteration, everything):
             self.console.warn(f"{stage} {iteration}: {warning}")
-        self.record(stage, iteration, everything)
-        return {name: mean for name, mean in means.items() if not name.startswith("_")}
+        losses = {name: mean for name, mean in means.items() if not name.startswith("_")}
+        self.record(stage, iteration, everything, losses=losses)
+        return losses
 
     def validate(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from utils.boards import TensorBoard, WeightsAndBiases
 from utils.images.sheet import sheet, strip
 from utils.logging import Console, MetricsLog, memory_mb, table, write_status
+from utils.options.fields import OptionError
 
 
 def lines(folder: Path) -> list[dict]:
@@ -109,19 +112,44 @@ def test_half_a_line_is_dropped_without_a_resume(tmp_path: Path) -> None:
 
 def test_tensorboard_curves_stay_continuous_over_a_resume(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = MetricsLog(tmp_path, tensorboard=True)
+    log = MetricsLog(tmp_path, [TensorBoard(tmp_path)])
     for iteration in (1, 2, 3):
-        log.scalars("psnr", iteration, {"loss/pixel": iteration})
-    log.images("psnr", 1, "tensor", torch.rand(3, 8, 8))
-    log.images("psnr", 1, "array", np.zeros((8, 8, 3), np.uint8))
+        log.scalars("psnr", iteration, {"pixel": iteration}, losses={"pixel"})
+    log.scalars("psnr", 3, {"hr/PSNR": 30, "lr": 1e-4, "speed": 2, "grad_norm_g": 1})
+    log.image("psnr", 1, "hr", np.zeros((8, 8, 3), np.uint8))
     log.close()
-    log = MetricsLog(tmp_path, tensorboard=True)
+    log = MetricsLog(tmp_path, [TensorBoard(tmp_path)])
     log.resume("psnr", 1)
-    log.scalars("psnr", 2, {"loss/pixel": 20})
+    log.scalars("psnr", 2, {"pixel": 20}, losses={"pixel"})
     log.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "psnr")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss/pixel")] == [(1, 1.0), (2, 20.0)]
-    assert set(events.Tags()["images"]) == {"tensor", "array"}
+    assert [(e.step, e.value) for e in events.Scalars("2 losses/pixel")] == [(1, 1.0), (2, 20.0)]
+    shown = {"1 validation/hr PSNR", "2 losses/pixel", "3 rate and speed/lr", "3 rate and speed/speed"}
+    assert set(events.Tags()["scalars"]) == shown | {"4 health/grad_norm_g"}
+    assert set(events.Tags()["images"]) == {"1 validation/hr samples"}
+
+
+def test_weights_and_biases_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline; without the package its extra is named."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for iteration in (1, 2):
+        board = WeightsAndBiases(tmp_path, {"scale": 2})
+        log = MetricsLog(tmp_path, [board])
+        log.scalars("psnr", iteration, {"pixel": 0.5}, losses={"pixel"})
+        log.image("psnr", iteration, "hr", np.zeros((8, 8, 3), np.uint8))
+        assert board._run.name == tmp_path.name and board._run.config["scale"] == 2
+        assert board._run.summary["psnr/2 losses/pixel"] == 0.5
+        log.close()
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len({run.name.rpartition("-")[2] for run in runs}) == 1
+    assert list((tmp_path / "wandb").rglob("media/images/psnr/1 validation/*.png"))
+
+
+def test_weights_and_biases_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(OptionError, match=r"logger.wandb: .*pip install -e '.\[wandb\]'"):
+        WeightsAndBiases(tmp_path, {})
 
 
 def test_status_and_memory(tmp_path: Path) -> None:
