@@ -239,7 +239,13 @@ def _images_of(path: Path, out: Path, console: Console | None, alone: bool) -> l
     if not path.is_dir():
         return [(path, Path(path.name))]
     results = out.resolve() if out.resolve() != path.resolve() else None
-    listing = list_images(path)
+    try:
+        listing = list_images(path)
+    except OSError as error:
+        if alone or console is None:
+            raise
+        console.error(str(error))
+        return [(path, Path(path.name))]
     if console is not None and listing.remark:
         console.warn(listing.remark)
     images = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,12 +21,13 @@ from safetensors.torch import save_file
 from data.sources.paired import Paired
 from models import NETWORKS, Network
 from models.benchmarking.benchmark import image_names
-from models.restoring.files import restoration_targets, restore_array
-from models.restoring.generator import interpolate, load_generator
+from models.restoring.files import restoration_targets, restore_array, restore_files
+from models.restoring.generator import bicubic_generator, interpolate, load_generator
 from models.restoring.restorer import Restorer, ensemble
 from models.weights.files import checkpoint_names
 from tests.helpers import ROOT, SHARED
 from utils.images.files import read_image, read_image_alpha, write_image
+from utils.logging import Console
 from utils.options.fields import OptionError
 
 SRVGG = {"type": "srvgg", "scale": 2, "num_feat": 8, "num_conv": 1}
@@ -385,6 +387,36 @@ def test_targets_of_restoration(tmp_path: Path) -> None:
     (tmp_path / "out" / "a.png").symlink_to(tmp_path / "one" / "a.png")
     with pytest.raises(OptionError, match="would replace an input"):
         restoration_targets([tmp_path / "one" / "a.png"], tmp_path / "out")
+
+
+def test_a_link_to_itself_is_an_input_that_fails(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png", picture(0, 4, 4))
+    (tmp_path / "in" / "b.png").symlink_to("b.png")
+    targets = restoration_targets([tmp_path / "in"], tmp_path / "out")
+    done = list(restore_files(targets, Restorer(bicubic_generator(1)), Console()))
+    assert [path.name for path in targets] == ["a.png", "b.png"] and done == [True, False]
+
+
+def test_a_folder_that_cannot_be_listed_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("open/a.png", "closed/b.png"):
+        write_image(tmp_path / name, picture(0, 4, 4))
+    listed = os.scandir
+
+    def scandir(path: str | Path) -> Any:  # noqa: ANN401 - root may list everything
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    folders, out = [tmp_path / "open", tmp_path / "closed"], tmp_path / "out"
+    targets = restoration_targets(folders, out, console=Console())
+    done = list(restore_files(targets, Restorer(bicubic_generator(1)), Console()))
+    assert done == [True, False] and (out / "a.png").is_file()
+    assert f"{folders[1]}: this folder cannot be listed (Permission denied)" in capsys.readouterr().err
+    with pytest.raises(OSError, match="cannot be listed"):
+        restoration_targets(folders[1:], out, console=Console())
 
 
 @pytest.mark.parametrize("alpha_by", ["resize", "network"])

@@ -260,7 +260,7 @@ def list_images(root: str | Path) -> Listing:
         raise NotADirectoryError(f"{root}: {'this is a file, not a folder' if root.exists() else 'no such folder'}")
 
     def refuse(error: OSError) -> None:
-        raise error
+        raise OSError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error
 
     found, others, visits = [], dict[str, list[str]](), Counter[str]()
     above: dict[str, frozenset[str]] = {str(root): frozenset()}
