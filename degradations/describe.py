@@ -1,5 +1,6 @@
-"""A degradation as a LaTeX table for the appendix of a paper: its steps, their probabilities and ranges."""
+"""A degradation in words: its steps, their probabilities and ranges, in Markdown or LaTeX."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,29 @@ Row = tuple[str, str, float, str]
 
 
 def latex_table(source: str | Path | Mapping[str, Any], scale: int | None = None) -> str:
-    """Return the table of what `load_degradation` would build; it needs the package booktabs.
+    """Return the table of what `load_degradation` would build, for a paper's appendix; it needs the package booktabs.
 
     Every step stands in its own row, in the order of the options, with all its parameters, those at their defaults too.
+    Raises OptionError as `load_degradation` does.
+    """
+    caption, rows = described(source, scale)
+    lines = [f"{_latex(name)} & {_latex(kind)} & {prob:g} & {_latex(values)} \\\\" for name, kind, prob, values in rows]
+    return "\n".join([f"% {caption}", HEAD, *lines, TAIL])
+
+
+def described(source: str | Path | Mapping[str, Any], scale: int | None = None) -> tuple[str, list[Row]]:
+    """Return the whole in a line, and each step: where it stands, its type, its probability, its parameters in words.
+
     Raises OptionError as `load_degradation` does.
     """
     spec, scale = check_degradation(source, scale)
     skipped = ("scale", "groups")
     own = {name: value for name, value in spec.options.items() if name not in skipped and not _holds_steps(value)}
-    caption = f"% {spec.name}, scale {scale}" + "".join(f", {name} {value}" for name, value in own.items())
-    lines = [f"{_text(name)} & {_text(kind)} & {prob:g} & {values} \\\\" for name, kind, prob, values in _rows(spec)]
-    for group in spec.values.get("groups", {}).values():
-        lines.append(f"{_text(', '.join(group.steps))} & all or none & {group.prob:g} & \\\\")
-    return "\n".join([caption, HEAD, *lines, TAIL])
+    caption = f"{spec.name}, scale {scale}" + "".join(f", {name} {value}" for name, value in own.items())
+    groups = [
+        (", ".join(group.steps), "all or none", group.prob, "") for group in spec.values.get("groups", {}).values()
+    ]
+    return caption, [*_rows(spec), *groups]
 
 
 def _rows(spec: Spec[Any]) -> Iterator[Row]:
@@ -42,7 +53,7 @@ def _rows(spec: Spec[Any]) -> Iterator[Row]:
 def _steps(value: Any, where: str) -> Iterator[Row]:  # noqa: ANN401
     if isinstance(value, Eager):
         inner = {name: item for name, item in value.options.items() if not _holds_steps(item)}
-        shown = "; ".join(f"{_text(name)} {_value(item)}" for name, item in inner.items() if item is not None)
+        shown = "; ".join(f"{name} {_value(item)}" for name, item in inner.items() if item is not None)
         yield where, value.name, value.wrapper["prob"], shown
         for item in value.values.values():
             if _holds_steps(item):
@@ -60,15 +71,17 @@ def _holds_steps(value: Any) -> bool:  # noqa: ANN401
 
 def _value(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, RangeSchedule):
-        spans = [(step, f"$[{low:g}, {high:g}]$") for step, (low, high) in value.points]
+        spans = [(step, f"[{low:g}, {high:g}]") for step, (low, high) in value.points]
         return spans[0][1] if len(spans) == 1 else ", ".join(f"{span} at step {step}" for step, span in spans)
     if isinstance(value, Mapping):
-        return ", ".join(f"{_text(str(name))} {_value(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_value(item)}" for name, item in value.items())
     if isinstance(value, (list, tuple)):
         numbers = len(value) == 2 and all(isinstance(item, (int, float)) for item in value)
-        return f"$[{value[0]:g}, {value[1]:g}]$" if numbers else ", ".join(_value(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else _text(str(value))
+        return f"[{value[0]:g}, {value[1]:g}]" if numbers else ", ".join(_value(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _text(text: str) -> str:
-    return "".join(f"\\{c}" if c in "_&%$#{}" else r"\textbackslash{}" if c == "\\" else c for c in text)
+def _latex(text: str) -> str:
+    """Escape what LaTeX would take for its own; ranges are set as mathematics."""
+    escaped = "".join(f"\\{c}" if c in "_&%$#{}" else r"\textbackslash{}" if c == "\\" else c for c in text)
+    return re.sub(r"\[[-+.e\d]+, [-+.e\d]+\]", r"$\g<0>$", escaped)

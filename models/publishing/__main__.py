@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from torch import Tensor
 
+from data.sources.photos import Photos
 from models.publishing.bundle import SIZES, publish
 from models.publishing.card import write_card
 from models.restoring.generator import load_generator
+from models.restoring.restorer import unit_range
 from models.weights.files import weight_files
+from models.weights.zoo import LICENCE, entry_of
 from utils.images.files import read_image
 from utils.logging import Console
 from utils.options.arguments import Arg, parse
@@ -31,14 +35,16 @@ class Arguments:
     """Folder for the files."""
     to: tuple[Literal["safetensors", "pth", "onnx", "ncnn"], ...] = ("safetensors", "pth", "onnx", "ncnn")
     """Forms."""
-    photo: Path
-    """A photograph, for the checks and the samples."""
+    photo: Path | None = None
+    """A photograph, for the checks and the samples (default: one of scikit-image)."""
     name: str | None = None
     """Of the files; left out, that of the checkpoint."""
     raw: bool = False
     """The raw weights instead of their average."""
     licence: str = ""
-    """Of the weights, such as bsd-3-clause."""
+    """Of the weights, such as bsd-3-clause, for the card."""
+    results: Annotated[Path | None, Arg("FILE")] = None
+    """results.md of test.py, for the card."""
     half: bool | None = None
     """float16 in ONNX and ncnn; left out, in ncnn alone, as the released models."""
     full: bool = False
@@ -57,10 +63,8 @@ def main() -> int:
         path = weight_files(args.checkpoint, "raw" if args.raw else "ema")[0]
         generator = load_generator(path, "raw" if args.raw else "ema")
         name = args.name or (path.stem if path.parent != args.checkpoint else args.checkpoint.name)
-        photo = torch.from_numpy(read_image(args.photo)).permute(2, 0, 1)[None].float()
-        photo = photo / (65535 if photo.max() > 255 else 255)
-        if min(photo.shape[-2:]) < 2 * max(map(max, SIZES)):
-            raise OptionError(f"{args.photo}: has {tuple(photo.shape[-2:])} pixels, expected sides of 128 or more")
+        photo = photograph(args.photo)
+        results = args.results.read_text(encoding="utf-8") if args.results else ""
     except (OptionError, OSError) as error:
         console.error(str(error))
         return 1
@@ -77,9 +81,31 @@ def main() -> int:
             console.error(str(error))
             failed += 1
     if done:
-        write_card(args.out, name, generator, done, photo, args.licence)
-        console.info(f"README.md and samples.png are in {args.out}; read them, and fill in what is left open")
+        licence = args.licence or (LICENCE if entry_of(path) else "")
+        write_card(args.out, name, generator, done, photo, licence, results)
+        console.info(f"README.md and samples.png are in {args.out}")
+        for flag, missing, how in (
+            ("--licence", licence, "such as bsd-3-clause"),
+            ("--results", results, "the results.md of test.py"),
+        ):
+            if not missing:
+                console.info(f"  the card names none: {flag} ({how})")
     return 1 if failed else 0
+
+
+def photograph(path: Path | None) -> Tensor:
+    """A photograph (1, 3, h, w) in [0, 1]: of a file, or one that ships with scikit-image.
+
+    Raises OptionError if there is none, or it is small.
+    """
+    try:
+        path = path or Photos("validation").path(0)
+    except OptionError as error:
+        raise OptionError(f"--photo: give a photograph, for the checks and the samples; or: {error}") from error
+    pixels = read_image(path)
+    if min(pixels.shape[:2]) < 2 * max(map(max, SIZES)):
+        raise OptionError(f"{path}: has {pixels.shape[:2]} pixels, expected sides of 128 or more")
+    return unit_range(torch.from_numpy(pixels).permute(2, 0, 1)[None])
 
 
 if __name__ == "__main__":

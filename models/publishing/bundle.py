@@ -151,7 +151,7 @@ def spandrel_trouble(generator: LoadedGenerator) -> str | None:
             return "knows this network with PReLU only"
         case "srvgg" if options.get("upscale") not in (None, network.scale):
             return "gives the result before it is made smaller"
-        case "rrdbnet" | "srvgg":
+        case "rrdbnet" | "srvgg" | "spandrel":
             return None
     return f"does not know {options['type']}"
 

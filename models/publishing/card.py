@@ -10,8 +10,11 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
+from degradations.describe import described
+from models.networks.spandrel import SpandrelNetwork
 from models.publishing.bundle import Published, told
 from models.restoring.generator import LoadedGenerator
+from models.weights.zoo import SOURCE, entry_of
 from utils.images.files import from_tensor, to_uint8, write_image
 from utils.images.sheet import strip
 from utils.logging import table
@@ -19,27 +22,42 @@ from utils.options import files as option_files
 from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 
-_OPEN = "*to be filled in*"
-
 
 def write_card(
-    out: Path, name: str, generator: LoadedGenerator, done: Sequence[Published], photo: Tensor, licence: str
+    out: Path,
+    name: str,
+    generator: LoadedGenerator,
+    done: Sequence[Published],
+    photo: Tensor,
+    licence: str = "",
+    results: str = "",
 ) -> None:
-    """Write README.md, samples.png, and the option file of the run where there is one."""
+    """Write README.md, samples.png, and the option file of the run where there is one.
+
+    `licence` is that of the weights, `results` what test.py wrote as results.md.
+    """
     _write_samples(out / "samples.png", generator, photo)
     run = _run_of(generator.path)
-    replace_text(out / "README.md", card(name, generator, done, licence, run))
+    replace_text(out / "README.md", card(name, generator, done, licence, results, run))
     if run is not None:
         replace_text(out / "options.yml", yaml.safe_dump(_without_paths(run["options"]), sort_keys=False))
 
 
 def card(
-    name: str, generator: LoadedGenerator, done: Sequence[Published], licence: str, run: dict[str, Any] | None
+    name: str,
+    generator: LoadedGenerator,
+    done: Sequence[Published],
+    licence: str,
+    results: str,
+    run: dict[str, Any] | None,
 ) -> str:
     """The text in Markdown, under a head that model hubs read."""
     network = generator.network
     head = {"license": licence or "unknown", "pipeline_tag": "image-to-image", "tags": ["super-resolution", "pytorch"]}
+    kind = generator.options["type"]
     options = ", ".join(f"{key} {value}" for key, value in generator.options.items() if key != "type")
+    if isinstance(network, SpandrelNetwork):
+        kind, options = network.architecture, "as spandrel builds it"
     count = sum(parameter.numel() for parameter in network.parameters())
     rows = [
         [", ".join(file.name for file in one.files), one.runtime, f"{one.largest:.1e}", "; ".join(one.notes)]
@@ -48,35 +66,38 @@ def card(
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {name}",
-        f"Enlarges images by {network.scale}: `{generator.options['type']}` ({options}), {count:,} parameters.",
+        f"Enlarges images by {network.scale}: `{kind}` ({options}), {count:,} parameters.",
         "![samples](samples.png)",
         "## Files",
         "Each was run by its own runtime on a photograph at two sizes; the difference is the largest to PyTorch.",
         table(["file", "runtime", "difference", "notes"], rows),
         "## Training",
-        _training(run),
-        "## Results",
-        f"{_OPEN}: the table of `python test.py --opt options/test/real_x4.yml --weights FILE`",
+        _training(run, generator.path),
+        *(["## Results", results.strip()] if results else []),
         "## Use",
         _use(done),
         "## Licence",
-        licence or _OPEN,
+        licence or "None was stated: ask the author before you use them.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _training(run: dict[str, Any] | None) -> str:
+def _training(run: dict[str, Any] | None, path: Path | None) -> str:
+    if (entry := entry_of(path)) is not None:
+        return f"Released by {SOURCE}; {entry.what}."
     if run is None:
-        return f"{_OPEN}: the weights come from a file that does not tell how they were trained."
+        return "The weights come from a file that does not tell how they were trained."
     options = run["options"]
-    degradation = options["degradation"]
-    kind = degradation if isinstance(degradation, str) else degradation.get("type")
-    changed = {} if isinstance(degradation, str) else {k: v for k, v in degradation.items() if k != "type"}
-    words = f"Degradation `{kind}`" + (f", with {json.dumps(changed)}" if changed else ", as it stands by default")
+    caption, steps = described(options["degradation"], options["scale"])
+    lines = [[step, kind, f"{prob:g}", values] for step, kind, prob, values in steps]
     stages = ", then ".join(f"`{stage}` ({of['iterations']:,})" for stage, of in options["stages"].items() if of)
     data = ", ".join(f"`{source}`" for source in options["data"]["train"])
     reached = f"{run['iteration']:,} iterations into stage `{run['stage']}`"
-    return f"{words}. Data: {data}. Stages (iterations): {stages}; these weights are from {reached}. See `options.yml`."
+    parts = [
+        f"Stages (iterations): {stages}; these weights are from {reached}. Data: {data}. See `options.yml`.",
+        f"Images of low quality were made of these by `{caption}`" + (", step by step:" if lines else "."),
+    ]
+    return "\n\n".join([*parts, table(["step", "operation", "probability", "parameters"], lines)] if lines else parts)
 
 
 def _use(done: Sequence[Published]) -> str:

@@ -26,7 +26,7 @@ class Entry:
     scale: int
 
 
-_SOURCE = "github.com/xinntao/Real-ESRGAN (BSD-3-Clause)"
+SOURCE, LICENCE = "github.com/xinntao/Real-ESRGAN (BSD-3-Clause)", "bsd-3-clause"
 ENTRIES: dict[str, Entry] = {
     "realesrgan-x4plus": Entry("photographs: RRDBNet of 23 blocks", 4),
     "realesrgan-x4plus-anime": Entry("drawings: RRDBNet of 6 blocks", 4),
@@ -50,6 +50,11 @@ def zoo_file(name: str) -> Path:
     return path
 
 
+def entry_of(path: Path | None) -> Entry | None:
+    """What the zoo says of a file of it; None for other files."""
+    return ENTRIES.get(path.stem) if path is not None and path.parent == zoo_folder() else None
+
+
 def zoo_folder() -> Path | None:
     """Return where the installed package keeps its models. The package itself, which needs Vulkan, is not imported."""
     found = importlib.util.find_spec(PACKAGE)
@@ -61,7 +66,7 @@ def main() -> int:
     console, folder = Console(), zoo_folder()
     rows = [[f"{PREFIX}{name}", f"x{entry.scale}", entry.what] for name, entry in ENTRIES.items()]
     console.info(table(["weights", "scale", "what it is"], rows))
-    console.info(f"\nReleased by {_SOURCE}, in the form of the package {PACKAGE} {VERSION} (BSD-3-Clause).")
+    console.info(f"\nReleased by {SOURCE}, in the form of the package {PACKAGE} {VERSION} (BSD-3-Clause).")
     if folder is None:
         console.error(f"it is not installed; {HOW}")
         return 1

@@ -93,7 +93,7 @@ def test_fine_tuned_by_train_py(name: str, tmp_path: Path, photo: np.ndarray) ->
     sets = (
         *("network_g.file=theirs.safetensors", "name=mine", "data.train.hr.root=photos", "data.validation=null"),
         *("data.crop_size=64", "data.gt_size=32", "data.batch_size=2", "data.workers=0", "stages.gan.iterations=3"),
-        *("stages.gan.losses.perceptual=null", "stages.gan.network_d.num_feat=4", "stages.gan.turn_g=null"),
+        *("stages.gan.losses.perceptual=null", "stages.gan.network_d.num_feat=4"),
         "degradation={type: bicubic}", "stages.gan.losses.l1.target=plain",
     )  # fmt: skip
     options = [word for text in sets for word in ("--set", text)]

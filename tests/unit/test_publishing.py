@@ -1,5 +1,6 @@
 """Files for other programs, run by these programs, and what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from models.network import NETWORKS
 from models.publishing import bundle
 from models.publishing.bundle import publish, spandrel_trouble
-from models.publishing.card import write_card
+from models.publishing.card import card, write_card
 from models.restoring.generator import LoadedGenerator
 from utils.options.fields import OptionError
 
@@ -54,6 +55,35 @@ def test_onnxruntime_runs_what_was_exported(options: dict[str, Any], tmp_path: P
     pytest.importorskip("onnxscript", reason="needs the extra `publish`")
     (done,) = publish(generator(options), "net", tmp_path, ["onnx"], PHOTO)
     assert done.largest <= 1e-4 and [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{**RRDB, "scale": 2}, SRVGG])
+def test_half_precision_runs_in_onnxruntime(options: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra `publish`")
+    pytest.importorskip("onnxscript", reason="needs the extra `publish`")
+    (done,) = publish(generator(options), "net", tmp_path, ["onnx"], PHOTO, half=True)
+    assert 1e-7 < done.largest <= 1e-2 and [file.name for file in tmp_path.iterdir()] == ["net-fp16.onnx"]
+    onnx = pytest.importorskip("onnx", reason="needs the extra `publish`")
+    kinds = {tensor.data_type for tensor in onnx.load(done.files[0]).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_the_card_says_how_it_was_trained(tmp_path: Path) -> None:
+    run = {
+        "options": {
+            "scale": 4,
+            "degradation": {"type": "bsrgan", "shuffle": False, "steps": {"jpeg": {"prob": 0.25}}},
+            "stages": {"psnr": {"iterations": 9}},
+            "data": {"train": {"mine": {}}},
+        },
+        "stage": "psnr",
+        "iteration": 9,
+    }
+    text = card("net", generator(SRVGG), [], "", "| PSNR |", run)
+    assert "bsrgan, scale 4" in text and re.search(r"\| jpeg +\| jpeg +\| +0\.25 \|", text), text
+    assert "## Results\n\n| PSNR |" in text and "None was stated" in text
+    assert "## Results" not in card("net", generator(SRVGG), [], "mit", "", None)
 
 
 def test_what_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

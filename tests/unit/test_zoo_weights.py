@@ -1,38 +1,42 @@
 """Released weights of the zoo, against ncnn itself on the CPU, and back into files byte by byte."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.publishing.ncnn import ncnn_files, run_ncnn
-from models.restoring.generator import load_generator
-from models.weights.files import weight_files
 from models.weights.ncnn import read_ncnn
 from models.weights.zoo import ENTRIES, main, zoo_file, zoo_folder
+from tests.helpers import ROOT
+from utils.images.files import read_image, write_image
 from utils.options.fields import OptionError
 
 installed = pytest.mark.skipif(zoo_folder() is None, reason="needs the extra `zoo`")
 
 
-def psnr_of_8_bits(a: torch.Tensor, b: torch.Tensor) -> float:
-    levels = [(255 * image.clamp(0, 1)).round() for image in (a, b)]
-    error = float(((levels[0] - levels[1]) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
 @installed
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRIES)
-def test_ncnn_computes_the_same(name: str) -> None:
+def test_ncnn_computes_the_same(name: str, tmp_path: Path) -> None:
+    """What test.py writes for a photograph, and what ncnn makes of it, both of 8 bits."""
     pytest.importorskip("ncnn", reason="needs the extra `publish`")
     data = pytest.importorskip("skimage.data", reason="needs photographs of scikit-image")
-    crop = data.astronaut()[100:140, 200:248]
-    lq = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
-    generator = load_generator(weight_files(Path(f"zoo:{name}"), "ema")[0])
-    assert generator.network.scale == ENTRIES[name].scale
-    assert psnr_of_8_bits(generator.network(lq), run_ncnn(zoo_file(name), lq)) >= 80
+    photo = data.astronaut()[40:136, 190:290].copy()
+    write_image(tmp_path / "photo.png", photo)
+    command = [sys.executable, ROOT / "test.py", "-i", "photo.png", "-o", "out.png", "--weights", f"zoo:{name}"]
+    done = subprocess.run([*command, "--device", "cpu"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = read_image(tmp_path / "out.png").astype(float)
+    theirs = run_ncnn(zoo_file(name), torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)
+    expected = (255 * theirs[0].clamp(0, 1)).round().permute(1, 2, 0).numpy()
+    assert found.shape[0] == ENTRIES[name].scale * photo.shape[0]
+    error = float(((found - expected) ** 2).mean())
+    decibels = math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    assert decibels >= 80, f"{(found != expected).sum()} of {found.size} values differ"
 
 
 @installed
