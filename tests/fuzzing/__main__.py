@@ -38,10 +38,10 @@ def main() -> int:
 
 def fuzz(name: str, folder: Path, seconds: int) -> None:
     """Change files until the time is over, keeping what reaches new code. Ends the process."""
-    import atheris  # pyright: ignore[reportMissingImports]
+    import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
     ours = ["utils.images", "utils.options", "models.weights", "data.sources", "degradations.kernels"]
-    with atheris.instrument_imports(include=[*ours, "tifffile", "PIL"]):
+    with atheris.instrument_imports(include=[*ours, "tifffile", "PIL"]):  # pyright: ignore[reportAttributeAccessIssue]
         from tests.fuzzing.parsers import PARSERS
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

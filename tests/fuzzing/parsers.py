@@ -117,7 +117,7 @@ _YAML_TEXTS = [
 _JSON_TEXT = b'{"a": [1, 2.5e3, null, "x // y"], // c\n "b": {"c": true}}'
 _META_TEXTS = [b"0001.png (480,480,3) 1\nfolder/a b.jpg (1,2,3) 1\nplain\n"]
 PARSERS = {
-    "image": Parser(_image, lambda: [file.data for file in test_formats.TABLE.values()], (ImageError,)),
+    "image": Parser(_image, lambda: [bytes(file.data) for file in test_formats.TABLE.values()], (ImageError,)),
     "ncnn_graph": Parser(
         lambda data: identify(parse_graph(data, "a"), "a"),
         lambda: [_network(kind)[1].encode() for kind in ("srvgg", "rrdbnet")],
