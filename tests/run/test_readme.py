@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert all(re.search(pattern, text) for pattern in by), f"{path} no longer has what is shortened"
         (copied / path).write_text(shortened(text, by), encoding="utf-8")
     rng = np.random.default_rng(0)
-    folders = {"photos": ("one two three", 256), "held_out": ("one four", 64), "good_photos": ("a b", 640)}
+    folders = {"photos": ("one two three", 256), "held_out": ("one four five six", 128), "good_photos": ("a b", 640)}
     for folder, (names, side) in folders.items():
         for name in names.split():
             write_image(copied / folder / f"{name}.png", photograph(rng, side))
@@ -155,7 +155,7 @@ def test_the_other_option_files_pass_a_dry_run(place: Path) -> None:
     (place / "options" / "other.yml").write_text(whole.replace("num_block: 6", "num_block: 1"), encoding="utf-8")
     call(place, "python train.py --opt options/other.yml --dry-run --device cpu")
     (part,) = blocks("yaml", "Speed")
-    (place / "options" / "fast.yml").write_text(f"base: quickstart.yml\n{part}", encoding="utf-8")
+    (place / "options" / "fast.yml").write_text(f"base: other.yml\n{part}", encoding="utf-8")
     call(place, "python train.py --opt options/fast.yml --dry-run --device cpu --set performance.compile=none")
 
 
