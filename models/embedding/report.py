@@ -55,8 +55,8 @@ def crops(source: Source, count: int, side: int) -> Iterator[Tensor]:
     """Yield centres (3, side, side) of the first `count` images. Raises OptionError for too few or too small ones."""
     if len(source) < MIN_IMAGES:
         raise OptionError(
-            f"found {len(source)} images to use, expected {MIN_IMAGES} or more, since probes are tested on other images "
-            f"than they learn from (the first: {source.name(0)})"
+            f"found {len(source)} images to use, expected {MIN_IMAGES} or more, since probes are tested on other "
+            f"images than they learn from (the first: {source.name(0)})"
         )
     for index in range(min(len(source), count)):
         image = source.read(index)
