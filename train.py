@@ -6,8 +6,13 @@ One process, or as many as torchrun starts, on the CPU or on GPUs. Reads top to 
 goes through the stages, `Trainer.train_step` is one iteration.
 """
 
+# ruff: noqa: E402
 import signal
 import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while PyTorch is imported needs no page of tracebacks
+
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -430,6 +435,9 @@ def main() -> int:
         if console.is_main or not isinstance(error, AgreedError):
             console.error(str(error))
         return 1
+    except KeyboardInterrupt:  # while it trains, `handled` makes it end with a checkpoint
+        console.error("interrupted")
+        return 130
     finally:
         distributed.stop()
 
@@ -482,4 +490,5 @@ def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, co
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -193,7 +193,8 @@ class Restorer:
         for band in bands:
             if not torch.isfinite(band).all():
                 text = f"the network's values are not finite in {self.precision}"
-                raise ValueError(f"{text}; try --precision bf16 or fp32, or a checkpoint from before its run diverged")
+                other = "" if self.precision == "fp32" else "--precision bf16 or fp32, or "
+                raise ValueError(f"{text}; try {other}a checkpoint from before its run diverged")
             if left > 0:
                 yield (band.transpose(0, 1) if single else band)[..., :left, :width]
             left -= band.shape[-2]

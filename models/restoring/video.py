@@ -109,7 +109,7 @@ def _convert(
                 packet.stream = copies[packet.stream.index]
                 waiting.append(packet)
         else:
-            for frame in packet.decode():
+            for frame in pictures.decode(packet):
                 restored = _restored(frame, restorer, outscale)
                 if not count:
                     _begin(stream, pictures, frame, restored)

@@ -4,13 +4,15 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import ROOT
-from tests.run.tiny import environment, finished, option_tree, pictures, train, write_options
+from tests.run.tiny import Training, environment, finished, option_tree, pictures, train, write_options
 from utils.logging import Console, reserve, write_status
 from utils.options.fields import OptionError
 from utils.options.files import load
@@ -74,6 +76,26 @@ def test_a_network_that_is_not_finite_is_said_at_validation(tmp_path: Path) -> N
     assert "the network gives values that are not finite for images of data.validation.pictures" in run.err
     assert "RuntimeWarning" not in run.err and run.status["state"] == "failed"
     assert not list((run.folder / "checkpoints").glob("psnr_*"))
+
+
+INTERRUPTED = """
+import sys, train
+def load(*given):
+    raise KeyboardInterrupt
+train.load_experiment = load
+sys.exit(train.main())
+"""
+
+
+def test_ctrl_c_at_any_moment_is_no_page(tmp_path: Path) -> None:
+    """While PyTorch is imported nothing is said, later one word; a training run saves (tests/run/test_train.py)."""
+    options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images")))
+    early = Training(options, tmp_path / "runs", "--dry-run")
+    time.sleep(1)
+    early.stop(signal.SIGINT)
+    assert early.wait() in (-signal.SIGINT, 130) and early.err in ("", "error: interrupted\n")
+    late = train(options, tmp_path / "runs", "--dry-run", command=("-c", INTERRUPTED))
+    assert late.code == 130 and late.err == "error: interrupted\n"
 
 
 def test_moved_images_are_known_again(tmp_path: Path) -> None:

@@ -213,5 +213,5 @@ def test_images_are_told_of_one_by_one_and_in_order(tmp_path: Path, capsys: pyte
 def test_values_that_are_not_finite_are_no_image() -> None:
     network = NETWORKS.build({"type": "srvgg", "scale": 2, "num_feat": 4, "num_conv": 1})
     torch.nn.init.constant_(next(network.parameters()), float("inf"))
-    with pytest.raises(ValueError, match="not finite in fp32; try --precision"):
+    with pytest.raises(ValueError, match="not finite in fp32; try a checkpoint from before"):
         Restorer(LoadedGenerator(network.eval(), None, {}))(torch.rand(1, 3, 4, 4))
