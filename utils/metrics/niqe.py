@@ -25,7 +25,7 @@ from pydantic import Field
 from scipy.special import gamma
 
 from utils.images.colour import rgb2y
-from utils.images.files import ImageError, image_files, read_image, to_float, to_uint8
+from utils.images.files import ImageError, changes, headers, list_images, read_image, to_float, to_uint8
 from utils.images.resize import imresize
 from utils.logging import Console
 from utils.metrics import METRICS, Metric
@@ -258,7 +258,10 @@ class Niqe(Metric):
 
 def fit_folder(folder: Path, out: Path, sharpness: float, console: Console) -> None:
     """Fits a model on the images of a folder and writes it. Images that cannot be used are named and left out."""
-    paths = image_files(folder)
+    listing = list_images(folder)
+    paths = listing.files
+    for remark in filter(None, [listing.remark, *changes(headers(paths))]):
+        console.info(remark)
     used = []
 
     def photographs() -> Iterable[np.ndarray]:
