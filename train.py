@@ -9,6 +9,7 @@ goes through the stages, `Trainer.train_step` is one iteration.
 # ruff: noqa: E402
 import signal
 import sys
+import warnings
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while PyTorch is imported needs no page of tracebacks
@@ -218,7 +219,12 @@ class Trainer:
         start, ranks = self.iteration + 1, (self.processes.rank, self.processes.world_size)
         pool = (data.pair_pool, self.experiment.seed, self.name)
         sampler = StepSampler(self.batch_size, start, total, *ranks, accumulate, *pool)
-        loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
+        with warnings.catch_warnings(record=True) as said:  # it says so now and when it starts
+            warnings.filterwarnings("always", "This DataLoader will create")
+            loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
+        if said:
+            self.console.warn(f"data.workers: {data.workers} are more than this machine has cores for", once="workers")
+            warnings.filterwarnings("ignore", "This DataLoader will create")
         steps = grouped(loader, accumulate)
         prefetches = self.experiment.performance.prefetches(self.device)
         yield from ahead(steps, self.mix.degradations, self.device) if prefetches else steps

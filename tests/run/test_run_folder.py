@@ -87,6 +87,12 @@ sys.exit(train.main())
 """
 
 
+def test_too_many_workers_are_warned_of_once(tmp_path: Path) -> None:
+    many = ("--dry-run", "--set", f"data.workers={(os.cpu_count() or 1) + 1}")
+    run = finished(write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images"))), tmp_path, *many)
+    assert run.err.count("are more than this machine has cores for") == 1 and "DataLoader" not in run.err
+
+
 def test_ctrl_c_at_any_moment_is_no_page(tmp_path: Path) -> None:
     """While PyTorch is imported nothing is said, later one word; a training run saves (tests/run/test_train.py)."""
     options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images")))
