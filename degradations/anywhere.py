@@ -1,7 +1,5 @@
 """Degradations in somebody else's training loop: a data set of pairs, or a batch at a time on its device."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

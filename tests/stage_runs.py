@@ -1,7 +1,5 @@
 """Runs stages through the trainer's own iteration, without option files, disks or loaders."""
 
-from __future__ import annotations
-
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace

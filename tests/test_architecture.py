@@ -1,7 +1,5 @@
 """The shape of the code, kept by walking it: who may import whom, what is forbidden, how long things are."""
 
-from __future__ import annotations
-
 import ast
 import os
 import subprocess

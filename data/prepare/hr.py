@@ -1,7 +1,5 @@
 """Real photographs to ground truths: noise and blur are averaged away by making them smaller (RealSR)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A pool of estimated kernels: those of a folder of real images, judged, in one file that `kernel_bank` reads."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

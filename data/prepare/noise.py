@@ -1,7 +1,5 @@
 """Flat tiles of photographs, whose deviation from their mean is taken for the camera's noise (RealSR)."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """The steps of a `prepare:` section tried on a few images: what all will cost, and stand-ins for their results."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A folder of ground-truth images."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath

@@ -1,7 +1,5 @@
 """Images inside an LMDB database, in BasicSR's layout."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

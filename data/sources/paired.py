@@ -1,7 +1,5 @@
 """Pairs of given low-quality and ground-truth images in two folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

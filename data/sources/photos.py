@@ -1,7 +1,5 @@
 """Photographs that are already on the disk: they ship inside scikit-image and scikit-learn."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path

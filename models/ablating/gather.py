@@ -1,7 +1,5 @@
 """From the run folders of an ablation to its report."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Sequence

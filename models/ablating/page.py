@@ -1,7 +1,5 @@
 """The page: one HTML file that needs nothing else, with everything that a report tells."""
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Mapping

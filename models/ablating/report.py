@@ -1,7 +1,5 @@
 """What there is to tell of an experiment, apart from how it is written down: scores, differences, curves, draws."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The runs of an ablation: what is left to do, and who does it. Their state is their folders, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 import queue

@@ -4,8 +4,6 @@ Scores of a variant are (seeds, images). What two variants have in common is tak
 the same seed, which means the same order of training images, crops and noise.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

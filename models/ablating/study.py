@@ -1,7 +1,5 @@
 """The option file of an ablation, checked as a whole: every variant is a whole option file of train.py."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Benchmarks over a grid of settings, printed as the papers print them: a number per row, method and column."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The results of a benchmark as files: Markdown for people, CSV for spreadsheets, JSON for programs."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

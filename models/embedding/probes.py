@@ -4,8 +4,6 @@ Features are (N, K, d): of N images, each changed in the same K ways, d numbers.
 they learn from. Of each number the best over `PENALTIES` counts, for all features alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """BasicSR's and Real-ESRGAN's option files (YAML), and what the converters of their descendants share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from losses.perceptual import DEFAULT_LAYERS

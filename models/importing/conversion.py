@@ -1,7 +1,5 @@
 """A foreign option file on its way to ours: what is read, what is made of it, and a line about each of its keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

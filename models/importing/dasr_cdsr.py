@@ -1,7 +1,5 @@
 """Command lines of DASR and CDSR, which have no option files: `--as dasr -- --scale 2 --blur_type iso_gaussian …`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """KAIR's option files (JSON with // comments): BSRNet, BSRGAN, USRNet and others of their build."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from losses.perceptual import DEFAULT_LAYERS, convolutions

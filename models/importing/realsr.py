@@ -1,7 +1,5 @@
 """RealSR's option files (YAML): the old keys of ESRGAN's trainer, with recorded noise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from models.importing.conversion import Conversion

@@ -1,7 +1,5 @@
 """Foreign option files as text, with their comments; and ours, written with a comment here and there and a table."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """Option files of traiNNer-redux (YAML) and neosr (TOML), which keep BasicSR's keys and add their own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from models.importing import basicsr

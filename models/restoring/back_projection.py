@@ -1,7 +1,5 @@
 """Back-projection: a result corrected so that, made small again, it is the input (Irani and Peleg 1991)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The generator that a published state dict belongs to, read off its keys and shapes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Every network has one canonical form of keys (see its file). A style recognises 
 and renames them by rule; nothing is ever matched by position or shape.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

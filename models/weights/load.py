@@ -4,8 +4,6 @@
 published file belongs to.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

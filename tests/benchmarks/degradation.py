@@ -1,7 +1,5 @@
 """Degradation, drawing included: images per second by pipeline and batch size."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -12,8 +12,6 @@ without direction it is the one of the lowest loss by what the default asks of k
 Speed is CPU time per iteration and image of a plain version, layer by layer and image by image, over ours.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

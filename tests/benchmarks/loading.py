@@ -1,7 +1,5 @@
 """Loading crops in one process: images per second from photographs, from tiles and from LMDB."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import tempfile

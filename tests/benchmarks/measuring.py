@@ -1,7 +1,5 @@
 """Measuring one way of doing something against a plain one, by turns in one run."""
 
-from __future__ import annotations
-
 import json
 import platform
 import time

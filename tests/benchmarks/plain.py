@@ -5,8 +5,6 @@ function, MATLAB's resize by a loop over rows, one sample at a time, in NumPy, d
 released code does. USRNet's data steps: whole complex spectra. Our own code after the facts of the papers.
 """
 
-from __future__ import annotations
-
 import random
 
 import cv2

@@ -5,8 +5,6 @@ JPEG by tensor products over blocks, levels counted by `unique`. Our own code af
 from the global generators as the released code does.
 """
 
-from __future__ import annotations
-
 import random
 from functools import cache
 from math import pi

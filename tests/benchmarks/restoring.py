@@ -1,7 +1,5 @@
 """Restoring image files: megapixels of input per second, reading and writing included."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -8,8 +8,6 @@ recipes and networks are small ones; on a GPU they are the full ones. Prints a t
 With `--against`, pipelines (`isp` too, the camera step) are compared with another checkout's, by turns on the CPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -7,8 +7,6 @@ none and fp32, for several seeds, and prints the mean losses around iterations 5
 standard errors.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import tempfile

@@ -1,7 +1,5 @@
 """Training steps on a cached batch: as train.py does them with an option file's settings, and plainly."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """USRNet's eight data steps of 96 px HR patches, batch 16, kernels of 25 taps: with and without gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

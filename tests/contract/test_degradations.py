@@ -1,7 +1,5 @@
 """What every registered step and degradation promises: replay, independence of batch mates, honest sizes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A new loss that has obligatory options needs a line in OPTIONS; one that needs further inputs, a line in EXTRAS.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Every registered metric against the `Metric` protocol, and the measuring protocols."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

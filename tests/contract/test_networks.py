@@ -4,8 +4,6 @@ A new network is tested with its own defaults (and scale 2, where it takes one).
 which sizes of images it takes.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from functools import cache

@@ -4,8 +4,6 @@ A new source is given a folder of images as `root`, if it takes one. Another nee
 puts a small set into a folder and returns its options.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from inspect import signature

@@ -3,8 +3,6 @@
 A new stage needs one line in CASES: a small generator, and options that make the stage small.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field

@@ -4,8 +4,6 @@ Where the reference drew from global generators, its draws are made again here a
 recorded noise, so what is compared is what the steps make of them.
 """
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """DASR and CDSR against values from running the released code: encoders, blocks, whole networks, key manifests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The classical degradations and their kernels against values from running KAIR's released code."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The contrastive stage against values from running DASR and CDSR: MoCo over two iterations, a joint training step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Blur, resize and whole pipelines against values from running KAIR's released code."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The Gaussian degradation against values from running DASR's and CDSR's released code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """KernelGAN against values from running the released code (golden/realsr, README.md there)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Losses against values from running KAIR (`kair/`) and BasicSR (`realesrgan/`)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

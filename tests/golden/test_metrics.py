@@ -1,7 +1,5 @@
 """Metrics and colour against values from running KAIR (`kair/`), BasicSR (`realesrgan/`), DASR and CDSR (`cdsr/`)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Networks against values from running the released code: outputs, parameter counts and key manifests."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

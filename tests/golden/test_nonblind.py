@@ -1,7 +1,5 @@
 """The periodic extension of images against KAIR's values."""
 
-from __future__ import annotations
-
 import torch
 
 from models.restoring.nonblind import extended, wrap_extension

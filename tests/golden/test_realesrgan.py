@@ -3,8 +3,6 @@
 Where the reference drew from global generators, its recorded draws are handed in as plans and noise fields.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

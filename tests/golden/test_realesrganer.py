@@ -1,7 +1,5 @@
 """Restoring images against `enhance()` of the released Real-ESRGAN: tiles, padding, scales, gray, alpha, 16 bits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

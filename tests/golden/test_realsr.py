@@ -1,7 +1,5 @@
 """RealSR's degradation, network and ways of testing against values from running its released code and KernelGAN's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """RealSR's preparation of data against values from running Tencent's released code."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 from data.prepare.hr import Trimmed
-from data.prepare.noise import luma, tiles_of
+from data.prepare.noise import tiles_of
 from data.prepare.section import NoisePatches
 from tests.helpers import GOLDEN
 from utils.images.resize import imresize
@@ -17,10 +15,6 @@ from utils.images.resize import imresize
 NOISE = np.load(GOLDEN / "realsr" / "collect_noise.npz")
 BICUBIC = np.load(GOLDEN / "realsr" / "bicubic_preprocess.npz")
 RELEASED = NoisePatches(size=int(NOISE["sp"]), released=True)
-
-
-def test_luma_is_pillows() -> None:
-    np.testing.assert_array_equal(luma(NOISE["im_u8"]), NOISE["L_u8"])
 
 
 @pytest.mark.parametrize(("name", "low"), [("df2k", 0), ("dped", 50)])

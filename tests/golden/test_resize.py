@@ -1,7 +1,5 @@
 """`imresize` against KAIR's values, against the published low-quality benchmark images, and against its definition."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The stages run through `Trainer.train_step`, so the order of phases, rates, averages and gradients is the trainer's.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

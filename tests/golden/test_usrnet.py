@@ -1,7 +1,5 @@
 """USRNet against values from running the released code: every intermediate, the data module alone, key manifests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Inputs of the training goldens: networks filled by the frozen rule, synthetic images, the sharpened target."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -4,8 +4,6 @@ Importing PyTorch takes seconds, so a run that is killed ten times would be litt
 autograd, hence `apart`: the lives of a test are lived in a process of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The benchmarks run; what they measure is not judged."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

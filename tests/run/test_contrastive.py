@@ -1,7 +1,5 @@
 """A real contrastive run, encoder first and then jointly: killed in both stages, it ends as one that was not."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fine-tuning of released weights: it begins where test.py stands."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """From a folder of photographs to a trained network with one command, and profiles of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run of many short lives: killed in the middle of saves, stopped and continued by another number of ranks."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

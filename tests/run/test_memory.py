@@ -1,7 +1,5 @@
 """Memory: of training it does not depend on the size of images on disk, of restoring on little but that."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

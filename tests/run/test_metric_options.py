@@ -1,7 +1,5 @@
 """Metrics on the command line of `test.py` and in its option files, and sets of real images without ground truths."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

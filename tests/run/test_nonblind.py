@@ -1,7 +1,5 @@
 """The real `test.py` with networks that are told blur and noise: grids, benchmarks, and images to restore."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

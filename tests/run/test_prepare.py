@@ -1,7 +1,5 @@
 """The real `python -m data.prepare`: its results, and that it goes on after a kill."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

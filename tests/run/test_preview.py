@@ -1,7 +1,5 @@
 """`python -m degradations.preview` as a process, and its samples against those that training gets."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

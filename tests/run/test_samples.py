@@ -1,7 +1,5 @@
 """A sample depends on (seed, stage, number) alone: not on workers, ranks, batches, or where it is degraded."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

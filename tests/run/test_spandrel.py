@@ -1,7 +1,5 @@
 """Architectures that spandrel knows and we do not: restored, benchmarked, fine-tuned, read by spandrel again."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

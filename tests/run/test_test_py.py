@@ -1,7 +1,5 @@
 """The real `test.py`: benchmarks and restores on the CPU, with tiny networks."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

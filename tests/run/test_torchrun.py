@@ -1,7 +1,5 @@
 """What only real torchrun processes show: two machines, signals through torchrun, restarts, and a long run's memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Real `train.py` processes: what a run leaves behind, exact resume, refusals, and everything that can go wrong."""
 
-from __future__ import annotations
-
 import json
 import resource
 import signal

@@ -1,7 +1,5 @@
 """A real run over a folder of bad and odd image files."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

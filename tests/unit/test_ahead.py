@@ -1,7 +1,5 @@
 """Degrading ahead: the same batches, in order, and nothing left running."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Generator
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Back-projection as a part of restoring images: whole and in tiles, and where it does not fit."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Batch normalisation over two gloo processes against one process with the whole batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

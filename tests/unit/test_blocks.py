@@ -1,7 +1,5 @@
 """Initialisation and size checks that networks share."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """How the networks of a stage are called: bare, through DataParallel, or refused."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any, cast
 

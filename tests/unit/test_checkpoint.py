@@ -1,7 +1,5 @@
 """Checkpoints survive kills, cut files and full disks, and refuse what they must."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The contrastive stage: its queue, key encoder, freeze and hand-over, what it refuses, and two ranks against one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

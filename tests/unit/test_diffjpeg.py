@@ -1,7 +1,5 @@
 """The floating-point JPEG: its Ragged semantics, its limits, and the step that chooses it. Values: golden tests."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Collectives over two gloo processes, and their absence in a run of one."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """What is read from embeddings: synthetic ones whose answers are known, and the report of a network from end to end."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

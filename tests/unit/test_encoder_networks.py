@@ -1,7 +1,5 @@
 """DASR and CDSR beyond their goldens: any size, what steers them, what is given back, what their files tell."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

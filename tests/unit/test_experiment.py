@@ -1,7 +1,5 @@
 """What an option file is checked for as a whole, and that the shipped ones pass."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

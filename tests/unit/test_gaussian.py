@@ -1,7 +1,5 @@
 """The Gaussian degradation: where the image stands, how wide the kernels are, kernels that change over the image."""
 
-from __future__ import annotations
-
 from math import pi
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables in the papers' layout: cells that are means over several settings, as CDSR's nine kernels of each image."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Starting a stage from weight files: what fits is taken, what does not is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

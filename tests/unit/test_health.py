@@ -1,7 +1,5 @@
 """Health warnings, on synthetic logs."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

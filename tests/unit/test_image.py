@@ -1,7 +1,5 @@
 """A zoo of image files: every kind that a data set may hold, and every way in which one may be broken."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct

@@ -1,7 +1,5 @@
 """Camera noise: the way to raw and back, the noise's statistics, and independence of size, phase and batch."""
 
-from __future__ import annotations
-
 import json
 from itertools import product
 

@@ -1,7 +1,5 @@
 """JPEG against libjpeg itself (through OpenCV), which it equals in every pixel, and its Ragged semantics."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

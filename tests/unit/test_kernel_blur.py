@@ -1,7 +1,5 @@
 """The classical degradation's parts: what a network is told is what was done, and the image stays where it was."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import product
 from math import pi

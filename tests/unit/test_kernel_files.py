@@ -1,7 +1,5 @@
 """Kernel files: every format, everything that can be wrong with one, and no code that runs."""
 
-from __future__ import annotations
-
 import pickle
 import sys
 from pathlib import Path

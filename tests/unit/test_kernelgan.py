@@ -1,7 +1,5 @@
 """KernelGAN beyond the goldens: what is ours, and what makes a kernel bad."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Lists of images as BasicSR, Real-ESRGAN and Windows write them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

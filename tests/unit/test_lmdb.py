@@ -1,7 +1,5 @@
 """LMDB databases in BasicSR's layout, written here with the `lmdb` package alone."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Mapping

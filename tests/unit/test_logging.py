@@ -1,7 +1,5 @@
 """The console, the progress line, metrics on disk, status, memory, and sample sheets."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

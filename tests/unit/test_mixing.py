@@ -1,7 +1,5 @@
 """Training on sources of different kinds at once, each with its own degradation."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """NIQE: features against a plain version, the model of sharp photographs, what raises the number, the command line."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

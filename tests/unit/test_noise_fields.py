@@ -1,7 +1,5 @@
 """The noise of devices: a function of seed and place alone, distributed as promised. Here on the CPU."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

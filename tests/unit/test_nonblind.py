@@ -1,7 +1,5 @@
 """What non-blind networks are told, and what becomes of images whose borders are not periodic."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

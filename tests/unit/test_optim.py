@@ -1,7 +1,5 @@
 """Optimizers, schedules as closed forms, initialisation, and the moving average."""
 
-from __future__ import annotations
-
 import math
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """Metrics by packages that are not installed: what they are handed and asked, with stand-ins; and the refusals."""
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType
 from typing import Any

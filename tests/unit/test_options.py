@@ -1,7 +1,5 @@
 """Option files: what is read, what is refused and how it is said, inheritance, overrides."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Warnings for validation images that are trained on."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a step is computed does not change what it computes."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

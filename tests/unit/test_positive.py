@@ -1,7 +1,5 @@
 """What the two views of a training sample have in common, for every degradation that makes its low-quality images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

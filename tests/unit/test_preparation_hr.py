@@ -1,7 +1,5 @@
 """`data.prepare hr`: ground truths from noisy sources and clean targets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

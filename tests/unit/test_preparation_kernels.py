@@ -1,7 +1,5 @@
 """Pools of estimated kernels, and the `prepare:` section. The estimation itself is replaced: it has its own tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`data.prepare noise`: which tiles are taken, and that the pool is whole whatever happens."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Recorded noise and RealSR's degradation: what is drawn, what is added, and which pools are refused."""
 
-from __future__ import annotations
-
 import pickle
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options and draws of Real-ESRGAN's degradation and its steps. Values: golden tests."""
 
-from __future__ import annotations
-
 from math import pi
 from typing import Any
 

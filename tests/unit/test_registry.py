@@ -1,7 +1,5 @@
 """The typed constructor is the option schema: what it accepts, and how it says no."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What a profile makes of the profiler's events."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 from torch.autograd import DeviceType

@@ -1,7 +1,5 @@
 """Restoring arrays and files: sizes, depths, alpha, padding, mixtures of weights, and tiles that fail."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

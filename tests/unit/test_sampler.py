@@ -1,7 +1,5 @@
 """The order of samples: a pure function of the number, exact in every epoch and every block."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,8 +4,6 @@ The server runs where YAML_LANGUAGE_SERVER names it: `npm install yaml-language-
 `node_modules/.bin/yaml-language-server`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

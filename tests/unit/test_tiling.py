@@ -1,7 +1,5 @@
 """Tiles against the whole image, and images of every size."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

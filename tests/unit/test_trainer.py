@@ -1,7 +1,5 @@
 """The trainer's own decisions, without option files, disks or loaders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

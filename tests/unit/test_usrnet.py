@@ -1,7 +1,5 @@
 """The closed forms against their normal equations and dense solves, and USRNet's start as an identity."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

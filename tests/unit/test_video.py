@@ -1,7 +1,5 @@
 """Videos restored frame by frame: times, rotation, colours and sound are kept, and a stopped one leaves nothing."""
 
-from __future__ import annotations
-
 import sys
 from fractions import Fraction
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading weights: layouts, key styles, strictness, and files that must not be trusted."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """MATLAB's bicubic `imresize`, which made the low-quality images of nearly every published benchmark."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import Literal

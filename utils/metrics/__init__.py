@@ -1,7 +1,5 @@
 """Image quality metrics, each chosen by name; a protocol says on what pixels they are measured."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from utils.options.components import Registry

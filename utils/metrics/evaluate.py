@@ -1,7 +1,5 @@
 """Scores of restored images, and the baselines that every table starts with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import cv2

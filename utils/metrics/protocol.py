@@ -1,7 +1,5 @@
 """On which pixels a metric is measured. Numbers under different protocols cannot be compared, so it is named."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

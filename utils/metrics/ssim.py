@@ -1,7 +1,5 @@
 """Structural similarity."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import cv2

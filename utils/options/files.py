@@ -1,7 +1,5 @@
 """Reads option files: YAML by a safe loader, or JSON with // comments; `base:` inheritance; `--set` overrides."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
