@@ -118,7 +118,7 @@ def test_a_network_that_explodes_leaves_the_others_as_they_are(monkeypatch: pyte
 
     monkeypatch.setattr("degradations.kernelgan.estimate.start_at_bicubic", broken)
     found, lost = estimate_kernels([scene(0), scene(1)], QUICK)
-    assert np.abs(found.raw - alone.raw).max() < 1e-4
+    assert np.abs(found.raw - alone.raw).max() < 5e-4  # a batch of two rounds otherwise, by the processor
     assert flaws(lost.kernel, 2) == ["spread"] and outlying([found.losses["total"], lost.losses["total"]])[1]
 
 
