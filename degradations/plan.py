@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -287,7 +287,7 @@ class Degradation:
 
     scale: int
     scales: tuple[int, ...] = ()
-    starts_from_lq: ClassVar[bool] = False
+    starts_from_lq: bool = False
     targets: tuple[str, ...] = ("plain",)
     conditions: tuple[str, ...] = ()
 

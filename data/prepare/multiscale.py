@@ -60,11 +60,14 @@ class Multiscale:
 
 def lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return (H, W) or (H, W, C) of uint8 or uint16 resized to `size` (height, width) by Pillow's Lanczos filter."""
+    height, width = size
+
+    def resized_by_pillow(array: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.LANCZOS))
+
     if image.dtype == np.uint8:
-        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
-    planes = [
-        Image.fromarray(plane.astype(np.float32)).resize(size[::-1], Image.Resampling.LANCZOS)  # of 16 bits only gray
-        for plane in image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
-    ]
+        return resized_by_pillow(image)
+    # Of more than 8 bits it takes gray alone, as float32.
+    planes = [resized_by_pillow(p.astype(np.float32)) for p in image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)]
     resized = np.rint(np.stack(planes, -1)).clip(0, np.iinfo(image.dtype).max)
     return resized.astype(image.dtype).reshape(*size, *image.shape[2:])

@@ -1,7 +1,6 @@
 """No degradation: the data set brings its own low-quality images."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +18,7 @@ class NoDegradation(Degradation):
         usm: whether there is a sharpened target too.
     """
 
-    starts_from_lq: ClassVar[bool] = True
+    starts_from_lq: bool = True
 
     def __init__(self, scale: int, usm: bool = False) -> None:
         self.scale = scale

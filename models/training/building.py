@@ -189,7 +189,8 @@ def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Mod
         # PyTorch 2.14 has another name for it, and warns of the one that older versions know.
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=unused, **{buffers: False})
+        options: Any = {buffers: False, "find_unused_parameters": unused}
+        return DistributedDataParallel(network, device_ids=ids, **options)
     if len(processes.gpus) > 1:
         lost = None
         if stage.single_process_only:

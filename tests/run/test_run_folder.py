@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -37,6 +38,35 @@ def test_the_next_command_runs_word_for_word(tmp_path: Path) -> None:
     for line in run.out.splitlines():
         assert line in kept
     assert "warning: data.validation.pictures: " in kept
+
+
+SMALL = sorted((ROOT / "options").glob("*/small_x2.yml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", SMALL, ids=lambda path: path.parent.name)
+def test_small_recipes_train_and_their_next_command_runs(recipe: Path, tmp_path: Path) -> None:
+    """Where their folders lie, as a user has them; shortened."""
+    for name in ("train.py", "test.py", "options"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    pictures(tmp_path / "datasets" / "train_hr", 6, 300, 300)
+    pictures(tmp_path / "datasets" / "photos", 6, 300, 300)
+    pictures(tmp_path / "datasets" / "valid_hr", 2, 192, 200)
+    tree = load(recipe)
+    short = {f"stages.{name}.iterations": 2 for name, stage in tree["stages"].items() if stage}
+    short |= {"logger.validate_every": 100, "name": "short"}
+    if "prepare" in tree:
+        short["prepare.kernels.iterations"] = 4
+    sets = [word for key, value in short.items() for word in ("--set", f"{key}={value}")]
+
+    def run(command: list[str]) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    out = run([sys.executable, "train.py", "--opt", str(recipe.relative_to(ROOT)), "--device", "cpu", *sets])
+    run(shlex.split(out.strip().splitlines()[-1]))
+    assert (tmp_path / "results" / "short" / "results.md").is_file()
 
 
 def test_any_metric_is_measured_at_validation(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def test_ctrl_c_ends_restoring_in_words(tmp_path: Path) -> None:
     weights = save_ours(tmp_path / "network.safetensors", SRVGG)
     command = [sys.executable, str(ROOT / "test.py"), "-i", "in", "-o", "out", "--weights", str(weights), "--tile", "8"]
     command += ["--overlap", "4", "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=listening, **piped)
     while process.poll() is None and not list(tmp_path.glob("out/[0-9]*.png")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

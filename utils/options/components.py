@@ -91,9 +91,10 @@ def defaults_of(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return the end of a message on an unknown name: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)  # names are lower case
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+    """Return the end of a message on an unknown name: the nearest known one in any case, or all of them."""
+    lowered = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[close[0]]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 # --- 2. a constructor becomes a validator --------------------------------------------------------------------------
