@@ -21,6 +21,7 @@ def call(*arguments: str | Path, cwd: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(zoo_folder() is None, reason="needs the extra `zoo`")
 def test_validation_at_iteration_0_is_the_number_of_test_py(tmp_path: Path) -> None:
     data = pytest.importorskip("skimage.data", reason="needs photographs of scikit-image")

@@ -34,6 +34,7 @@ def gray_tree(images: Path, psnr: int = 6) -> dict[str, Any]:
     return tree
 
 
+@pytest.mark.slow
 def test_both_stages_go_on_bit_for_bit_and_restore(tmp_path: Path) -> None:
     options = write_options(tmp_path / "gray.yml", gray_tree(pictures(tmp_path / "images"), psnr=60))
     whole = finished(options, tmp_path / "whole")

@@ -44,6 +44,7 @@ def rates(run: Training) -> dict[tuple[str, int], float]:
     return by_iteration
 
 
+@pytest.mark.slow
 def test_a_longer_stage_and_what_follows_it_end_as_in_one_go(images: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     finished(options_of(tmp_path, images, 6, 3), runs)
@@ -62,6 +63,7 @@ def test_a_longer_stage_and_what_follows_it_end_as_in_one_go(images: Path, tmp_p
     assert alone.status["reason"] == "stage psnr"
 
 
+@pytest.mark.slow
 def test_a_schedule_over_the_whole_stage_is_not_stretched_unasked(images: Path, tmp_path: Path) -> None:
     """`--extend` starts it anew; after a kill in the longer part it goes on as it began there."""
     runs, cosine = tmp_path / "runs", {"type": "cosine", "floor": 0.1}

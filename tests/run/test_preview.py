@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from degradations.drawn import drawn_picture, drawn_table, drawn_text
 from models.training.experiment import Experiment, load_experiment
 from models.training.preview import image_samples, replay, strips, training_samples
 from tests.helpers import ROOT
+from tests.programs import call
 from utils.images.files import from_tensor, read_image, to_uint8, write_image
 from utils.images.plot import figure, histogram
 from utils.logging import Console
@@ -65,8 +65,7 @@ def experiment(option_file: Path) -> Experiment:
 
 def preview(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs the entry point in the repository root."""
-    command = [sys.executable, "-m", "degradations.preview", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = call("models.training.preview", *map(str, arguments), cwd=ROOT, timeout=120)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

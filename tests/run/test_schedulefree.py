@@ -51,6 +51,7 @@ def test_the_average_is_the_optimizers_own(options: dict[str, Any]) -> None:
     assert torch.equal(ema.network.weight, other.weight) and not torch.equal(other.weight, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [ADAMW, SGD])
 def test_goes_on_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
     tree = option_tree(pictures(tmp_path / "images"), psnr=60)

@@ -82,6 +82,7 @@ def test_restored_and_measured_by_test_py(tmp_path: Path, photo: np.ndarray) -> 
     assert done.returncode == 0 and "theirs" in (tmp_path / "numbers" / "results.md").read_text(), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SPAN"])
 def test_fine_tuned_by_train_py(name: str, tmp_path: Path, photo: np.ndarray) -> None:
     """What comes out is what went in, trained: read by test.py from the run alone, and by spandrel."""

@@ -25,6 +25,7 @@ from models.restoring.generator import bicubic_generator, interpolate, load_gene
 from models.restoring.restorer import Restorer, ensemble
 from models.weights.files import checkpoint_names
 from tests.helpers import ROOT, SHARED
+from tests.programs import call
 from utils.images.files import read_image, read_image_alpha, write_image
 from utils.logging import Console
 from utils.options.fields import OptionError
@@ -33,8 +34,7 @@ SRVGG = {"type": "srvgg", "scale": 2, "num_feat": 8, "num_conv": 1}
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "test.py"), *map(str, arguments), "--device", "cpu"]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return call("test", *arguments, "--device", "cpu", cwd=cwd)
 
 
 def test_ctrl_c_ends_restoring_in_words(tmp_path: Path) -> None:
