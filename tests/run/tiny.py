@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from tests.helpers import ROOT
+from tests.programs import call
 from utils.options.files import dump
 from utils.storage import checkpoint
 
@@ -82,7 +83,19 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-class Training:
+class Ended:
+    """A call of `train.py` that has come to its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out, self.err, self.code = folder, "", "", 0
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """status.json."""
+        return json.loads((self.folder / "status.json").read_text())
+
+
+class Training(Ended):
     """A started `train.py`, in a process group of its own."""
 
     def __init__(
@@ -102,7 +115,7 @@ class Training:
         if torchrun:
             launcher += ["-m", launcher_module, *torchrun]
         whole = [*launcher, *command, "--opt", str(options), "--runs", str(runs), "--device", "cpu", *arguments]
-        self.folder = runs / "tiny"
+        super().__init__(runs / "tiny")
         self.process = subprocess.Popen(
             whole,
             cwd=ROOT,
@@ -113,8 +126,6 @@ class Training:
             start_new_session=True,
             preexec_fn=preexec,
         )
-        self.out = self.err = ""
-        self.code = 0
 
     def wait(self) -> int:
         """Waits for the end; returns the exit status and fills `out` and `err`."""
@@ -143,23 +154,23 @@ class Training:
             time.sleep(0.002)
         return self
 
-    @property
-    def status(self) -> dict[str, Any]:
-        """status.json."""
-        return json.loads((self.folder / "status.json").read_text())
 
-
-def train(options: Path, runs: Path, *arguments: str, **more: Any) -> Training:  # noqa: ANN401
-    """Runs train.py to its end."""
-    run = Training(options, runs, *arguments, **more)
-    run.wait()
+def train(options: Path, runs: Path, *arguments: str, **more: Any) -> Ended:  # noqa: ANN401
+    """Runs train.py to its end; where nothing more is said of how it starts, without importing PyTorch again."""
+    if more:
+        run = Training(options, runs, *arguments, **more)
+        run.wait()
+        return run
+    done = call("train", "--opt", options, "--runs", runs, "--device", "cpu", *arguments, cwd=ROOT, timeout=PATIENCE)
+    run = Ended(runs / "tiny")
+    run.out, run.err, run.code = done.stdout, done.stderr, done.returncode
     return run
 
 
-def finished(options: Path, runs: Path, *arguments: str, **more: Any) -> Training:  # noqa: ANN401
+def finished(options: Path, runs: Path, *arguments: str, **more: Any) -> Ended:  # noqa: ANN401
     """Runs train.py to its end and demands success."""
-    run = Training(options, runs, *arguments, **more)
-    assert run.wait() == 0, f"exit status {run.code}\n{run.out}\n{run.err}"
+    run = train(options, runs, *arguments, **more)
+    assert run.code == 0, f"exit status {run.code}\n{run.out}\n{run.err}"
     return run
 
 
