@@ -45,11 +45,28 @@ def built(**options: Any) -> Source:  # noqa: ANN401
 # --- killed and started again ----------------------------------------------------------------------------------------
 
 
+HANGING = """
+import multiprocessing, sys, time
+from pathlib import Path
+block, opened = sys.argv.pop(1), Path.open
+def hanging(path, *arguments, **more):
+    if str(path) == block and multiprocessing.parent_process() is not None:
+        time.sleep(1000)
+    return opened(path, *arguments, **more)
+Path.open = hanging
+forked = multiprocessing.get_context("fork")  # so that workers inherit this
+multiprocessing.get_context = lambda method=None: forked
+from data.prepare.__main__ import main
+sys.exit(main())
+"""
+
+
 def kill_in_the_middle(block: Path, ready: Callable[[], bool], *arguments: str | Path) -> None:
-    """Runs a command that hangs while it reads `block`, kills it when `ready`, and waits for its workers to go."""
-    os.mkfifo(block)
+    """Runs a command whose worker hangs on reading `block`, kills it when `ready`, and waits for its workers to go."""
+    write_image(block, image(0))
+    words = [sys.executable, "-c", HANGING, str(block), *map(str, arguments)]
     process = subprocess.Popen(
-        command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         wait_until(ready, process)
