@@ -20,6 +20,12 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "cv2", "train", "test", "models.training.preview"])
 
 
+def environment() -> dict[str, str]:
+    """One thread per process, and none of torchrun's variables."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def call(module: str, *arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run `main` of a module with a command line, in a folder; return exit status and output. Raises TimeoutError."""
     with tempfile.TemporaryDirectory() as place:
@@ -27,9 +33,7 @@ def call(module: str, *arguments: str | Path, cwd: Path, timeout: float = 300) -
         given = [str(argument) for argument in arguments]
         path, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), str(ROOT)  # for the server, when it starts
         try:
-            process = _CONTEXT.Process(
-                target=_run, args=(module, given, str(cwd), dict(os.environ), str(out), str(err))
-            )
+            process = _CONTEXT.Process(target=_run, args=(module, given, str(cwd), environment(), str(out), str(err)))
             process.start()
         finally:
             os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
@@ -40,18 +44,15 @@ def call(module: str, *arguments: str | Path, cwd: Path, timeout: float = 300) -
         return subprocess.CompletedProcess([module, *given], process.exitcode, out.read_text(), err.read_text())
 
 
-def _run(module: str, arguments: list[str], cwd: str, environment: dict[str, str], out: str, err: str) -> None:
+def _run(module: str, arguments: list[str], cwd: str, variables: dict[str, str], out: str, err: str) -> None:
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(variables)
     for number, name in ((1, out), (2, err)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.chdir(cwd)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):  # torchrun's
-        os.environ.pop(name, None)
-    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)
     sys.argv = [f"{module}.py", *arguments]
     try:

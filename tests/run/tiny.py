@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from tests.helpers import ROOT
-from tests.programs import call
+from tests.programs import call, environment
 from utils.options.files import dump
 from utils.storage import checkpoint
 
@@ -75,12 +75,6 @@ def write_options(path: Path, tree: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(tree), encoding="utf-8")
     return path
-
-
-def environment() -> dict[str, str]:
-    """One thread per process, and none of torchrun's variables."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Ended:
