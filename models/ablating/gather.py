@@ -80,7 +80,7 @@ def read_scores(file: Path, row: str = NETWORK) -> Table:
 
 
 def _scores(test: Test, tables: dict[Run, Table], remarks: list[str]) -> list[Scores]:
-    """Arrays of what all runs have measured."""
+    """Return arrays of what all runs have measured."""
     found = []
     higher = {name: metric.higher_is_better for name, metric in test.measure.metrics.items()}
     of = {tested.valid.name: photographs(tested) for tested in test.sets}
@@ -121,7 +121,7 @@ def _look_up(tree: Any, path: str) -> str:  # noqa: ANN401
 
 
 def curves(runs: Iterable[Run]) -> dict[str, Curve]:
-    """Validation scores over the iterations of all stages, by names such as `Set5/PSNR`."""
+    """Return validation scores over the iterations of all stages, by names such as `Set5/PSNR`."""
     found: dict[str, dict[str, list[dict[int, float]]]] = {}
     for run in runs:
         before, total = dict[str, int](), 0

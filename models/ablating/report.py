@@ -38,7 +38,7 @@ class Scores:
         return f"{value:{'+' if sign else ''}.{2 if self.is_in_db else 4}f}"
 
     def difference_by_image(self, row: str, baseline: str) -> np.ndarray:
-        """Row minus baseline for each image, the mean over the seeds that both have."""
+        """Return row minus baseline for each image, the mean over the seeds that both have."""
         variant, base = self._paired(row, baseline)
         return (variant - base).mean(axis=0)
 

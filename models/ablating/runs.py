@@ -392,5 +392,5 @@ def _result(doing: Doing) -> str:
 
 
 def _behind(runs: Sequence[Run], study: Study) -> int:
-    """Iterations of all runs that are behind us."""
+    """Return the iterations of all runs that are behind us."""
     return sum(reached(run)[1] for run in runs)

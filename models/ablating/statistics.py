@@ -106,7 +106,7 @@ def _widened(count: int) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for looking at all of them (Holm, 1979): the chance of even one false alarm stays below."""
+    """Correct p-values for looking at all of them (Holm, 1979): the chance of even one false alarm stays below."""
     order = np.argsort(ps)
     corrected, largest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(order):

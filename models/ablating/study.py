@@ -423,7 +423,7 @@ def _check_folder(folder: Path) -> list[Problem]:
 
 
 def _refuse_other_options(study: Study) -> None:
-    """Raises OptionError where a run that is there was trained with other options."""
+    """Refuse to go on where a run that is there was trained with other options, by an OptionError."""
     told = []
     for run in study.runs():
         stored = run.folder / "options.yml"

@@ -35,7 +35,7 @@ CONVERTERS: dict[Kind, Callable[[Conversion], None]] = {
 
 
 def kind_of(tree: Mapping[str, Any], source: str) -> Kind:
-    """The framework whose option file this is, by its keys. Raises OptionError where they tell of none."""
+    """Tell the framework whose option file this is by its keys. Raises OptionError where they tell of none."""
     train = at(tree, "datasets.train") or {}
     if {"network_g", "stages"} <= set(tree):
         raise OptionError(f"{source}: is an option file of this project already")
@@ -59,7 +59,7 @@ def convert(
     told: Told = Told(),  # noqa: B008 - frozen
     iterations: Sequence[int] = (),
 ) -> tuple[dict[str, Any], list[Conversion]]:
-    """Our option tree of foreign ones, and the conversions with what became of each key.
+    """Return our option tree of foreign ones, and the conversions with what became of each key.
 
     Args:
         sources: (name, tree) of each file, one a stage, in the order of training.
@@ -85,7 +85,7 @@ def convert(
 
 
 def _hand_over(before: Sequence[Conversion], part: Conversion) -> None:
-    """Lets a stage start from the one before it, whatever file its own option file names."""
+    """Let a stage start from the one before it, whatever file its own option file names."""
     if not before:
         return
     if part.stage in (earlier.stage for earlier in before):
@@ -103,7 +103,7 @@ def _hand_over(before: Sequence[Conversion], part: Conversion) -> None:
 
 
 def differences(tree: Mapping[str, Any], recipe: Path) -> list[str]:
-    """What stands otherwise in one of our recipes, defaults told out, a line an option."""
+    """Return what stands otherwise in one of our recipes, defaults told out, a line an option."""
     ours, theirs = (flat(check_experiment({**t, "prepare": ANY_POOL})) for t in (tree, files.load(recipe)))
     return [
         f"{path}: {ours.get(path, 'nothing')} here, {theirs.get(path, 'nothing')} in {recipe.name}"
@@ -135,7 +135,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Converts; prints what to heed and what to run next. Returns the exit status."""
+    """Convert, and print what to heed and what to run next. Return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     console = Console()

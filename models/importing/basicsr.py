@@ -70,7 +70,7 @@ NOT_CARRIED = {
 
 
 def convert(c: Conversion) -> None:
-    """Fills the conversion of a file of BasicSR, Real-ESRGAN or a framework that kept its keys."""
+    """Fill the conversion of a file of BasicSR, Real-ESRGAN or a framework that kept its keys."""
     model = c.need("model_type", str, "RealESRGANModel")
     if model not in MODELS:
         c.problems.append(f"model_type: found {model}, which has no counterpart here; known: {', '.join(MODELS)}")
@@ -104,7 +104,7 @@ def heading(c: Conversion) -> None:
 
 
 def network(c: Conversion, key: str, path: str) -> None:
-    """A network by its foreign name."""
+    """Convert a network, by its foreign name."""
     name = c.need(f"{key}.type", str, "RRDBNet")
     if name not in NETWORKS:
         c.no_network(f"{key}.type", name, NETWORKS)
@@ -125,7 +125,7 @@ def network(c: Conversion, key: str, path: str) -> None:
 
 
 def degradation(c: Conversion, model: str) -> None:
-    """Real-ESRGAN's degradation from its flat keys, or none for pairs."""
+    """Convert Real-ESRGAN's degradation from its flat keys, or none for pairs."""
     if c.get("datasets.train.type") != "RealESRGANDataset":
         usm = any(c.get(f"{kind}_gt_usm") for kind in ("l1", "percep", "gan"))
         c.put("degradation", {"type": "none", **({"usm": True} if usm else {})})
@@ -142,7 +142,7 @@ def degradation(c: Conversion, model: str) -> None:
 
 
 def high_order(c: Conversion) -> None:
-    """Both orders and the end."""
+    """Convert both orders and the end."""
     c.put("degradation.type", "realesrgan")
     c.same("high_order_degradation", what="degradation.type: realesrgan")
     for order, digit in (("first", ""), ("second", "2")):
@@ -187,7 +187,7 @@ def _order(c: Conversion, path: str, digit: str) -> None:
 
 
 def kernel_kinds(c: Conversion, names_key: str, chances_key: str) -> dict[str, float]:
-    """Probabilities of all kinds of kernels by our names; kinds that the file does not name get 0."""
+    """Return probabilities of all kinds of kernels by our names; kinds that the file does not name get 0."""
     names, chances = c.need(names_key, list, ["iso"]), c.need(chances_key, list, [1.0])
     if len(names) != len(chances):
         c.contradiction(f"{names_key} names {len(names)} kinds, but {chances_key} has {len(chances)} probabilities")
@@ -203,7 +203,7 @@ def kernel_kinds(c: Conversion, names_key: str, chances_key: str) -> dict[str, f
 
 
 def resize(c: Conversion, path: str, chances_key: str, range_key: str) -> None:
-    """A resize's [up, down, keep] and its range, of which 1 separates upsampling from downsampling."""
+    """Convert a resize's [up, down, keep] and its range, of which 1 separates upsampling from downsampling."""
     chances, span = c.need(chances_key, list, [0.2, 0.7, 0.1]), c.need(range_key, list, [0.15, 1.5])
     if len(chances) != 3 or len(span) != 2 or not sum(chances):
         c.problems.append(
@@ -218,7 +218,7 @@ def resize(c: Conversion, path: str, chances_key: str, range_key: str) -> None:
 
 
 def noise(c: Conversion, path: str, digit: str) -> None:
-    """Gaussian or Poisson noise and how often it is gray."""
+    """Convert Gaussian or Poisson noise and how often it is gray."""
     names = ("gaussian_noise_prob", "gray_noise_prob", "noise_range", "poisson_scale_range")
     gaussian_key, gray_key, levels, strengths = (c.find(f"{name}{digit}") for name in names)
     gaussian, gray = c.need(gaussian_key, NUMBER, 0.5), c.need(gray_key, NUMBER, 0.4)
@@ -243,7 +243,7 @@ def batch(c: Conversion) -> int:
 
 
 def data(c: Conversion) -> None:
-    """Sources, crops, batch and augmentation."""
+    """Convert sources, crops, batch and augmentation."""
     train = "datasets.train"
     kind = c.need(f"{train}.type", str, "RealESRGANDataset")
     paired = kind in ("PairedImageDataset", "RealESRGANPairedDataset")
@@ -271,7 +271,7 @@ def data(c: Conversion) -> None:
 
 
 def source(c: Conversion, where: str, path: str, paired: bool) -> None:
-    """A folder, a list or an LMDB, with partners or without."""
+    """Convert a folder, a list or an LMDB, with partners or without."""
     gt, lq, listing = f"{where}.dataroot_gt", f"{where}.dataroot_lq", f"{where}.meta_info"
     listing = listing if c.get(listing) is not None else f"{where}.meta_info_file"
     lmdb = c.get(f"{where}.io_backend.type") == "lmdb" or str(c.get(gt, "")).endswith(".lmdb")
@@ -301,7 +301,7 @@ def _root(c: Conversion, key: str) -> str | list[str]:
 
 
 def validation(c: Conversion) -> None:
-    """Every set besides `train`, with its pairs."""
+    """Convert every set besides `train`, with its pairs."""
     for name in [k for k in c.get("datasets", {}) if k != "train"]:
         where, path = f"datasets.{name}", f"data.validation.{name}"
         if c.get(f"{where}.dataroot_gt") is None:
@@ -321,7 +321,7 @@ def validation(c: Conversion) -> None:
 
 
 def optimisation(c: Conversion) -> None:
-    """Length, optimizers, rates, moving average."""
+    """Convert length, optimizers, rates and moving average."""
     path = f"stages.{c.stage}"
     total = c.need("train.total_iter", NUMBER, 1)
     c.put(f"{path}.iterations", round(total), "train.total_iter")
@@ -335,7 +335,7 @@ def optimisation(c: Conversion) -> None:
 
 
 def optimizer(c: Conversion, key: str, path: str) -> None:
-    """An optimizer. Kinds that we have not are named, and Adam stands in their place."""
+    """Convert an optimizer. Kinds that we have not are named, and Adam stands in their place."""
     name = c.need(f"{key}.type", str, "Adam")
     ours = next((own for foreign, own in OPTIMIZERS.items() if foreign.lower() == name.lower()), None)
     if ours is None:
@@ -351,7 +351,7 @@ def optimizer(c: Conversion, key: str, path: str) -> None:
 
 
 def schedule(c: Conversion, key: str, path: str) -> None:
-    """How the rate moves; our milestones are counted as BasicSR's are."""
+    """Convert how the rate moves; our milestones are counted as BasicSR's are."""
     name, warmup = c.get(f"{key}.type"), c.get("train.warmup_iter", -1)
     made: dict[str, Any]
     keys = [f"{key}.type"]
@@ -399,7 +399,7 @@ def schedule(c: Conversion, key: str, path: str) -> None:
 
 
 def turns(c: Conversion) -> None:
-    """In which iterations the generator is updated."""
+    """Convert in which iterations the generator is updated."""
     every, start = c.get("train.net_d_iters", 1), c.get("train.net_d_init_iters", 0)
     if (every, start) != (1, 0):
         c.put("stages.gan.turn_g", {"every": every, "start": start}, "train.net_d_iters", "train.net_d_init_iters")
@@ -410,7 +410,7 @@ def turns(c: Conversion) -> None:
 
 
 def losses(c: Conversion, relativistic: bool = False) -> None:
-    """Pixel, perceptual, LDL and adversarial losses, each with the ground truth that it sees."""
+    """Convert pixel, perceptual, LDL and adversarial losses, each with the ground truth that it sees."""
     targets = {kind: "usm" if c.get(f"{kind}_gt_usm") else "plain" for kind in ("l1", "percep", "gan")}
     if c.get("gt_usm") and c.get("model_type") == "RealESRNetModel" and at(c.tree, "degradation.type") != "none":
         targets = dict.fromkeys(targets, "usm")
@@ -439,7 +439,7 @@ def losses(c: Conversion, relativistic: bool = False) -> None:
 
 
 def pixel(c: Conversion, key: str, path: str, target: str) -> None:
-    """L1, MSE or Charbonnier."""
+    """Convert L1, MSE or Charbonnier."""
     name = c.need(f"{key}.type", str, "L1Loss")
     ours = PIXEL.get(name)
     if ours is None:
@@ -460,7 +460,7 @@ def pixel(c: Conversion, key: str, path: str, target: str) -> None:
 
 
 def perceptual(c: Conversion, key: str, path: str, target: str) -> None:
-    """Features of VGG."""
+    """Convert features of VGG."""
     if not c.get(key):
         return
     weight, style = c.get(f"{key}.perceptual_weight", 1.0), c.get(f"{key}.style_weight", 0.0)
@@ -489,7 +489,7 @@ def perceptual(c: Conversion, key: str, path: str, target: str) -> None:
 
 
 def gan(c: Conversion, key: str, path: str, target: str, relativistic: bool) -> None:
-    """The adversarial loss."""
+    """Convert the adversarial loss."""
     kind = c.need(f"{key}.gan_type", str, "vanilla")
     if kind not in GANS:
         c.problems.append(f"{key}.gan_type: found {kind}, expected one of {', '.join(GANS)} (wgan has no bound there)")
@@ -512,7 +512,7 @@ def gan(c: Conversion, key: str, path: str, target: str, relativistic: bool) -> 
 
 
 def weights(c: Conversion) -> None:
-    """What the stage starts from."""
+    """Convert what the stage starts from."""
     path = f"stages.{c.stage}.init_from"
     for letter, own in (("g", "checkpoint"), ("d", "network_d")):
         key = f"path.pretrain_network_{letter}"
@@ -532,7 +532,7 @@ def weights(c: Conversion) -> None:
 
 
 def logging(c: Conversion) -> None:
-    """When to print and save."""
+    """Convert when to print and save."""
     for foreign, own in (("print_freq", "print_every"), ("save_checkpoint_freq", "save_every")):
         if (value := c.get(f"logger.{foreign}")) is not None:
             c.put(f"logger.{own}", round(value), f"logger.{foreign}")

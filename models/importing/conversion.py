@@ -46,7 +46,7 @@ class Fate:
     path: str | None = None
 
     def told(self, tree: Mapping[str, Any]) -> str:
-        """In words; what the tree does not hold was our default."""
+        """Say it in words; what the tree does not hold was our default."""
         if self.path is None:
             return self.text
         if at(tree, self.path) is None:
@@ -73,7 +73,7 @@ class Conversion:
     problems: list[str] = field(default_factory=list)
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
-        """The foreign value at a dotted key; `default` where it is missing or null."""
+        """Return the foreign value at a dotted key; `default` where it is missing or null."""
         value: Any = self.foreign
         for part in key.split("."):
             if isinstance(value, Mapping):
@@ -85,7 +85,7 @@ class Conversion:
         return default if value is MISSING or value is None else value
 
     def need(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:  # noqa: ANN401
-        """The value at a key that the foreign framework cannot do without. Where it is missing or of another type, that
+        """Return the value at a key that the foreign framework cannot do without. Where it is missing or of another type, that
         is noted as a problem and `default` stands in, so that all problems are found."""
         value = self.get(key)
         if value is None:
@@ -97,12 +97,12 @@ class Conversion:
         return default
 
     def find(self, key: str) -> str:
-        """Where a key stands that some frameworks have at the top and others in a section."""
+        """Find where a key stands that some frameworks have at the top and others in a section."""
         places = (f"{section}{key}" for section in ("", "degradations.", "datasets.train."))
         return next((place for place in places if self.get(place, MISSING) is not MISSING), key)
 
     def put(self, path: str, value: Any, *keys: str, why: str = "") -> None:  # noqa: ANN401
-        """Sets a path of ours. The foreign keys behind it are said to be taken over, or derived as `why` says."""
+        """Set a path of ours. The foreign keys behind it are said to be taken over, or derived as `why` says."""
         self.tree = override(self.tree, path, value)
         for key in keys:
             if self.get(key, MISSING) is not MISSING:
@@ -110,16 +110,16 @@ class Conversion:
                 self.fates.setdefault(key, []).append(Fate(why, path))
 
     def drop(self, key: str, because: str) -> None:
-        """Says why a key, or what is left of the keys below it, is not carried."""
+        """Say why a key, or what is left of the keys below it, is not carried."""
         self._say(key, f"not carried, because {because}")
 
     def drop_all(self, reasons: Mapping[str, str]) -> None:
-        """`drop` for each key with its reason."""
+        """Drop each key with its reason."""
         for key, because in reasons.items():
             self.drop(key, because)
 
     def same(self, *keys: str, what: str) -> None:
-        """Says that keys of which nothing was said yet state what holds here anyway."""
+        """Say that keys of which nothing was said yet state what holds here anyway."""
         for key in keys:
             self._say(key, f"equal to our default, {what}")
 
@@ -136,11 +136,11 @@ class Conversion:
         )
 
     def contradiction(self, text: str) -> None:
-        """Notes what the file says in two ways."""
+        """Note what the file says in two ways."""
         self.problems.append(f"{text}; make the file say one thing")
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(foreign key, its value, what became of it), in the order of the file."""
+        """Return (foreign key, its value, what became of it), in the order of the file."""
         unknown = [Fate("not carried, because this converter does not know the key")]
         return [
             (key, _short(value), "; ".join(fate.told(self.tree) for fate in self._fates(key) or unknown))
@@ -149,17 +149,17 @@ class Conversion:
 
     @property
     def unknown(self) -> list[str]:
-        """Foreign keys that this converter does not know."""
+        """Return foreign keys that this converter does not know."""
         return [key for key, _ in leaves(self.foreign) if not self._fates(key)]
 
     def _fates(self, key: str) -> list[Fate]:
-        """What became of a key; the fate of a mapping is that of all in it."""
+        """Return what became of a key; the fate of a mapping is that of all in it."""
         parts = key.split(".")
         found = (self.fates.get(".".join(parts[:length])) for length in range(len(parts), 0, -1))
         return next((fates for fates in found if fates), [])
 
     def leave_out_defaults(self) -> None:
-        """Takes what our degradations and networks have by themselves out of the tree."""
+        """Take what our degradations and networks have by themselves out of the tree."""
         places = {"degradation": DEGRADATIONS, "network_g": NETWORKS, f"stages.{self.stage}.network_d": NETWORKS}
         for place, registry in places.items():
             own = at(self.tree, place)
@@ -176,7 +176,7 @@ class Conversion:
                     self.tree = without(self.tree, path)
 
     def check(self) -> None:
-        """Raises ForeignFileError for what stands against a conversion: of the file, or of what was made of it."""
+        """Refuse what stands against a conversion, of the file or of what was made of it, by a ForeignFileError."""
         for key, value in leaves(self.foreign):
             if any("CHANGE" in str(item) for item in (value if isinstance(value, list) else [value])):
                 self.problems.append(f"{key}: found {value!r}; this is a template, put your own value there")
@@ -212,7 +212,7 @@ def _short(value: Any, most: int = 48) -> str:  # noqa: ANN401
 
 
 def leaves(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    """(dotted key, value) of all in an option tree that is no mapping; entries of lists of mappings by number."""
+    """Yield (dotted key, value) of all in an option tree that is no mapping; entries of lists of mappings by number."""
     inside = dict(enumerate(tree)) if isinstance(tree, list) and any(isinstance(i, Mapping) for i in tree) else tree
     if isinstance(inside, Mapping) and inside:
         for key, value in inside.items():
@@ -222,21 +222,21 @@ def leaves(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:  # noqa: AN
 
 
 def at(tree: Any, path: str) -> Any:  # noqa: ANN401
-    """What stands at a dotted path, or None."""
+    """Return what stands at a dotted path, or None."""
     for part in path.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
 
 
 def without(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The tree without what stands at a dotted path, nor mappings that this leaves empty."""
+    """Return the tree without what stands at a dotted path, nor mappings that this leaves empty."""
     first, _, rest = path.partition(".")
     inner = without(tree[first], rest) if rest else {}
     return {k: inner if k == first else v for k, v in tree.items() if k != first or inner}
 
 
 def joined(parts: Sequence[Conversion]) -> dict[str, Any]:
-    """One option tree of several stages, a file each. Raises ForeignFileError where, besides stages, name,
+    """Join several stages, a file each, into one option tree. Raises ForeignFileError where, besides stages, name,
     logger and what the first leaves open, a later file says something else than the first."""
     tree = parts[0].tree
     for part in parts[1:]:

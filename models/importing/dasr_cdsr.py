@@ -87,7 +87,7 @@ NOT_CARRIED = {
 
 
 def read(arguments: Sequence[str], which: str) -> dict[str, Any]:
-    """The options of a command line, typed as the released code's. Raises ForeignFileError."""
+    """Read the options of a command line, typed as the released code's. Raises ForeignFileError."""
     known, found, problems = (DASR if which == "dasr" else CDSR), {}, []
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     while words:
@@ -117,7 +117,7 @@ def _typed(text: str, like: Any, key: str, problems: list[str]) -> Any:  # noqa:
 
 
 def convert(c: Conversion, which: str) -> None:
-    """Fills the conversion of a command line of `dasr` or `cdsr`."""
+    """Fill the conversion of a command line of `dasr` or `cdsr`."""
     a = {**(DASR if which == "dasr" else CDSR), **c.foreign}
     scale = a["scale"]
     c.put("name", c.get("save", f"{which}_x{scale}"), "save")
@@ -180,7 +180,7 @@ def _degradation(c: Conversion, a: Mapping[str, Any], which: str) -> None:
 
 
 def _stages(c: Conversion, a: Mapping[str, Any]) -> int:
-    """Both phases in iterations; returns those of an epoch."""
+    """Convert both phases to iterations; return those of an epoch."""
     first, _, last = str(a["data_range"]).split("/")[0].partition("-")
     images = c.told.images or int(last or first) - int(first) + 1
     batch = a["batch_size"]

@@ -70,7 +70,7 @@ NOT_CARRIED = {
 
 
 def convert(c: Conversion) -> None:
-    """Fills the conversion of a KAIR file."""
+    """Fill the conversion of a KAIR file."""
     model = c.need("model", str, "plain")
     if model not in STAGES:
         c.problems.append(f"model: found {model}, which has no counterpart here; known: {', '.join(STAGES)}")
@@ -204,7 +204,7 @@ def _data(c: Conversion, kind: str) -> None:
 
 
 def _source(c: Conversion, where: str, path: str, root: str | list[str], kind: str) -> None:
-    """A folder; of the data set `sr` with low-quality partners where it names them."""
+    """Convert a folder; of the data set `sr` with low-quality partners where it names them."""
     if kind == "sr" and (partners := c.get(f"{where}.dataroot_L")):
         made = {"type": "paired", "gt_root": root, "lq_root": partners}
         c.put(path, made, f"{where}.dataroot_H", f"{where}.dataroot_L")

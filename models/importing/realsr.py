@@ -30,7 +30,7 @@ NOT_CARRIED = {
 
 
 def convert(c: Conversion) -> None:
-    """Fills the conversion of a RealSR file."""
+    """Fill the conversion of a RealSR file."""
     model = c.need("model", str, "srgan")
     if model not in ("sr", "srgan"):
         c.problems.append(f"model: found {model}, expected sr or srgan")

@@ -46,7 +46,7 @@ NOT_CARRIED = {
 
 
 def convert(c: Conversion) -> None:
-    """Fills the conversion of a file of traiNNer-redux or neosr."""
+    """Fill the conversion of a file of traiNNer-redux or neosr."""
     c.stage = "gan" if c.get("network_d") is not None else "psnr"
     basicsr.heading(c)
     _network(c, "network_g", "network_g")

@@ -56,7 +56,7 @@ class Arguments:
 
 
 def main() -> int:
-    """Runs the command line. Returns the exit status: 1 if anything could not be written."""
+    """Run the command line. Return the exit status: 1 if anything could not be written."""
     args = parse(Arguments, prog="python -m models.publishing", description=__doc__)
     console, half = Console(), False if args.full else args.half
     try:
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def photograph(path: Path | None) -> Tensor:
-    """A photograph (1, 3, h, w) in [0, 1]: of a file, or one that ships with scikit-image.
+    """Return a photograph (1, 3, h, w) in [0, 1]: of a file, or one that ships with scikit-image.
 
     Raises OptionError if there is none, or it is small.
     """

@@ -76,7 +76,7 @@ class Check:
 
 
 def _difference(check: Check, photo: Tensor, generator: LoadedGenerator, form: Form, half: bool | None) -> float:
-    """The largest difference at two sizes. Raises OptionError if it is more than rounding."""
+    """Measure the largest difference at two sizes. Raises OptionError if it is more than rounding."""
     scale, multiple, largest = generator.network.scale, generator.network.size_multiple, 0.0
     allowed = 100 * LARGEST if half and form == "onnx" else LARGEST
     for height, width in SIZES:
@@ -100,14 +100,14 @@ def _difference(check: Check, photo: Tensor, generator: LoadedGenerator, form: F
 
 
 def told(generator: LoadedGenerator) -> Mapping[str, Any]:
-    """A kernel and noise for networks that are told them, so that they can be compared too."""
+    """Return a kernel and noise for networks that are told them, so that they can be compared too."""
     known = {"scale": generator.network.scale, "kernel": torch.zeros(1, 25, 25), "sigma": torch.zeros(1)}
     known["kernel"][:, 12, 12] = 1
     return {name: known[name] for name in generator.network.conditions}
 
 
 def _write_weights(generator: LoadedGenerator, name: str, out: Path, form: Form) -> tuple[Published, Check]:
-    """A state dict under BasicSR's names and entries."""
+    """Write a state dict under BasicSR's names and entries."""
     path = out / f"{name}.{form}"
     state = {key: value.detach().cpu().contiguous() for key, value in generator.network.state_dict().items()}
     if form == "pth":
@@ -140,7 +140,7 @@ def _write_weights(generator: LoadedGenerator, name: str, out: Path, form: Form)
 
 
 def spandrel_trouble(generator: LoadedGenerator) -> str | None:
-    """Why spandrel 0.4.2, by which ComfyUI and chaiNNer read files, does not read this one rightly; None: it does."""
+    """Say why spandrel 0.4.2, by which ComfyUI and chaiNNer read files, does not read this one rightly; None: it does."""
     network, options = generator.network, generator.options
     match options["type"]:
         case "rrdbnet" if network.scale == 3:
@@ -185,7 +185,7 @@ def _write_ncnn(generator: LoadedGenerator, name: str, out: Path, half: bool | N
 
 
 def guess_options(generator: LoadedGenerator) -> dict[str, Any]:
-    """All options of a generator, those left at their defaults too."""
+    """Return all options of a generator, those left at their defaults too."""
     network = generator.network
     if generator.options["type"] == "srvgg":
         defaults = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_conv": 16, "act_type": "prelu"}

@@ -51,7 +51,7 @@ def card(
     results: str,
     run: dict[str, Any] | None,
 ) -> str:
-    """The text in Markdown, under a head that model hubs read."""
+    """Return the text in Markdown, under a head that model hubs read."""
     network = generator.network
     head = {"license": licence or "unknown", "pipeline_tag": "image-to-image", "tags": ["super-resolution", "pytorch"]}
     kind = generator.options["type"]
@@ -101,7 +101,7 @@ def _training(run: dict[str, Any] | None, path: Path | None) -> str:
 
 
 def _use(done: Sequence[Published]) -> str:
-    """A line for each program that one of the files is for."""
+    """Return a line for each program that one of the files is for."""
     file = {one.form: one.files[0] for one in done}
     lines = []
     for form in ("safetensors", "pth"):
@@ -123,7 +123,7 @@ def _use(done: Sequence[Published]) -> str:
 
 
 def _run_of(path: Path | None) -> dict[str, Any] | None:
-    """The options, stage and iteration of a checkpoint of ours; None for other files."""
+    """Return the options, stage and iteration of a checkpoint of ours; None for other files."""
     if path is None or not (meta := path.parent / "meta.json").is_file():
         return None
     try:
@@ -135,7 +135,7 @@ def _run_of(path: Path | None) -> dict[str, Any] | None:
 
 
 def _without_paths(value: Any) -> Any:  # noqa: ANN401
-    """An option tree with the last part of each absolute path alone: folders of a machine are nobody's business."""
+    """Return an option tree with the last part of each absolute path alone: folders of a machine are nobody's business."""
     if isinstance(value, dict):
         return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -144,7 +144,7 @@ def _without_paths(value: Any) -> Any:  # noqa: ANN401
 
 
 def _write_samples(path: Path, generator: LoadedGenerator, photo: Tensor) -> None:
-    """Bicubic beside the network, for the middle of the photograph."""
+    """Draw bicubic beside the network, for the middle of the photograph."""
     scale = generator.network.scale
     top, left = ((side - 64) // 2 for side in photo.shape[-2:])
     lq = photo[..., top : top + 64, left : left + 64]

@@ -20,7 +20,7 @@ KINDS = ("rrdbnet", "srvgg")
 
 
 def ncnn_files(options: Mapping[str, Any], state: Mapping[str, Tensor], half: bool = True) -> tuple[str, bytes]:
-    """The contents of MODEL.param and MODEL.bin.
+    """Return the contents of MODEL.param and MODEL.bin.
 
     Args:
         options: all options of an rrdbnet or srvgg, as `models.weights.guess` gives them.
@@ -34,7 +34,7 @@ def ncnn_files(options: Mapping[str, Any], state: Mapping[str, Tensor], half: bo
 
 
 def graph_text(layers: Sequence[Layer]) -> str:
-    """A .param file: the magic number, the numbers of layers and blobs, then a line for each layer."""
+    """Write a .param file: the magic number, the numbers of layers and blobs, then a line for each layer."""
     blobs = sum(len(layer.outputs) for layer in layers)
     return "\n".join([NCNN_MAGIC.decode(), f"{len(layers)} {blobs}", *map(_line, layers)]) + "\n"
 
@@ -52,7 +52,7 @@ def _pair(key: int, value: Value) -> str:
 
 
 def with_splits(layers: Sequence[Layer]) -> list[Layer]:
-    """The graph with a Split behind every blob that more than one layer reads, which ncnn asks for."""
+    """Return the graph with a Split behind every blob that more than one layer reads, which ncnn asks for."""
     readers = Counter(blob for layer in layers for blob in layer.inputs)
     used: Counter[str] = Counter()
 
@@ -72,7 +72,7 @@ def with_splits(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def weight_bytes(layers: Sequence[Layer], state: Mapping[str, Tensor], half: bool) -> bytes:
-    """A .bin file: the weights of the layers in their order. Raises OptionError for what float16 cannot hold."""
+    """Write a .bin file: the weights of the layers in their order. Raises OptionError for what float16 cannot hold."""
     parts: list[bytes] = []
     for layer in layers:
         if layer.kind not in WEIGHTED:
@@ -90,12 +90,12 @@ def weight_bytes(layers: Sequence[Layer], state: Mapping[str, Tensor], half: boo
 
 
 def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with the weights of convolutions rounded to float16, as `ncnn_files` writes them."""
+    """Return the state dict with the weights of convolutions rounded to float16, as `ncnn_files` writes them."""
     return {key: value.to(torch.float16).float() if value.ndim == 4 else value.clone() for key, value in state.items()}
 
 
 def run_ncnn(param: Path, lq: Tensor) -> Tensor:
-    """What ncnn makes of an image (1, C, h, w) on the CPU, computing in float32."""
+    """Return what ncnn makes of an image (1, C, h, w) on the CPU, computing in float32."""
     try:
         runtime = import_module("ncnn")
     except ImportError as error:

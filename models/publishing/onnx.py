@@ -67,7 +67,7 @@ def write_onnx(network: Network, channels: int, path: Path, half: bool = False) 
 
 
 def run_onnx(path: Path, lq: Tensor) -> Tensor:
-    """What onnxruntime makes of an image (1, C, h, w) on the CPU."""
+    """Return what onnxruntime makes of an image (1, C, h, w) on the CPU."""
     runtime = _needed("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(np.asarray(session.run(["sr"], {"lq": lq.numpy()})[0]))
