@@ -247,7 +247,7 @@ class TrainingSet(Dataset[Batch]):
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    """(3, H, W): uint8 stays, since a quarter of the bytes travels from worker to device; uint16 becomes float32."""
+    """Make (3, H, W): uint8 stays, a quarter of the bytes from worker to device; uint16 becomes float32."""
     array = np.ascontiguousarray(image.transpose(2, 0, 1))
     return torch.from_numpy(array) if array.dtype == np.uint8 else torch.from_numpy(array.astype(np.float32) / 65535)
 
@@ -333,7 +333,7 @@ def reflect_to(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def reflect_pair(gt: np.ndarray, lq: np.ndarray, side: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `reflect_to` for a pair. The edge itself is repeated, or the two would be shifted against one another."""
+    """Do as `reflect_to` for a pair. The edge itself is repeated, or the two would be shifted against one another."""
 
     def reflect(image: np.ndarray, side: int) -> np.ndarray:
         bottom, right = (max(0, side - length) for length in image.shape[:2])
@@ -343,7 +343,7 @@ def reflect_pair(gt: np.ndarray, lq: np.ndarray, side: int, scale: int) -> tuple
 
 
 def draw_augment(rng: np.random.Generator, kind: Augment) -> tuple[bool, int]:
-    """(flip up-down, number of quarter turns), as `augment` takes them: see DataOptions."""
+    """Return (flip up-down, number of quarter turns), as `augment` takes them: see DataOptions."""
     if kind == "flips_and_turns":
         return bool(rng.integers(2)), int(rng.integers(4))
     if kind == "flip":

@@ -110,7 +110,7 @@ def _plan(
 
 
 def _tensor(image: Any) -> Tensor:  # noqa: ANN401
-    """(C, H, W) float32 in [0, 1] of an array (H, W, C) of uint8 or a tensor; of a tuple the first."""
+    """Return (C, H, W) float32 in [0, 1] of an array (H, W, C) of uint8 or a tensor; of a tuple the first."""
     image = image[0] if isinstance(image, (tuple, list)) else image
     if isinstance(image, Tensor):
         return image.float() / 255 if image.dtype == torch.uint8 else image.float()

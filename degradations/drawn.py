@@ -55,7 +55,7 @@ def drawn_table(samples: Sequence[Steps]) -> tuple[list[str], list[list[str]]]:
 
 
 def drawn_text(drawn: Mapping[str, Any]) -> str:
-    """Drawn values for a caption. Seeds are left out, of matrices only the size is told."""
+    """Write drawn values for a caption. Seeds are left out, of matrices only the size is told."""
 
     def word(key: str, value: Any) -> str:  # noqa: ANN401
         if isinstance(value, list) and value and isinstance(value[0], list):
@@ -72,7 +72,7 @@ def _is_word(value: Any) -> bool:  # noqa: ANN401
 
 
 def collect_drawn(samples: Sequence[Steps]) -> tuple[dict[str, list[int]], dict[str, dict[str, tuple[int, list[Any]]]]]:
-    """Of each step its positions, and by key how many samples have it and all values; a list gives each element."""
+    """Gather of each step its positions, and by key how many samples have it and all values; a list gives each one."""
     positions: dict[str, list[int]] = {}
     values: dict[str, dict[str, tuple[int, list[Any]]]] = {}
     for steps in samples:

@@ -120,7 +120,7 @@ class WeightsAndBiases:
         self._log(stage, iteration, {tag: self._image(picture)})
 
     def resume(self, stage: str, iteration: int) -> None:
-        """Nothing: what is there stays."""
+        """Do nothing: what is there stays."""
 
     def close(self) -> None:
         self._run.finish()

@@ -52,12 +52,12 @@ class Console:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def info(self, text: str) -> None:
-        """Something worth reading."""
+        """Print something worth reading."""
         if self.is_main:
             self._say(text, sys.stdout)
 
     def warn(self, text: str, once: str | None = None) -> None:
-        """Something to look at; with a key `once`, only the first time that key is used."""
+        """Print something to look at; with a key `once`, only the first time that key is used."""
         if self.is_main and once not in self._told:
             self._say(f"warning: {text}", sys.stderr)
         if once is not None:
@@ -137,7 +137,7 @@ class Progress:
             self._all_waited += waited
 
     def rates(self) -> dict[str, float]:
-        """`speed` and `wait_share` since the last call, for a log that keeps its own rhythm."""
+        """Return `speed` and `wait_share` since the last call, for a log that keeps its own rhythm."""
         then, done, waited = self._mark
         self._mark = (time.monotonic(), self.done, self._all_waited)
         elapsed = max(self._mark[0] - then, 1e-9)
@@ -274,7 +274,7 @@ def write_status(folder: str | Path, console: Console, state: str, reason: str =
 
 
 def memory_mb() -> dict[str, float]:
-    """Memory of this process in MiB: `ram`, `ram_peak`, and on CUDA `cuda_peak` (allocated by PyTorch)."""
+    """Return memory of this process in MiB: `ram`, `ram_peak`, and on CUDA `cuda_peak` (allocated by PyTorch)."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
     memory = {"ram_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
     statm = Path("/proc/self/statm")

@@ -113,7 +113,7 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", "utils.optim", protocol=Sch
 
 
 def _warm(factor: float, completed: int, warmup: int) -> float:
-    """Linear warm-up: step i of the first `warmup` runs at i / warmup of the rate."""
+    """Warm up linearly: step i of the first `warmup` runs at i / warmup of the rate."""
     return factor * min(1.0, (completed + 1) / warmup) if warmup else factor
 
 
@@ -284,7 +284,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int = 1) -> None:
-        """e = d·e + (1 − d)·p after an optimizer step, the stage's first of which is 1."""
+        """Set e = d·e + (1 − d)·p after an optimizer step, the stage's first of which is 1."""
         decay = self.decay if self.power is None else min(self.decay, 1 - step**-self.power)
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):

@@ -15,7 +15,7 @@ def generator(*key: int | str) -> np.random.Generator:
 
 
 def sample_stream(seed: int, stage: str, number: int, attempt: int = 0) -> np.random.Generator:
-    """Everything random about one training sample; `attempt` counts replacements of unreadable files."""
+    """Return the stream of one training sample's randomness; `attempt` counts replacements of unreadable files."""
     return generator(1, seed, stage, number, attempt)
 
 
@@ -40,7 +40,7 @@ def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gene
 
 
 def random_bits(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """64 random bits, as int64 (B, *shape), at each place of a grid of 2^20 in each but the first axis.
+    """Draw 64 random bits, as int64 (B, *shape), at each place of a grid of 2^20 in each but the first axis.
 
     A function of seed and place alone, whatever the shape and the other seeds: no state, and one expression for a whole
     batch. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) with seeds (B,) as states and places as counts.

@@ -109,7 +109,7 @@ def collect_kernels(
 
 
 def usable(path: Path, settings: KernelGAN) -> np.ndarray:
-    """(H, W, 3) uint8. Raises ImageError for what cannot be read, is smaller than the crops or has no content."""
+    """Return (H, W, 3) uint8. Raises ImageError for what is not read, is smaller than the crops or has no content."""
     image = read_image(path)
     least = SIZE_G + (0 if settings.real_image else 2 * SHAVED)
     if min(image.shape[:2]) < least:

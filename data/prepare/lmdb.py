@@ -82,7 +82,7 @@ def write_database(source: Path, out: Path, strip: str, workers: int, console: C
 
 
 def _convert_old(source: Path, out: Path, console: Console) -> int:
-    """As `write_database`, from a database whose values are the bytes of 8-bit BGR or gray pixels, row by row, with
+    """Do as `write_database`, from a database whose values are the bytes of 8-bit BGR or gray pixels, row by row, with
     keys and shapes in a pickle."""
     shapes, old, failed = old_meta(source / OLD_META), reader(source), 0
     sizes, batch = dict[str, tuple[int, int, int]](), dict[str, bytes]()

@@ -50,7 +50,7 @@ class Multiscale:
         return f"{image.shape[0]}x{image.shape[1]} gives no {', '.join(left_out)}" if left_out else ""
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int] | None]:
-        """(height, width) of each copy; None where it would be empty or no smaller."""
+        """Return (height, width) of each copy; None where it would be empty or no smaller."""
         sizes = [(int(height * scale), int(width * scale)) for scale in self.scales]
         if self.shortest:
             short, ratio = self.shortest, max(height, width) / min(height, width)

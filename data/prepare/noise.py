@@ -156,7 +156,7 @@ def _measure(job: NoisePatches, item: tuple[str, Path]) -> tuple[list[int], list
 
 
 def stored(path: Path) -> np.ndarray:
-    """(H, W) of a gray file, (H, W, 3) of another."""
+    """Return (H, W) of a gray file, (H, W, 3) of another."""
     image, _, gray = read_image_alpha(path)
     return image[..., 0] if gray else image
 

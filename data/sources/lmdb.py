@@ -84,7 +84,7 @@ class Lmdb(Source):
             raise ValueError(f"the databases do not pair at scale {self.scale}:\n  " + "\n  ".join(problems))
 
     def _rest(self, size: Size, small: Size) -> Size | None:
-        """By how many pixels a ground truth is larger than its enlarged partner, or None where it does not fit."""
+        """Return how many pixels larger a ground truth is than its enlarged partner, or None where it does not fit."""
         rest = size[0] - small[0] * self.scale, size[1] - small[1] * self.scale
         return rest if all(0 <= r < self.scale for r in rest) else None
 

@@ -49,7 +49,7 @@ class KernelBank(Step):
 
     @cached_property
     def bank(self) -> Bank:
-        """The kernels; reading them may raise OptionError."""
+        """Return the kernels; reading them may raise OptionError."""
         bank = Bank.read(self.path)
         if (last := max(self.indices, default=0)) >= len(bank.kernels):
             raise ValueError(f"indices: found {last}, but {self.path} holds {len(bank.kernels)}, from 0")

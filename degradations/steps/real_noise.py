@@ -120,7 +120,7 @@ class RealNoise(Step):
 
     @cached_property
     def pool(self) -> NoisePool:
-        """The patches; reading them may raise OptionError."""
+        """Return the patches; reading them may raise OptionError."""
         return NoisePool.read(self.path)
 
     def sample(self, rng: np.random.Generator, state: State) -> Drawn:

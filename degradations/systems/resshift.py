@@ -32,7 +32,7 @@ def resshift(
     draws: Literal["sample", "batch"] = "sample",
     groups: Mapping[str, Group] = {},  # noqa: B006 - never written to
 ) -> RealESRGAN:
-    """Real-ESRGAN's degradation of unsharpened photographs, its second order with probability 0.5.
+    """Build Real-ESRGAN's degradation of unsharpened photographs, its second order with probability 0.5.
 
     Args:
         orders: the rounds, each its steps in their order, and with `prob` how often the whole round happens.

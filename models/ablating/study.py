@@ -290,7 +290,7 @@ def _check_variants(variants: Mapping[str, Variant], problems: list[Problem]) ->
 
 
 def _meaning(value: Any) -> Any:  # noqa: ANN401
-    """Checked options as plain values with all defaults, to be compared."""
+    """Return checked options as plain values with all defaults, to be compared."""
     if isinstance(value, Spec):
         return value.name, {key: _meaning(v) for key, v in {**value.options, **value.wrapper}.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -193,7 +193,7 @@ class Measure:
         ]
 
     def __call__(self, sr: Tensor, gt: Tensor | None, scale: int, path: str) -> Scores:
-        """The numbers of one image of a file; without a ground truth, those that need none."""
+        """Return the numbers of one image of a file; without a ground truth, those that need none."""
         gray = any(protocol.gray == "file" for protocol in self.protocols.values()) and _is_gray(path)
         return {
             f"{metric} {channels}": value
@@ -211,7 +211,7 @@ class Measure:
 
 
 def _is_gray(path: str) -> bool:
-    """Whether an image file has one channel; a record of a database is taken for none."""
+    """Return whether an image file has one channel; a record of a database is taken for none."""
     return Path(path).is_file() and read_header(path).gray
 
 
@@ -250,7 +250,7 @@ class RealImages:
         return [*filter(None, [self.listing.remark]), *changes(headers(self.paths))]
 
     def __getitem__(self, number: int) -> ValidationItem:
-        """An image whose batch has no targets. Raises UnreadableImageError for a file that cannot be read."""
+        """Return an image whose batch has no targets. Raises UnreadableImageError for a file that cannot be read."""
         path = str(self.paths[number])
         lq = to_tensor(read_listed(path))[None]
         plan = Plan((lq.shape[-2] * self.scale, lq.shape[-1] * self.scale), self.scale)
@@ -505,7 +505,7 @@ def with_smoothed_line(
 
 
 def keep_best(result: SetResult, baselines: Mapping[str, Mapping[str, Restorer]]) -> SetResult:
-    """Of the rows that each baseline was tried as, keep the one with the highest mean PSNR, under its name."""
+    """Keep, of the rows that each baseline was tried as, the one with the highest mean PSNR, under its name."""
     scores, remarks, number = dict(result.scores), list(result.remarks), main_number(result.columns)
     for name, kinds in baselines.items():
         rows = {f"{name} {variant}": variant for variant in kinds}

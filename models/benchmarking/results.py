@@ -94,7 +94,7 @@ def latex(name: str, results: Sequence[SetResult], measure: Measure) -> str:
 
 
 def as_tree(name: str, results: Sequence[SetResult], measure: Measure, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Everything, for JSON. A number that is not finite (the PSNR of identical images) becomes null."""
+    """Return everything, for JSON. A number that is not finite (the PSNR of identical images) becomes null."""
 
     def plain(scores: Scores) -> dict[str, float | None]:
         return {column: value if math.isfinite(value) else None for column, value in scores.items()}

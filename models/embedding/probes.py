@@ -14,14 +14,14 @@ PENALTIES = tuple(10.0**power for power in range(-3, 3))
 
 
 def standardised(features: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Shifted and scaled so that every number of `like` has mean 0 and variance 1, unless it is constant."""
+    """Shift and scale so that every number of `like` has mean 0 and variance 1, unless it is constant."""
     flat = like.reshape(-1, like.shape[-1])
     deviation = flat.std(0)
     return (features - flat.mean(0)) / np.where(deviation > 1e-9, deviation, 1)
 
 
 def splits(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(training part, test part) by image, so that every image is tested once; standardised by the training part."""
+    """Return (training part, test part) by image, each image tested once; standardised by the training part."""
     fold = np.arange(len(features)) % FOLDS
     for number in range(min(FOLDS, len(features))):
         train, test = features[fold != number], features[fold == number]
@@ -29,7 +29,7 @@ def splits(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
-    """(xᵀx / n + penalty·I)⁻¹ y for x (n, d) and y (d, t)."""
+    """Return (xᵀx / n + penalty·I)⁻¹ y for x (n, d) and y (d, t)."""
     return np.linalg.solve(x.T @ x / len(x) + penalty * np.eye(x.shape[1]), y)
 
 
@@ -66,8 +66,8 @@ def probe_accuracy(features: np.ndarray) -> float:
 
 
 def explained(features: np.ndarray, targets: np.ndarray) -> float | None:
-    """R² of a ridge regression of the changes' `targets` (K, t) on samples of unseen images, under changes that it has
-    learnt from. None where these do not differ in the targets."""
+    """Return R² of ridge regression of the changes' `targets` (K, t) on samples of unseen images, under changes that it
+    has learnt from. None where these do not differ in the targets."""
     if len(targets) == 0 or np.ptp(targets, axis=0).max() < 1e-6:
         return None
     centred = targets - targets.mean(0)

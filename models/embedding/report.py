@@ -37,7 +37,7 @@ ROUND = 1.05  # kernels whose widths differ by less than this factor have no ori
 
 
 def drawn_plans(degradation: Degradation, scale: int, side: int, count: int, seed: int) -> list[Plan]:
-    """`count` plans drawn for ground truths of `side` pixels. Raises OptionError if the degradation does not fit."""
+    """Draw `count` plans for ground truths of `side` pixels. Raises OptionError if the degradation does not fit."""
     if degradation.starts_from_lq:
         raise OptionError("degradation: this one starts from given low-quality images; expected one that makes them")
     plans = []
@@ -93,7 +93,7 @@ class Samples:
 
 
 def kernel_shape(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Widths and orientation of kernels (K, k, k) by their second moments, each (K,).
+    """Return widths and orientation of kernels (K, k, k) by their second moments, each (K,).
 
     Returns:
         Standard deviations along the wider and the narrower axis, in pixels of the ground truth; the angle of the

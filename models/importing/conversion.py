@@ -85,8 +85,8 @@ class Conversion:
         return default if value is MISSING or value is None else value
 
     def need(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:  # noqa: ANN401
-        """Return the value at a key that the foreign framework cannot do without. Where it is missing or of another type, that
-        is noted as a problem and `default` stands in, so that all problems are found."""
+        """Return the value at a key that the foreign framework cannot do without. Where it is missing or of another
+        type, that is noted as a problem and `default` stands in, so that all problems are found."""
         value = self.get(key)
         if value is None:
             self.problems.append(f"{key}: is missing, and the framework that this file is for has no default for it")

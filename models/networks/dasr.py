@@ -100,7 +100,7 @@ class DAConv(nn.Module):
 
 
 def _filtered_by_shifts(x: Tensor, filters: Tensor) -> Tensor:
-    """Correlates each channel of (B, C, h, w) with a 3x3 filter of its own, (B, C, 9) row by row, around zeros."""
+    """Correlate each channel of (B, C, h, w) with a 3x3 filter of its own, (B, C, 9) row by row, around zeros."""
     height, width = x.shape[-2:]
     padded = F.pad(x, (1, 1, 1, 1))
     shifts = [padded[..., dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]

@@ -140,7 +140,7 @@ def _write_weights(generator: LoadedGenerator, name: str, out: Path, form: Form)
 
 
 def spandrel_trouble(generator: LoadedGenerator) -> str | None:
-    """Say why spandrel 0.4.2, by which ComfyUI and chaiNNer read files, does not read this one rightly; None: it does."""
+    """Say why spandrel 0.4.2, by which ComfyUI and chaiNNer read files, does not read this one rightly, or None."""
     network, options = generator.network, generator.options
     match options["type"]:
         case "rrdbnet" if network.scale == 3:

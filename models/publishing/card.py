@@ -135,7 +135,7 @@ def _run_of(path: Path | None) -> dict[str, Any] | None:
 
 
 def _without_paths(value: Any) -> Any:  # noqa: ANN401
-    """Return an option tree with the last part of each absolute path alone: folders of a machine are nobody's business."""
+    """Return an option tree with the last part of each absolute path: folders of a machine are nobody's business."""
     if isinstance(value, dict):
         return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -30,7 +30,7 @@ class BackProjection:
         return f"back-projection (weight {self.weight:g}, {self.iterations} times, down: {self.down})"
 
     def __call__(self, sr: Tensor, lq: Tensor) -> Tensor:
-        """The corrected (B, C, H, W), not clipped, from a result and its input (B, C, h, w)."""
+        """Return the corrected (B, C, H, W), not clipped, from a result and its input (B, C, h, w)."""
         for _ in range(self.iterations):
             sr = sr + self.weight * self._resized(lq - self._resized(sr, lq), sr)
         return sr

@@ -257,5 +257,5 @@ def _images_of(path: Path, out: Path, console: Console | None, alone: bool) -> l
 
 
 def _identity(path: Path) -> tuple[int, int] | str:
-    """Equal for two paths to one file, through links too."""
+    """Return what is equal for two paths to one file, through links too."""
     return (path.stat().st_dev, path.stat().st_ino) if path.exists() else str(path)

@@ -103,7 +103,7 @@ class Assumption:
 
 
 def extended(lq: Tensor, scale: int, kernel_side: int) -> Tensor:
-    """Continues (B, C, h, w) on the CPU beyond the bottom and the right, so that a network may take it as periodic.
+    """Continue (B, C, h, w) on the CPU beyond the bottom and the right, so that a network may take it as periodic.
 
     As USRNet's tool does it, on the grid of the result: the image enlarged by nearest neighbours is extended to
     multiples of 8, by 16 pixels or more (or the reach of a larger kernel); of that every `scale`-th pixel.
@@ -115,7 +115,7 @@ def extended(lq: Tensor, scale: int, kernel_side: int) -> Tensor:
 
 
 def wrap_extension(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Extends (..., h, w) on the CPU to (..., *size) so that it goes on smoothly where it is repeated periodically.
+    """Extend (..., h, w) on the CPU to (..., *size) so that it goes on smoothly where it is repeated periodically.
 
     What is added solves Laplace's equation between an edge and the opposite one (Liu and Jia, Reducing Boundary
     Artifacts in Image Deconvolution, ICIP 2008). Computed in float64, in the dtype of `image`.
@@ -143,7 +143,7 @@ def wrap_extension(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _bridge(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
-    """(..., count + 2, w): from row `first` (..., w) to row `last`, linearly at both ends of the rows between."""
+    """Draw (..., count + 2, w): from row `first` (..., w) to row `last`, linearly at both ends of the rows between."""
     frame = np.zeros((*first.shape[:-1], count + 2, first.shape[-1]))
     frame[..., 0, :], frame[..., -1, :] = first, last
     t = np.linspace(0, 1, count)

@@ -101,7 +101,7 @@ Tiling = Whole | Context | Blended
 
 
 def _ramp(length: int, overlap: int) -> Tensor:
-    """Rise from 0 over the first quarter of the overlap to 1 over its last, smoothly (3t² - 2t³) between."""
+    """Return a rise from 0 over the first quarter of the overlap to 1 over its last, smoothly (3t² - 2t³) between."""
     if overlap == 0:
         return torch.ones(length, dtype=torch.float64)
     centres = torch.arange(length, dtype=torch.float64) + 0.5

@@ -40,12 +40,12 @@ class KeyEncoder(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "loaded", True))
 
     def forward(self, lq: Tensor) -> Tensor:
-        """Unit keys (B, dimension) of images (B, 3, h, w)."""
+        """Return unit keys (B, dimension) of images (B, 3, h, w)."""
         return F.normalize(self.encoder(lq)[1].to(self.queue), dim=1)
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module, momentum: float, statistics: bool) -> None:
-        """key = momentum · key + (1 - momentum) · query, for parameters and, if asked, for running statistics."""
+        """Set key = momentum · key + (1 - momentum) · query, for parameters and, if asked, for running statistics."""
         torch._foreach_lerp_(list(self.encoder.parameters()), list(encoder.parameters()), 1 - momentum)
         for key, query in zip(self.encoder.buffers(), encoder.buffers(), strict=True) if statistics else ():
             saved = all_gather(query[None])[0]  # the main process's, so that a resume finds them on all

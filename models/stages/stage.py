@@ -178,7 +178,7 @@ class Stage:
         raise NotImplementedError(f"{type(self).__name__} has no phases")
 
     def after_step(self) -> None:
-        """Called once after each iteration's phases."""
+        """Do what follows each iteration's phases."""
 
     def infer(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the super-resolved images (B, C, H, W) of a network with the generator's interface."""
@@ -194,7 +194,7 @@ class Stage:
             return {"sr_ema": self.infer(self.ema_network, batch)}
 
     def state_dict(self) -> dict[str, Any]:
-        """State besides networks and optimizers, such as a queue."""
+        """Return the state besides networks and optimizers, such as a queue."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

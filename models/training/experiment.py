@@ -130,7 +130,7 @@ class Experiment:
         )
 
     def batch_size(self, stage: str) -> int:
-        """Samples per optimizer step of a stage, over all ranks."""
+        """Return the samples per optimizer step of a stage, over all ranks."""
         return self.settings(stage).batch_size or self.data.batch_size
 
 

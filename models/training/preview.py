@@ -109,7 +109,7 @@ def training_samples(
 
 
 def image_samples(experiment: Experiment, stage: str, files: Files, count: int, whole: bool = False) -> Iterator[Shown]:
-    """`count` samples of each image, drawn like training samples 0, 1, … from data of this one image."""
+    """Return `count` samples of each image, drawn like training samples 0, 1, … from data of this one image."""
     degradation = own_degradation(experiment)
     upright = replace(experiment, data=replace(experiment.data, augment="none", small_images="reflect"))
     multiple = math.lcm(experiment.scale, *degradation.scales)
@@ -327,7 +327,7 @@ def histogram_command(experiment: Experiment, stage: str, args: Arguments, out: 
 
 
 def apply_command(experiment: Experiment, tree: dict[str, Any], args: Arguments, out: Path, console: Console) -> int:
-    """Pairs on disk, degraded as a validation set called `apply` would be."""
+    """Write pairs to disk, degraded as a validation set called `apply` would be."""
     files, names = named_files(args.images, experiment.scale)
     seed = experiment.data.validation_seed if args.seed is None else args.seed
     valid = ValidationSet("apply", SourceEntry(files), own_degradation(experiment), seed=seed, scale=experiment.scale)

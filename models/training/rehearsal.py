@@ -69,7 +69,7 @@ def dry_run(run: Run) -> None:
 
 
 def timed_step(run: Run, batches: Generator[list[Batch]]) -> tuple[float, float]:
-    """Seconds of the next iteration until the device is done, and those of them that it waited for data."""
+    """Return the seconds of the next iteration until the device is done, and those of them that it waited for data."""
     start = time.perf_counter()
     micros = next(batches)
     waited = time.perf_counter() - start
@@ -121,7 +121,7 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
 
 
 def of_device(events: Iterable[Any], gpu: bool) -> list[Any]:
-    """Of a GPU its kernels, without the operators that launched them, which have the same time once more."""
+    """Return of a GPU its kernels, without the operators that launched them, which have the same time once more."""
     kind = DeviceType.CUDA if gpu else DeviceType.CPU
     return [event for event in events if event.device_type == kind and not event.is_user_annotation]
 
@@ -136,7 +136,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product, the best of several."""
+    """Measure the operations per second of a large matrix product, the best of several."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")

@@ -220,7 +220,7 @@ class Watcher:
 
     @contextmanager
     def despite_full_disk(self) -> Iterator[None]:
-        """For what training can do without: a failure to write is warned of once."""
+        """Do what training can do without: a failure to write is warned of once."""
         try:
             yield
         except OSError as error:

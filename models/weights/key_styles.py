@@ -16,7 +16,7 @@ _ESRGAN_TOP = {"trunk_conv": "conv_body", "HRconv": "conv_hr", "upconv1": "conv_
 
 
 def canonical_names(keys: Iterable[str]) -> Renames:
-    """Old name → canonical name of every key; names of no known other style stay as they are."""
+    """Map the old name of every key to its canonical name; names of no known other style stay as they are."""
     keys = list(keys)
     styles = (_rename_esrgan, _rename_msrresnet, _rename_sequential_rrdb)
     for style in (*styles, _rename_patchgan, _rename_vgg, _rename_vgg_spectral):
@@ -32,7 +32,7 @@ def canonical(state: Mapping[str, Tensor]) -> State:
 
 
 def _rename_esrgan(keys: list[str]) -> Renames | None:
-    """ESRGAN, BSRGAN, RealSR: `RRDB_trunk.0.RDB1.conv1`, `trunk_conv`, `upconv1`, `HRconv`."""
+    """Rename ESRGAN's, BSRGAN's, RealSR's: `RRDB_trunk.0.RDB1.conv1`, `trunk_conv`, `upconv1`, `HRconv`."""
     if not any(re.match(r"RRDB_trunk\.\d+\.RDB\d\.", key) for key in keys):
         return None
 
@@ -46,7 +46,7 @@ def _rename_esrgan(keys: list[str]) -> Renames | None:
 
 
 def _rename_msrresnet(keys: list[str]) -> Renames | None:
-    """ESRGAN's and RealSR's MSRResNet: `recon_trunk.0.conv1`, `HRconv`."""
+    """Rename ESRGAN's and RealSR's MSRResNet: `recon_trunk.0.conv1`, `HRconv`."""
     if "recon_trunk.0.conv1.weight" not in keys:
         return None
     return {key: re.sub(r"^HRconv\.", "conv_hr.", re.sub(r"^recon_trunk\.", "body.", key)) for key in keys}
@@ -80,7 +80,7 @@ def _rename_sequential_rrdb(keys: list[str]) -> Renames | None:
 
 
 def _rename_patchgan(keys: list[str]) -> Renames | None:
-    """KAIR's PatchGAN: `model.child2.1.weight`, a child per layer (convolution, norm, activation)."""
+    """Rename KAIR's PatchGAN: `model.child2.1.weight`, a child per layer (convolution, norm, activation)."""
 
     def rename(key: str) -> str:
         m = re.fullmatch(r"model\.child(\d+)\.(\d+)\.(\w+)", key)
@@ -94,7 +94,7 @@ def _rename_patchgan(keys: list[str]) -> Renames | None:
 
 
 def _rename_vgg(keys: list[str]) -> Renames | None:
-    """KAIR's VGG discriminators: `features.N`, `classifier.0`, `classifier.2`."""
+    """Rename KAIR's VGG discriminators: `features.N`, `classifier.0`, `classifier.2`."""
     if not {"features.0.weight", "classifier.0.weight", "classifier.2.weight"} <= set(keys):
         return None
     classifier = {"0": "linear1", "2": "linear2"}
@@ -113,7 +113,7 @@ def _rename_vgg(keys: list[str]) -> Renames | None:
 
 
 def _rename_vgg_spectral(keys: list[str]) -> Renames | None:
-    """KAIR's VGG discriminator with spectral normalisation: `conv0` … `conv9`, `linear0`, `linear1`."""
+    """Rename KAIR's VGG discriminator with spectral normalisation: `conv0` … `conv9`, `linear0`, `linear1`."""
     if not {"conv0.weight_orig", "linear0.weight_orig"} <= set(keys):
         return None
 

@@ -57,7 +57,7 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        """What was not taken, by kind, one line each."""
+        """Say what was not taken, by kind, one line each."""
         lines = ["every weight fits" if self.complete else "what fits by name and shape was taken"]
         lines += _listed("missing in the file, left as it was", self.missing)
         lines += _listed("unknown to the network, dropped", self.unexpected)

@@ -49,14 +49,14 @@ class _Graph:
         return name
 
     def convolution(self, name: str, x: str, channels: tuple[int, int], leak: float | None = None) -> str:
-        """3x3, then LeakyReLU where `leak` is its slope, ReLU where that is 0."""
+        """Add a 3x3 convolution, then LeakyReLU where `leak` is its slope, ReLU where that is 0."""
         values: dict[int, Value] = {0: channels[1], 1: 3, 4: 1, 5: 1, 6: 9 * channels[0] * channels[1]}
         if leak is not None:
             values |= {9: LEAKY_RELU, 10: [leak]} if leak else {9: RELU}
         return self.add("Convolution", name, [x], values)
 
     def damped_sum(self, name: str, residual: str, x: str) -> str:
-        """x + 0.2 residual."""
+        """Add x + 0.2 residual."""
         return self.add("Eltwise", name, [residual, x], {0: 1, 1: [0.2, 1.0]})
 
     def resize(self, name: str, x: str, factor: float, kind: int = NEAREST) -> str:

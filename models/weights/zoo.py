@@ -51,7 +51,7 @@ def zoo_file(name: str) -> Path:
 
 
 def entry_of(path: Path | None) -> Entry | None:
-    """What the zoo says of a file of it; None for other files."""
+    """Return what the zoo says of a file of it; None for other files."""
     return ENTRIES.get(path.stem) if path is not None and path.parent == zoo_folder() else None
 
 
@@ -62,7 +62,7 @@ def zoo_folder() -> Path | None:
 
 
 def main() -> int:
-    """Lists the networks. Returns the exit status: 1 where the package is not installed."""
+    """List the networks. Return the exit status: 1 where the package is not installed."""
     console, folder = Console(), zoo_folder()
     rows = [[f"{PREFIX}{name}", f"x{entry.scale}", entry.what] for name, entry in ENTRIES.items()]
     console.info(table(["weights", "scale", "what it is"], rows))

@@ -20,12 +20,12 @@ _RGB_OFFSETS = (-222.921, 135.576, -276.836)
 
 
 def rgb2y(image: np.ndarray) -> np.ndarray:
-    """Studio luma (…) of an RGB image (…, 3)."""
+    """Return studio luma (…) of an RGB image (…, 3)."""
     return _finish(_levels(image) / 255 @ np.array(_Y) + _OFFSETS[0], image.dtype)
 
 
 def rgb2ycbcr(image: np.ndarray) -> np.ndarray:
-    """Studio YCbCr (…, 3) of an RGB image (…, 3)."""
+    """Return studio YCbCr (…, 3) of an RGB image (…, 3)."""
     return _finish(_levels(image) / 255 @ np.array([_Y, _CB, _CR]).T + np.array(_OFFSETS), image.dtype)
 
 
@@ -36,7 +36,7 @@ def ycbcr2rgb(image: np.ndarray) -> np.ndarray:
 
 
 def gray(images: Tensor) -> Tensor:
-    """Full-range BT.601 luma (…, 1, H, W) of RGB (…, 3, H, W): 0.299 R + 0.587 G + 0.114 B. Gray stays as it is."""
+    """Return full-range BT.601 luma (…, 1, H, W) of RGB (…, 3, H, W): 0.299 R + 0.587 G + 0.114 B. Gray stays."""
     if images.shape[-3] == 1:
         return images
     if images.shape[-3] != 3:
@@ -46,7 +46,7 @@ def gray(images: Tensor) -> Tensor:
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
-    """float64 on the 0…255 scale."""
+    """Return float64 on the 0…255 scale."""
     if image.ndim < 1 or image.shape[-1] != 3:
         raise ValueError(f"found an array of shape {image.shape}, expected three channels last")
     if image.dtype == np.uint8:

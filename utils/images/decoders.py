@@ -61,7 +61,7 @@ def _by_opencv(data: bytes) -> np.ndarray:
 
 
 def _pam(data: bytes, header: Header) -> np.ndarray:
-    """Netpbm's PAM, whose red and blue OpenCV 5.0 exchanges."""
+    """Decode Netpbm's PAM, whose red and blue OpenCV 5.0 exchanges."""
     values = np.frombuffer(data.partition(b"ENDHDR\n")[2], ">u2" if header.highest > 255 else "u1")
     height, width = header.size or (0, 0)
     array = values.reshape(height, width, -1).astype(values.dtype.newbyteorder("="))
@@ -108,7 +108,7 @@ def _by_tifffile(data: bytes, header: Header) -> np.ndarray:
 
 
 def _divided(array: np.ndarray) -> np.ndarray:
-    """Colours as they were before they were multiplied by alpha, as well as the depth tells; opaque ones are exact."""
+    """Divide colours by the alpha they were multiplied by, as well as the depth tells; opaque ones are exact."""
     top = np.iinfo(array.dtype).max
     colour = array[..., :-1] * (np.float32(top) / np.maximum(array[..., -1:], 1))
     return np.concatenate([np.rint(np.minimum(colour, top)).astype(array.dtype), array[..., -1:]], -1)

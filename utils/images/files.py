@@ -105,13 +105,13 @@ def read_image(path: str | Path, max_megapixels: float = 400) -> np.ndarray:
 
 
 def read_image_alpha(path: str | Path, max_megapixels: float = 400) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """As `read_image`, with its alpha (H, W) of the same dtype or None, and whether the file is gray."""
+    """Read as `read_image`, with its alpha (H, W) of the same dtype or None, and whether the file is gray."""
     picture = read_picture(path, max_megapixels).srgb()
     return picture.pixels, picture.alpha, picture.gray
 
 
 def decode_image(data: bytes, name: str | Path, max_megapixels: float = 400) -> np.ndarray:
-    """As `read_image`, from the bytes of a file. `name` stands in messages for where they come from."""
+    """Decode as `read_image`, from the bytes of a file. `name` stands in messages for where they come from."""
     return decode_picture(data, name, max_megapixels).srgb().pixels
 
 
@@ -121,7 +121,7 @@ def read_picture(path: str | Path, max_megapixels: float = 400) -> Picture:
 
 
 def decode_picture(data: bytes, name: str | Path, max_megapixels: float = 400) -> Picture:
-    """As `read_picture`, from the bytes of a file."""
+    """Decode as `read_picture`, from the bytes of a file."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     header = parse_header(data)
@@ -399,7 +399,7 @@ def why_not_held(suffix: str, size: tuple[int, ...], deep: bool, alpha: bool) ->
 
 
 def to_float(array: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1]: uint8 over 255, uint16 over 65535; floats are taken to be there already.
+    """Return float32 in [0, 1]: uint8 over 255, uint16 over 65535; floats are taken to be there already.
 
     Always a new array. Raises ValueError for another dtype.
     """
@@ -421,7 +421,7 @@ def to_uint16(array: np.ndarray) -> np.ndarray:
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """(H, W, C) of uint8, uint16 or float to a tensor (C, H, W), float32 in [0, 1], contiguous, sharing no memory."""
+    """Copy (H, W, C) of uint8, uint16 or float into a contiguous tensor (C, H, W), float32 in [0, 1]."""
     if array.ndim != 3:
         raise ValueError(f"found an array {array.shape}, expected (H, W, C)")
     return torch.from_numpy(np.ascontiguousarray(to_float(array).transpose(2, 0, 1)))
@@ -438,7 +438,7 @@ def from_tensor(image: Tensor) -> np.ndarray:
 
 
 def image_names(sources: Sequence[str]) -> list[str]:
-    """Unique short names of images: the file's without its ending, with folders or the ending where needed."""
+    """Return unique short names of images: the file's without its ending, with folders or the ending where needed."""
     paths = [Path(source) for source in sources]
     short = [path.stem for path in paths]
     if len(set(short)) == len(short):

@@ -69,7 +69,7 @@ def _weights(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """`weight_matrix` as a constant tensor."""
+    """Return `weight_matrix` as a constant tensor."""
     # A tensor born under inference mode could never take part in training afterwards, and this one is kept.
     with torch.inference_mode(False):
         matrix = weight_matrix(length, out_length, scale, antialias, border)
@@ -100,7 +100,7 @@ def weight_matrix(
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = -0.5, support (-2, 2)."""
+    """Return Keys' cubic convolution kernel with a = -0.5, support (-2, 2)."""
     d = np.abs(x)
     near = (1.5 * d - 2.5) * d**2 + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2

@@ -50,7 +50,7 @@ def cells(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[np.ndar
 
 
 def _fitted(image: np.ndarray, height: int) -> np.ndarray:
-    """Enlarged by a whole factor, so that pixels stay pixels, or shrunk where it would not fit."""
+    """Enlarge by a whole factor, so that pixels stay pixels, or shrink where it would not fit."""
     factor = min(height // image.shape[0], LARGEST_CELL // image.shape[1])
     if factor >= 1:
         return image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -60,7 +60,7 @@ def _fitted(image: np.ndarray, height: int) -> np.ndarray:
 
 
 def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Strips below each other, filled up to the widest."""
+    """Lay strips below each other, filled up to the widest."""
     if not rows:
         raise ValueError("a sheet needs at least one row")
     width = max(row.shape[1] for row in rows)
@@ -98,7 +98,7 @@ def _width(line: str) -> int:
 
 
 def _wrap(caption: str, width: int) -> list[str]:
-    """Lines that fit the width; a longer word stays whole, and its cell grows."""
+    """Return lines that fit the width; a longer word stays whole, and its cell grows."""
     lines = [""]
     for word in caption.replace("×", "x").encode("ascii", "replace").decode().split():
         longer = f"{lines[-1]} {word}".strip()

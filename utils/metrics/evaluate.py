@@ -16,12 +16,12 @@ SMOOTHING_SIGMAS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 
 
 
 def default_metrics() -> dict[str, Metric]:
-    """PSNR and SSIM."""
+    """Return PSNR and SSIM."""
     return {"PSNR": METRICS.build("psnr"), "SSIM": METRICS.build("ssim")}
 
 
 def to_8bit(image: Tensor) -> np.ndarray:
-    """(1, C, H, W) or (C, H, W) in [0, 1], RGB or gray, to (H, W, 3) uint8, rounded and clipped."""
+    """Turn (1, C, H, W) or (C, H, W) in [0, 1], RGB or gray, into (H, W, 3) uint8, rounded and clipped."""
     flat = (image[0] if image.dim() == 4 else image).expand(3, -1, -1)
     return np.round(from_tensor(flat.detach().float().cpu().clamp(0, 1)) * 255).astype(np.uint8)
 
@@ -54,12 +54,12 @@ def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def bicubic(lq: Tensor, scale: int) -> Tensor:
-    """MATLAB's bicubic upscaling, clipped."""
+    """Upscale by MATLAB's bicubic, clipped."""
     return imresize(lq, scale=scale).clamp(0, 1)
 
 
 def smoothed(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing with σ in pixels, mirrored borders."""
+    """Smooth by a Gaussian with σ in pixels, mirrored borders."""
     if sigma == 0:
         return image
     array = np.ascontiguousarray(from_tensor(image[0].float().cpu()))
@@ -68,7 +68,7 @@ def smoothed(image: Tensor, sigma: float) -> Tensor:
 
 
 def smoothing_scores(upscaled: Tensor, gt: Tensor, protocol: Protocol, scale: int) -> dict[float, float]:
-    """PSNR of a bicubic image after Gaussian smoothing, by σ."""
+    """Return the PSNR of a bicubic image after Gaussian smoothing, by σ."""
     metric = {"PSNR": METRICS.build("psnr")}
     return {s: score(smoothed(upscaled, s), gt, metric, protocol, scale)["PSNR"] for s in SMOOTHING_SIGMAS}
 

@@ -56,7 +56,7 @@ _TWO_WAYS = (
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """Studio luma (H, W) of BT.601, rounded to whole levels, of (H, W, 3) RGB or (H, W, 1) luma in 0…255."""
+    """Return studio luma (H, W) of BT.601, rounded to whole levels, of (H, W, 3) RGB or (H, W, 1) luma in 0…255."""
     if image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f"found an image of shape {image.shape}, expected (H, W, 3) or (H, W, 1)")
     return np.round(image[..., 0] if image.shape[2] == 1 else rgb2y(image / 255) * 255)
@@ -84,7 +84,7 @@ def block_features(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalise(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean-subtracted, contrast-normalised luma, and the local deviation, both (H, W): equations 1 to 3."""
+    """Return mean-subtracted, contrast-normalised luma, and the local deviation, both (H, W): equations 1 to 3."""
     mean = _local_mean(image)
     deviation = np.sqrt(np.abs(_local_mean(image**2) - mean**2))
     difference = image - mean
@@ -99,7 +99,7 @@ def _local_mean(image: np.ndarray) -> np.ndarray:
 
 
 def _blocks(image: np.ndarray, side: int) -> np.ndarray:
-    """(H, W) to (n, side, side)."""
+    """Cut (H, W) into (n, side, side)."""
     rows, columns = image.shape[0] // side, image.shape[1] // side
     return image.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
 
@@ -116,7 +116,7 @@ def _statistics(blocks: np.ndarray) -> np.ndarray:
 
 
 def fit_asymmetric(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape, left and right scale of an asymmetric generalized Gaussian, by moments, of each block (n, h, w).
+    """Fit shape, left and right scale of an asymmetric generalized Gaussian, by moments, of each block (n, h, w).
 
     Source: Lasmar, Stitou and Berthoumieu, ICIP 2009. Shapes are looked up between 0.2 and 10 in steps of 0.001.
     """
@@ -149,7 +149,7 @@ class NiqeModel:
     covariance: np.ndarray
 
     def distance(self, features: np.ndarray) -> float:
-        """Equation 10: how far the Gaussian of an image's features (n, 36) is from this one.
+        """Return equation 10: how far the Gaussian of an image's features (n, 36) is from this one.
 
         Raises ValueError if fewer than two blocks have texture, which have no covariance.
         """
@@ -257,7 +257,7 @@ class Niqe(Metric):
 
 
 def fit_folder(folder: Path, out: Path, sharpness: float, console: Console) -> None:
-    """Fits a model on the images of a folder and writes it. Images that cannot be used are named and left out."""
+    """Fit a model on the images of a folder and write it. Images that cannot be used are named and left out."""
     listing = list_images(folder)
     paths = listing.files
     for remark in filter(None, [listing.remark, *changes(headers(paths))]):

@@ -47,7 +47,7 @@ class Ssim(Metric):
 
 
 def _local_mean(image: np.ndarray) -> np.ndarray:
-    """Gaussian means (H - 10, W - 10[, C]) where the whole window lies inside."""
+    """Return Gaussian means (H - 10, W - 10[, C]) where the whole window lies inside."""
     window = cv2.getGaussianKernel(_WINDOW, _SIGMA)
     margin = _WINDOW // 2
     return cv2.sepFilter2D(image, cv2.CV_64F, window, window)[margin:-margin, margin:-margin]

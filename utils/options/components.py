@@ -374,7 +374,7 @@ class Registry(Generic[T]):
             setattr(served, "__registry__", self)  # noqa: B010
 
     def register(self, name: str, presets: Mapping[str, Any] | None = None) -> Callable[[F], F]:
-        """Decorator: enters a class or function under `name`. Raises ValueError if the name is taken.
+        """Enter the class or function decorated under `name`. Raises ValueError if the name is taken.
 
         `presets` is an option tree that a file's options merge over.
         """
@@ -406,7 +406,7 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def check(self, options: Any, where: str = "", **context: Any) -> Spec[T]:  # noqa: ANN401
-        """Binds options to a constructor. Raises OptionsError with every problem."""
+        """Bind options to a constructor. Raises OptionsError with every problem."""
         return _checked(self.bind, options, where, "", context)
 
     def build(self, options: Any, *, where: str = "", **context: Any) -> T:  # noqa: ANN401

@@ -158,7 +158,7 @@ def override(options: Mapping[str, Any], path: str, value: Any) -> dict[str, Any
 
 
 def dump(options: Mapping[str, Any]) -> str:
-    """YAML text that `load` reads back to an equal tree."""
+    """Return YAML text that `load` reads back to an equal tree."""
     return yaml.dump(json.loads(json.dumps(options)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -173,7 +173,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:  # noqa: ANN4
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges option trees: mappings merge key by key in order, everything else replaces.
+    """Merge option trees: mappings merge key by key in order, everything else replaces.
 
     A mapping that names another `type` replaces as a whole, since the old type's keys mean nothing to it.
     A null stays in the result; whoever reads a mapping of components leaves such entries out.

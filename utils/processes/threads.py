@@ -9,7 +9,7 @@ R = TypeVar("R")
 
 
 def one_ahead(function: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
-    """As `map`, but while the caller is busy with one result, the next is made in a thread.
+    """Map as `map` does, but while the caller is busy with one result, the next is made in a thread.
 
     The items are taken by the caller's own thread. Errors are raised in their turn.
     """

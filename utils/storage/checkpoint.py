@@ -232,7 +232,7 @@ class Checkpoints:
         return sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     def _entries(self, warn: Callable[[str], None] = lambda _: None) -> list[_Entry]:
-        """Oldest first, by the count of saves: names do not tell which stage came first, and clocks jump."""
+        """List the oldest first, by the count of saves: names do not tell which stage came first, and clocks jump."""
         entries = []
         for folder in self._folders():
             try:
@@ -361,7 +361,7 @@ def _write_all(
 
 
 def _portable(weights: Weights) -> dict[str, Tensor]:
-    """Contiguous CPU copies: safetensors refuses views and storage shared by two keys."""
+    """Return contiguous CPU copies: safetensors refuses views and storage shared by two keys."""
     return {k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, v in weights.items()}
 
 

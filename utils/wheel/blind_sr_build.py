@@ -44,7 +44,7 @@ __all__ = [
 
 
 def rewritten(source: str, path: str = "") -> str:
-    """Python code with imports of our packages turned into imports from `blind_sr`, and commands in its texts too.
+    """Turn imports of our packages in Python code into imports from `blind_sr`, and commands in its texts too.
 
     Raises ValueError for `import models.x`, which would bind another name.
     """
