@@ -1,6 +1,7 @@
 """What every image source offers, and the registry of sources."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,9 @@ class Source:
     def read(self, index: int) -> np.ndarray:
         """Return a ground truth (H, W, 3), RGB, uint8 or uint16. Raises UnreadableImageError naming file and reason."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Begin to fetch images that `read` will soon be asked for, in this order, where that takes long."""
 
     def remarks(self) -> list[str]:
         """Say which files are left out and what reading changes in the images, for the log at the start of a run."""

@@ -1,5 +1,5 @@
-"""Prepares image folders for training: `python -m data.prepare check|tiles|multiscale|lmdb|kernels|noise|hr` (each has
-`--help`)."""
+"""Prepares image folders for training: `python -m data.prepare COMMAND`, where the command is check, tiles, multiscale,
+lmdb, shards, index, kernels, noise or hr (each has `--help`)."""
 
 import os
 import sys
@@ -16,12 +16,13 @@ from data.prepare.lmdb import write_database
 from data.prepare.multiscale import Multiscale
 from data.prepare.noise import collect_noise
 from data.prepare.section import CleanHr, NoisePatches
+from data.prepare.shards import index_tars, make_shards
 from data.prepare.tiles import Tiles
 from data.prepare.work import cores
 from degradations.kernelgan.settings import KernelGAN
 from utils.logging import Console
 from utils.options.arguments import Arg, parse_command
-from utils.options.fields import Count, OptionError, PositiveInt
+from utils.options.fields import Bytes, Count, OptionError, PositiveInt
 from utils.processes import distributed
 from utils.processes.distributed import AgreedError
 
@@ -104,6 +105,57 @@ class WriteDatabase(Conversion):
 
 
 @dataclass(frozen=True)
+class MakeShards:
+    """Packs images into tar files with indices, for `type: shards`, on a disk or in object storage."""
+
+    source: Source
+    """A folder of images, at any depth."""
+    out: Annotated[str, Arg("DIR|URL")]
+    """Where to, such as s3://bucket/set (extra `cloud`)."""
+    lq: Annotated[Path | None, Arg("DIR")] = None
+    """A folder of low-quality images; SRC and it become pairs, NAME.gt.png and NAME.lq.png."""
+    size: Bytes = 256_000_000
+    """Of a tar, about."""
+    tile: Annotated[PositiveInt | None, Arg("N")] = None
+    """Cut images into PNG tiles of N pixels a side. Left out, files are kept as they are."""
+    part: Annotated[str, Arg("K/N")] = "1/1"
+    """Make this part of the tars; other machines make the others."""
+    workers: Workers = cores()
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        part, parts = self.parts
+        if not 1 <= part <= parts:
+            raise ValueError(f"--part {self.part}: expected K/N, such as 2/5, with K from 1 to N")
+        if self.tile is not None and self.lq is not None:
+            raise ValueError("--tile: pairs are not cut; cut both folders first: python -m data.prepare tiles")
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """(K, N), or zeros for what is none."""
+        part, _, parts = self.part.partition("/")
+        return (int(part), int(parts)) if part.isdecimal() and parts.isdecimal() else (0, 0)
+
+    def run(self, console: Console) -> int:
+        return make_shards(self.source, self.lq, self.out, self.size, self.tile, self.parts, self.workers, console)
+
+
+@dataclass(frozen=True)
+class IndexTars:
+    """Indexes tar files of WebDataset, once, so that `type: shards` reads them."""
+
+    root: Annotated[str, Arg("DIR|URL", positional=True)]
+    """A folder of *.tar, at any depth."""
+    out: Annotated[str | None, Arg("DIR|URL")] = None
+    """Where the indices go; this is the root of `type: shards` then. Left out, beside the tars."""
+    workers: Workers = cores()
+    """Processes."""
+
+    def run(self, console: Console) -> int:
+        return index_tars(self.root, self.out, self.workers, console)
+
+
+@dataclass(frozen=True)
 class EstimateKernels:
     """Estimates kernels by KernelGAN, for `kernel_bank`. Processes that torchrun starts share the work."""
 
@@ -166,6 +218,8 @@ COMMANDS: dict[str, type[Command]] = {
     "tiles": CutTiles,
     "multiscale": MakeSmaller,
     "lmdb": WriteDatabase,
+    "shards": MakeShards,
+    "index": IndexTars,
     "kernels": EstimateKernels,
     "noise": CollectNoise,
     "hr": MakeHr,

@@ -48,7 +48,7 @@ class Paired(Source):
         self.scale, self.cut = scale, 0
         roots, listing = (located(gt_root), located(lq_root)), None if names is None else located(names)
         self._whole = roots if listing is None else ()
-        matched, problems = _listed_pairs(*roots, listing, pattern) or _pairs_by_name(*roots, listing, pattern)
+        matched, problems = _listed_pairs(*roots, listing, pattern) or pairs_by_name(*roots, listing, pattern)
         self._pairs: list[tuple[str, str]] = []
         for gt, lq in matched:
             if (problem := self._mismatch(gt, lq)) is None:
@@ -132,7 +132,8 @@ def _listed_pairs(gt_root: Path, lq_root: Path, listing: Path | None, pattern: s
     return list(zip(gts, present(lq_root, [line[1] for line in lines], listing, "lq_root"), strict=True)), []
 
 
-def _pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs:
+def pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs:
+    """Return the pairs of two folders. Raises ValueError for one without images."""
     truths = _images(gt_root, "gt_root") if listing is None else listed_images(gt_root, listing)
     partners = _by_stem(_images(lq_root, "lq_root"), lq_root)
     pairs, problems = [], []

@@ -15,6 +15,7 @@ import pytest
 
 from data import DATASETS, Source, UnreadableImageError
 from data.prepare.lmdb import write_database
+from data.prepare.shards import make_shards
 from data.sources.folder import Folder
 from utils.images.files import read_image, write_image
 from utils.logging import Console
@@ -63,6 +64,16 @@ def paired_databases(tmp_path: Path) -> dict[str, Any]:
     return {**database(tmp_path), "lq_root": str(tmp_path / "lq.lmdb")}
 
 
+def shards(tmp_path: Path, lq: Path | None = None) -> dict[str, Any]:
+    out = str(tmp_path / "set")
+    make_shards(fill(tmp_path / "gt"), lq, out, 3000, None, (1, 1), 1, Console())
+    return {"root": out}
+
+
+def paired_shards(tmp_path: Path) -> dict[str, Any]:
+    return shards(tmp_path, fill(tmp_path / "lq", divide=SCALE))
+
+
 # The first word is the type.
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folder": a_folder,
@@ -70,6 +81,8 @@ SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "lmdb with pairs": paired_databases,
     "paired": paired,
     "photos": photos,
+    "shards": shards,
+    "shards with pairs": paired_shards,
 }
 
 

@@ -219,12 +219,13 @@ def changes(headers: Iterable[tuple[str, Header]]) -> list[str]:
     found, total = dict[str, list[str]](), 0
     for name, header in headers:
         total += 1
-        for change in _changes(header):
+        for change in change_kinds(header):
             found.setdefault(change, []).append(name)
     return [f"{len(names)} of {total} images {change} ({_some(names)})" for change, names in found.items()]
 
 
-def _changes(header: Header) -> Iterator[str]:
+def change_kinds(header: Header) -> Iterator[str]:
+    """Say what data sets and preparation leave out of an image or change in it, as sentences about several."""
     if header.alpha:
         yield "have alpha, which is dropped: colours are taken as stored, also where nothing is seen"
     if header.pages > 1:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
 
 
@@ -29,6 +30,17 @@ def _sums_to_one(weights: dict[str, float]) -> dict[str, float]:
     return weights
 
 
+_BYTES = r"^(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B$"
+
+
+def _bytes(value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, str):
+        return value
+    if (match := re.match(_BYTES, value)) is None:
+        raise ValueError(f"found {value!r}, expected a number of bytes, such as 256MB, 1.5GiB or 2TB")
+    return round(float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2] or " "))
+
+
 def _is_odd(value: int) -> int:
     if value % 2 == 0:
         raise ValueError(f"{value} is even, expected an odd number")
@@ -44,6 +56,10 @@ Count = Annotated[int, Field(ge=0)]
 Odd = Annotated[int, Field(ge=1), AfterValidator(_is_odd)]
 Pair = Annotated[tuple[float, float], AfterValidator(_ordered)]
 IntRange = Annotated[tuple[int, int], AfterValidator(_ordered)]
+Bytes = Annotated[
+    int, BeforeValidator(_bytes), Field(ge=1), WithJsonSchema({"type": ["integer", "string"], "pattern": _BYTES})
+]
+"""A number of bytes, also written 256MB, 1.5GiB, 2TB."""
 Weights = Annotated[dict[str, Prob], AfterValidator(_sums_to_one)]
 
 

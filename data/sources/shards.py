@@ -1,0 +1,148 @@
+"""Images inside tar files, as WebDataset writes them, on a disk or in object storage."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.shard_index import PARTNER, ShardIndex
+from data.source import DATASETS, Source, UnreadableImageError
+from utils.images.files import ImageError, decode_image
+from utils.options.fields import OptionError, PositiveInt
+from utils.storage.places import PlaceError
+
+_SHOWN = 10  # names in a message
+_AHEAD = 4096  # images that may wait to be asked for
+
+
+@DATASETS.register("shards")
+class Shards(Source):
+    """Images inside tar files, each read by its place in them, on a disk or behind a URL.
+
+    `python -m data.prepare shards PHOTOS --out ROOT` makes such a set; `python -m data.prepare index ROOT` one of tars
+    that WebDataset has written. Members NAME.gt.png and NAME.lq.png are pairs.
+
+    Args:
+        root: a folder, or a URL such as s3://bucket/set (extra `cloud`). Credentials come from the environment.
+        requests: so many images are read ahead at a time by each worker, from a URL.
+        scale: how many times larger the ground truth of a pair is; supplied by the experiment.
+
+    As with `paired`, a ground truth that is larger by less than `scale` pixels is cut; `cut` counts those.
+
+    Raises:
+        OptionError: there is no set, its index was not made with it, or its images do not pair.
+    """
+
+    def __init__(self, root: str, requests: PositiveInt = 8, scale: PositiveInt | None = None) -> None:
+        self.index = ShardIndex.read(root)
+        self.requests, self.scale, self.cut = requests, scale or 1, 0
+        self._truths, self._partners = _pairs(self.index)
+        self.paired = self._partners is not None
+        if self._partners is not None:
+            self._match(self._truths, self._partners)
+        self._owner = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._coming: dict[int, Future[bytes]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_owner": 0, "_pool": None, "_coming": {}}
+
+    def _match(self, truths: torch.Tensor, partners: torch.Tensor) -> None:
+        """Count what is cut. Raises OptionError naming the pairs whose sizes do not fit."""
+        sides = (self.index.height, self.index.width)
+        rest = torch.stack([side[truths] - side[partners] * self.scale for side in sides])
+        wrong = ((rest < 0) | (rest >= self.scale)).any(0).nonzero().flatten().tolist()
+        if wrong:
+            lines = [f"{self.name(i)}: {self._size(truths[i])}, {self._size(partners[i])}" for i in wrong[:_SHOWN]]
+            raise OptionError(
+                f"root: {len(wrong)} pairs do not fit the scale {self.scale}; ground truth and low-quality image:\n  "
+                + "\n  ".join([*lines, *["..."] * (len(wrong) > _SHOWN)])
+            )
+        self.cut = int((rest > 0).any(0).sum())
+
+    def _size(self, member: torch.Tensor) -> str:
+        return f"{self.index.height[member]}x{self.index.width[member]}"
+
+    def __len__(self) -> int:
+        return len(self._truths)
+
+    def name(self, index: int) -> str:
+        return self._name(int(self._truths[index]))
+
+    def _name(self, member: int) -> str:
+        return f"{self.index.place}/{self.index.tars[int(self.index.tar[member])]}/{self.index.name(member)}"
+
+    def remarks(self) -> list[str]:
+        cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
+        return [*self.index.remarks, *filter(None, [cut])]
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        if not self.index.place.remote:
+            return
+        if self._pool is None or self._owner != os.getpid():  # threads do not survive a fork
+            self._pool, self._coming = ThreadPoolExecutor(self.requests, thread_name_prefix="shards"), {}
+            self._owner = os.getpid()
+        for member in (int(members[index]) for index in indices for members in self._parts()):
+            if member not in self._coming and len(self._coming) < _AHEAD:
+                self._coming[member] = self._pool.submit(self._fetch, member)
+
+    def _parts(self) -> list[torch.Tensor]:
+        return [self._truths] if self._partners is None else [self._truths, self._partners]
+
+    def read(self, index: int) -> np.ndarray:
+        image = self._image(int(self._truths[index]))
+        if self._partners is None:
+            return image
+        partner = int(self._partners[index])
+        return image[: int(self.index.height[partner]) * self.scale, : int(self.index.width[partner]) * self.scale]
+
+    def read_lq(self, index: int) -> np.ndarray:
+        return super().read_lq(index) if self._partners is None else self._image(int(self._partners[index]))
+
+    def _image(self, member: int) -> np.ndarray:
+        coming = self._coming.pop(member, None) if self._owner == os.getpid() else None
+        try:
+            return decode_image(self._fetch(member) if coming is None else coming.result(), self._name(member))
+        except (ImageError, PlaceError, FileNotFoundError) as error:
+            raise UnreadableImageError(f"{self._name(member)}: {error}") from error
+
+    def _fetch(self, member: int) -> bytes:
+        """Return the bytes of an image file. Raises OSError."""
+        start, crc32 = int(self.index.offset[member]), int(self.index.crc32[member])
+
+        def check(content: bytes) -> str | None:
+            same = zlib.crc32(content) == crc32
+            return None if same else "its checksum is another than in the index: the tar was damaged or replaced"
+
+        tar = self.index.tars[int(self.index.tar[member])]
+        return self.index.place.read(tar, start, start + int(self.index.length[member]), check)
+
+
+def _pairs(index: ShardIndex) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return which members are ground truths, and their partners where there are any.
+
+    Raises OptionError naming what has no partner.
+    """
+    parts = [PARTNER.fullmatch(index.name(member)) for member in range(len(index))]
+    if not any(part is not None and part["part"] == "lq" for part in parts):
+        return torch.arange(len(index)), None
+    keys: dict[str, dict[tuple[int, str], int]] = {"gt": {}, "lq": {}}
+    alone = []
+    for member, part in enumerate(parts):
+        if part is None:
+            alone.append(index.name(member))
+        else:
+            keys[part["part"]][int(index.tar[member]), part["key"]] = member
+    alone += [key for _, key in keys["gt"].keys() ^ keys["lq"].keys()]
+    if alone:
+        shown = ", ".join(sorted(alone)[:_SHOWN]) + ", ..." * (len(alone) > _SHOWN)
+        raise OptionError(
+            f"root: {len(alone)} images in {index.place} have no partner, NAME.gt.png and NAME.lq.png: {shown}"
+        )
+    return torch.tensor(list(keys["gt"].values())), torch.tensor([keys["lq"][key] for key in keys["gt"]])
