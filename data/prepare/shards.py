@@ -114,7 +114,7 @@ def finish(place: Place, indices: dict[str, bytes], console: Console, tars: str 
 def entries(source: Path, lq: Path | None, tile: int | None, console: Console) -> list[Entry]:
     """Return the files in the order in which `type: folder` (of the tiles) or `paired` has them."""
     if lq is not None:
-        pairs, problems = pairs_by_name(source, lq, None, "{}")
+        pairs, problems, _ = pairs_by_name(source, lq, None, "{}")
         if problems:
             shown = "\n  ".join([*problems[:_SHOWN], *["..."] * (len(problems) > _SHOWN)])
             raise OptionError(f"{len(problems)} of the images do not pair:\n  {shown}")

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from utils.images.files import IMAGE_SUFFIXES, ImageError, image_files, list_images, read_image
+from utils.images.files import IMAGE_SUFFIXES, ImageError, Listing, list_images, read_image
 from utils.options.fields import OptionError, PositiveInt
 from utils.storage.files import located, read_text
 
@@ -33,13 +33,14 @@ class Folder(Source):
     """
 
     def __init__(self, root: str | list[str], names: str | None = None, max_images: PositiveInt | None = None) -> None:
-        self._whole: list[Path] = []
+        self._left_out: list[str] = []
         roots = [located(r) for r in ([root] if isinstance(root, str) else root)]
         if not roots:
             raise OptionError("root: found an empty list, expected at least one folder")
         if names is None:
-            self._whole = roots
-            images = [path for r in roots for path in _all_images(r)]
+            listings = [whole_folder(r, "root") for r in roots]
+            images = [path for listing in listings for path in listing.files]
+            self._left_out = [listing.remark for listing in listings if listing.remark]
         elif len(roots) == 1:
             images = listed_images(roots[0], located(names))
         else:
@@ -57,7 +58,7 @@ class Folder(Source):
         return Path(self._paths[index])
 
     def remarks(self) -> list[str]:
-        return [*left_out(self._whole), *super().remarks()]
+        return [*self._left_out, *super().remarks()]
 
     def read(self, index: int) -> np.ndarray:
         return read_listed(self._paths[index])
@@ -128,16 +129,12 @@ def _names(line: str, where: str) -> tuple[str, ...]:
     return names
 
 
-def left_out(roots: Sequence[Path]) -> list[str]:
-    """Return what is no image in folders that are used as a whole, a sentence for each folder that has such files."""
-    return [remark for root in roots if (remark := list_images(root).remark)]
-
-
-def _all_images(root: Path) -> list[Path]:
+def whole_folder(root: Path, option: str) -> Listing:
+    """List a folder of which all images are used. Raises OptionError, naming the option, where there are none."""
     try:
-        images = image_files(root)
+        listing = list_images(root)
     except OSError as error:
-        raise OptionError(f"root: {error}; expected a folder of images ({' '.join(IMAGE_SUFFIXES)})") from error
-    if not images:
-        raise OptionError(f"root: {root} holds no images; accepted are {' '.join(IMAGE_SUFFIXES)}, in any case")
-    return images
+        raise OptionError(f"{option}: {error}; expected a folder of images ({' '.join(IMAGE_SUFFIXES)})") from error
+    if not listing.files:
+        raise OptionError(f"{option}: {root} holds no images; accepted are {' '.join(IMAGE_SUFFIXES)}, in any case")
+    return listing

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from data.sources.folder import left_out, listed_images, present, read_list, read_listed
-from utils.images.files import ImageError, changes, headers, image_files, read_header, read_image
+from data.sources.folder import listed_images, present, read_list, read_listed, whole_folder
+from utils.images.files import ImageError, changes, headers, read_header, read_image
 from utils.options.fields import PositiveInt
 from utils.storage.files import located
 
@@ -47,8 +47,9 @@ class Paired(Source):
             raise ValueError(f"pattern: found {pattern!r}, expected one {{}} in the place of the ground truth's name")
         self.scale, self.cut = scale, 0
         roots, listing = (located(gt_root), located(lq_root)), None if names is None else located(names)
-        self._whole = roots if listing is None else ()
-        matched, problems = _listed_pairs(*roots, listing, pattern) or pairs_by_name(*roots, listing, pattern)
+        matched, problems, self._left_out = _listed_pairs(*roots, listing, pattern) or pairs_by_name(
+            *roots, listing, pattern
+        )
         self._pairs: list[tuple[str, str]] = []
         for gt, lq in matched:
             if (problem := self._mismatch(gt, lq)) is None:
@@ -83,7 +84,7 @@ class Paired(Source):
     def remarks(self) -> list[str]:
         cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
         small = changes(headers(lq for _, lq in self._pairs))
-        said = [*left_out(self._whole), *filter(None, [cut]), *super().remarks()]
+        said = [*self._left_out, *filter(None, [cut]), *super().remarks()]
         return said + [f"low quality: {text}" for text in small]
 
     def read(self, index: int) -> np.ndarray:
@@ -117,8 +118,8 @@ def image_size(path: Path) -> Size:
     return (height, width) if header.orientation < 5 else (width, height)
 
 
-Pairs = tuple[list[tuple[Path, Path]], list[str]]
-"""(ground truth, low-quality image) of each pair, and what is wrong with others."""
+Pairs = tuple[list[tuple[Path, Path]], list[str], list[str]]
+"""(ground truth, low-quality image) of each pair, what is wrong with others, and what the folders hold besides."""
 
 
 def _listed_pairs(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs | None:
@@ -129,13 +130,15 @@ def _listed_pairs(gt_root: Path, lq_root: Path, listing: Path | None, pattern: s
     if pattern != "{}" or not all(len(line) == 2 for line in lines):
         raise ValueError(f"names: {listing} lists pairs; expected two names in every line, and no `pattern` beside it")
     gts = present(gt_root, [line[0] for line in lines], listing, "gt_root")
-    return list(zip(gts, present(lq_root, [line[1] for line in lines], listing, "lq_root"), strict=True)), []
+    return list(zip(gts, present(lq_root, [line[1] for line in lines], listing, "lq_root"), strict=True)), [], []
 
 
-def pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: str) -> Pairs:
-    """Return the pairs of two folders. Raises ValueError for one without images."""
-    truths = _images(gt_root, "gt_root") if listing is None else listed_images(gt_root, listing)
-    partners = _by_stem(_images(lq_root, "lq_root"), lq_root)
+def pairs_by_name(gt_root: Path, lq_root: Path, names: Path | None, pattern: str) -> Pairs:
+    """Return the pairs of two folders. Raises OptionError for one without images."""
+    whole = [] if names is not None else [whole_folder(gt_root, "gt_root")]
+    truths = listed_images(gt_root, names) if names is not None else whole[0].files
+    whole.append(whole_folder(lq_root, "lq_root"))
+    partners = _by_stem(whole[-1].files, lq_root)
     pairs, problems = [], []
     for gt in truths:
         key = str(gt.relative_to(gt_root).parent / pattern.replace("{}", gt.stem))
@@ -146,19 +149,10 @@ def pairs_by_name(gt_root: Path, lq_root: Path, listing: Path | None, pattern: s
             several = f"{len(candidates)} partners: {', '.join(map(str, candidates))}"
             what = several if candidates else f"no partner {key}.*"
             problems.append(f"{gt}: {what} in {lq_root}")
-    if listing is None:
-        problems += [f"{path}: no ground truth in {gt_root}" for paths in partners.values() for path in paths]
-    return pairs, problems
-
-
-def _images(root: Path, option: str) -> list[Path]:
-    try:
-        images = image_files(root)
-    except OSError as error:
-        raise ValueError(f"{option}: {error}; expected a folder of images") from error
-    if not images:
-        raise ValueError(f"{option}: {root} holds no images")
-    return images
+    if names is not None:
+        return pairs, problems, []
+    problems += [f"{path}: no ground truth in {gt_root}" for paths in partners.values() for path in paths]
+    return pairs, problems, [listing.remark for listing in whole if listing.remark]
 
 
 def _by_stem(paths: list[Path], root: Path) -> dict[str, list[Path]]:
