@@ -1,7 +1,12 @@
 """Restore image files: an array as it was read, files read, restored and written at the same time, their places."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,19 +16,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.restoring.restorer import Restorer, unit_range
+from models.restoring.tiling import Rows
 from models.restoring.transparency import filled_from_within, put_back_hidden
+from utils.images.bands import read_in_bands, why_not_in_bands
+from utils.images.encoders import Form
 from utils.images.files import (
+    BANDED_SUFFIXES,
     PROFILE_SUFFIXES,
     ImageError,
     Picture,
     from_tensor,
     is_image_name,
     list_images,
+    read_bytes,
     read_header,
     read_picture,
+    sound_header,
     to_uint8,
     to_uint16,
     why_not_held,
+    write_bands,
     write_image,
 )
 from utils.logging import Console
@@ -33,12 +45,15 @@ from utils.processes.threads import one_ahead
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
+AlphaBy = Literal["resize", "network"]
+
+
 def restore_array(
     restorer: Restorer,
     image: np.ndarray,
     alpha: np.ndarray | None = None,
     gray: bool = False,
-    alpha_by: Literal["resize", "network"] = "resize",
+    alpha_by: AlphaBy = "resize",
     outscale: float | None = None,
     fill_hidden: bool = True,
 ) -> np.ndarray:
@@ -61,8 +76,7 @@ def restore_array(
         (H, W) gray, (H, W, 3) or (H, W, 4) with alpha (also of a gray image: OpenCV writes no gray with alpha), in the
         dtype of `image`.
     """
-    factor = restorer.scale if outscale is None else outscale
-    size = enlarged(image.shape[:2], factor)
+    size = enlarged(image.shape[:2], restorer.scale if outscale is None else outscale)
     own_size = size == tuple(side * restorer.scale for side in image.shape[:2])
 
     def restored(pixels: Tensor) -> Iterable[Tensor]:
@@ -71,13 +85,13 @@ def restore_array(
 
     result = np.empty((*size, (1 if gray else 3) if alpha is None else 4), image.dtype)
     filled = image if alpha is None or not fill_hidden else filled_from_within(image, alpha)
-    _fill(result[..., :3], restored(torch.from_numpy(filled).permute(2, 0, 1)[None]), luma=gray)
+    _fill(result[..., :3], _rows(restored(torch.from_numpy(filled).permute(2, 0, 1)[None]), image.dtype, luma=gray))
     if alpha is not None:
         by_network, opacity = alpha_by == "network", torch.from_numpy(alpha)
         bands = (
             restored(opacity.expand(1, 3, -1, -1)) if by_network else [_resized(unit_range(opacity[None, None]), size)]
         )
-        _fill(result[..., 3:], bands, luma=by_network)
+        _fill(result[..., 3:], _rows(bands, image.dtype, luma=by_network))
         put_back_hidden(result, image, filled, alpha)
     return result[..., 0] if result.shape[2] == 1 else result
 
@@ -87,12 +101,18 @@ def enlarged(size: tuple[int, ...], factor: float) -> tuple[int, ...]:
     return tuple(max(1, int(side * factor + 1e-6)) for side in size)
 
 
-def _fill(out: np.ndarray, bands: Iterable[Tensor], luma: bool) -> None:
-    """Write bands (1, C, n, w), from top to bottom, into (h, w, D) of uint8 or uint16."""
-    quantise, row = to_uint16 if out.dtype == np.uint16 else to_uint8, 0
+def _rows(bands: Iterable[Tensor], dtype: np.dtype, luma: bool) -> Iterator[np.ndarray]:
+    """Turn bands (1, C, n, w) into (n, w, C) of uint8 or uint16, or into their luma (n, w, 1)."""
+    quantise = to_uint16 if dtype == np.uint16 else to_uint8
     for band in bands:
         values = quantise(from_tensor(band[0]))
-        out[row : row + len(values)] = _luma(values)[..., None] if luma else values
+        yield _luma(values)[..., None] if luma else values
+
+
+def _fill(out: np.ndarray, bands: Iterable[np.ndarray]) -> None:
+    row = 0
+    for values in bands:
+        out[row : row + len(values)] = values
         row += len(values)
 
 
@@ -109,37 +129,50 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
+LARGE = 2**26
+"""Results of more pixels go to their file while they are made; inputs of more are read meanwhile, if they can be."""
+
+
 def restore_files(
     files: Mapping[Path, Path],
     restorer: Restorer,
     console: Console,
-    alpha_by: Literal["resize", "network"] = "resize",
+    alpha_by: AlphaBy = "resize",
     outscale: float | None = None,
     colour: Literal["keep", "srgb"] = "keep",
 ) -> Iterator[bool]:
     """Restore image files (source: target) by `restore_array`, and say of each whether it could be done.
 
-    While an image is restored, threads read the next and write the last. If anything fails, says what of which file,
-    and writes nothing. Results carry the colour profile of their image; with `colour` srgb, or where the format has
-    none, they are converted to sRGB.
+    While an image is restored, threads read the next and write the last. Large ones are held in bands alone; what
+    cannot be done so is held as a whole, and the console is told. If anything fails, says what of which file, and
+    writes nothing. Results carry the colour profile of their image; with `colour` srgb, or where the format has none,
+    they are converted to sRGB.
     """
 
-    def read(source: Path, target: Path, _: object) -> Picture:
-        picture = read_picture(source)
+    def read(source: Path, target: Path, _: object) -> Given:
+        given = _read(source, restorer, console)
+        picture = given.picture
         if picture.pages > 1:
             console.warn(f"{source}: has {picture.pages} pages, of which the first is restored")
-        size = enlarged(picture.pixels.shape[:2], outscale or restorer.scale)
+        size = enlarged(given.size, outscale or restorer.scale)
         problem = why_not_held(target.suffix.lower(), size, picture.pixels.itemsize > 1, picture.alpha is not None)
         if problem is not None:
             raise ValueError(f"{source}: {problem}; use --ext png")
-        return picture if colour == "keep" and _carries(target, picture) else picture.srgb()
+        return given if colour == "keep" and _carries(target, picture) else given.srgb()
 
-    def restore(_source: Path, _target: Path, picture: Picture) -> tuple[np.ndarray, Picture]:
-        form = (picture.pixels, picture.alpha, picture.gray)
+    def restore(source: Path, target: Path, given: Given) -> tuple[np.ndarray, Picture] | Literal["written"]:
+        picture, size = given.picture, enlarged(given.size, outscale or restorer.scale)
+        if size[0] * size[1] > LARGE:
+            if (why := _why_whole(target, picture, outscale not in (None, restorer.scale))) is None:
+                write_restored(target, restorer, given)
+                return "written"
+            console.warn(f"{source}: its result of {size[0]}x{size[1]} pixels is held as a whole, since {why}")
+        form = (given.pixels(), picture.alpha, picture.gray)
         return restore_array(restorer, *form, alpha_by=alpha_by, outscale=outscale), picture
 
-    def write(_source: Path, target: Path, result: tuple[np.ndarray, Picture]) -> object:
-        write_image(target, result[0], profile=result[1].profile, cicp=result[1].cicp)
+    def write(_source: Path, target: Path, result: tuple[np.ndarray, Picture] | Literal["written"]) -> object:
+        if result != "written":
+            write_image(target, result[0], profile=result[1].profile, cicp=result[1].cicp)
         return True
 
     def careful(work: Callable[[Path, Path, Any], object]) -> Callable[[Job], Job]:
@@ -152,6 +185,72 @@ def restore_files(
     jobs = ((source, target, True) for source, target in files.items())
     restored = map(careful(restore), one_ahead(careful(read), jobs))
     yield from (done is not None for _, _, done in one_ahead(careful(write), restored))
+
+
+@dataclass(frozen=True)
+class Given:
+    """An image file to restore.
+
+    Attributes:
+        picture: what was read of it: all, or where `rest` gives more, its first rows.
+        size: (h, w) of all.
+        rest: the rows that are read while the image is restored, from top to bottom.
+    """
+
+    picture: Picture
+    size: tuple[int, int]
+    rest: Iterator[Picture] | None = None
+
+    def srgb(self) -> Given:
+        """Return it converted to sRGB. Raises ImageError for colours that cannot be, later those of `rest`."""
+        rest = None if self.rest is None else (picture.srgb() for picture in self.rest)
+        return replace(self, picture=self.picture.srgb(), rest=rest)
+
+    def bands(self) -> Iterator[np.ndarray]:
+        """Give the pixels, (n, w, 3), once."""
+        return (picture.pixels for picture in chain([self.picture], self.rest or ()))
+
+    def pixels(self) -> np.ndarray:
+        """Return all of them, once."""
+        return self.picture.pixels if self.rest is None else np.concatenate(list(self.bands()))
+
+
+def _read(source: Path, restorer: Restorer, console: Console) -> Given:
+    """Read a file: a large one, as far as possible, while it is restored. Raises ImageError."""
+    size = None
+    with suppress(ImageError):  # which reading tells better
+        size = read_header(source).size
+    if size is not None and size[0] * size[1] > LARGE:
+        header = sound_header(read_bytes(source), source)
+        why = why_not_in_bands(header, source) if restorer.takes_rows else "it is not restored in tiles as it stands"
+        if why is None:
+            rest = read_in_bands(source, header)
+            return Given(next(rest), size, rest)
+        console.warn(f"{source}: {size[0]}x{size[1]} pixels are read as a whole, since {why}")
+    picture = read_picture(source)
+    return Given(picture, picture.pixels.shape[:2])
+
+
+def _why_whole(target: Path, picture: Picture, resized: bool) -> str | None:
+    """Return why a result cannot go to its file in bands, or None if it can."""
+    if resized:
+        return "--outscale resizes it"
+    if picture.alpha is not None:
+        return "it has alpha"
+    if target.suffix.lower() not in BANDED_SUFFIXES:
+        return f"{target.suffix} is written as a whole; {' and '.join(BANDED_SUFFIXES)} are not"
+    return None
+
+
+def write_restored(target: Path, restorer: Restorer, given: Given) -> None:
+    """Restore an image without alpha as `restore_array` does, and write it meanwhile, holding bands alone."""
+    picture, size = given.picture, tuple(side * restorer.scale for side in given.size)
+    whole = given.rest is None
+    image = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None] if whole else Rows(given.size, given.bands())
+    rows = _rows(restorer.bands(image), picture.pixels.dtype, luma=picture.gray)
+    shape = size if picture.gray else (*size, 3)
+    form = Form(shape, picture.pixels.dtype, picture.profile, picture.cicp)
+    write_bands(target, form, (row[..., 0] if picture.gray else row for row in rows))
 
 
 def _carries(target: Path, picture: Picture) -> bool:

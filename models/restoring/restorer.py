@@ -13,7 +13,7 @@ from models.networks.blocks import mirrored
 from models.restoring.back_projection import BackProjection
 from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption, extended
-from models.restoring.tiling import Blended, Context, TileMode, Tiling, Whole, restored_bands
+from models.restoring.tiling import Blended, Context, Rows, TileMode, Tiling, Whole, restored_bands
 from utils.options.fields import OptionError
 
 WHOLE_PIXELS = 512 * 512
@@ -165,11 +165,11 @@ class Restorer:
         """
         return torch.cat(list(self.bands(lq, conditions)), -2)
 
-    def bands(self, lq: Tensor, conditions: Mapping[str, Any] | None = None) -> Iterator[Tensor]:
+    def bands(self, lq: Tensor | Rows, conditions: Mapping[str, Any] | None = None) -> Iterator[Tensor]:
         """Restore as a call does, but give the result in bands (1, 3, n, w·scale) from top to bottom, each when done.
 
         `lq` may also be uint8 or uint16, over the whole of its range; of a tiled image nothing larger is made then
-        than a row of tiles. Raises ValueError where a result is not finite.
+        than a row of tiles. It may be read meanwhile, if `takes_rows`. Raises ValueError where a result is not finite.
         """
         way, tiling, single = self._way(lq, conditions or {}), self._tiling(lq), self.generator.channels == 1
 
@@ -181,7 +181,9 @@ class Restorer:
 
         bands = restored_bands(
             apply,
-            mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad),
+            mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad)
+            if isinstance(lq, Tensor)
+            else lq,
             way.call.scale,
             tiling,
             # an image that is not cut is padded as it is turned
@@ -199,7 +201,12 @@ class Restorer:
                 yield (band.transpose(0, 1) if single else band)[..., :left, :width]
             left -= band.shape[-2]
 
-    def _way(self, lq: Tensor, given: Mapping[str, Any]) -> Blind | ToldKernel:
+    @property
+    def takes_rows(self) -> bool:
+        """Tell whether large images can be read while they are restored: in tiles, channels together, not padded."""
+        return self.tile != 0 and self.pre_pad == 0 and self.generator.channels == 3
+
+    def _way(self, lq: Tensor | Rows, given: Mapping[str, Any]) -> Blind | ToldKernel:
         """Choose how the network is applied to parts of this image."""
         told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.told(given).items()}
         call = Call(self.generator.network, self.device, given.get("scale", self.scale), told)
@@ -207,7 +214,7 @@ class Restorer:
             return Blind(call, _DTYPES[self.precision], self.self_ensemble)
         return ToldKernel(call, lq.shape[-2:] if "kernel" in given else None)
 
-    def _tiling(self, image: Tensor) -> Tiling:
+    def _tiling(self, image: Tensor | Rows) -> Tiling:
         """Cut where asked to, or where the image is large."""
         height, width = image.shape[-2:]
         tile = self.tile

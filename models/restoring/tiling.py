@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby, pairwise, product
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +102,30 @@ class Blended:
 Tiling = Whole | Context | Blended
 
 
+class Rows:
+    """An image (1, C, h, w) that is read from top to bottom, and of which no more is held than the last part's rows.
+
+    Args:
+        size: (h, w).
+        bands: arrays (n, w, C) that make it up.
+    """
+
+    def __init__(self, size: tuple[int, int], bands: Iterator[np.ndarray]) -> None:
+        self.bands, self.top, self.held = bands, 0, next(bands)
+        self.shape = (1, self.held.shape[2], *size)
+
+    def part(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """Cut out, as `mirrored_part` does. `top` never decreases from call to call."""
+        end = min(top + height, self.shape[-2])
+        if end > self.top + len(self.held):
+            parts = [self.held[top - self.top :]]
+            while sum(map(len, parts)) < end - top:
+                parts.append(next(self.bands))
+            self.top, self.held = top, np.concatenate(parts)
+        image = torch.from_numpy(self.held).permute(2, 0, 1)[None]
+        return mirrored_part(image, top - self.top, left, height, width)
+
+
 def _ramp(length: int, overlap: int) -> Tensor:
     """Return a rise from 0 over the first quarter of the overlap to 1 over its last, smoothly (3t² - 2t³) between."""
     if overlap == 0:
@@ -111,7 +137,7 @@ def _ramp(length: int, overlap: int) -> Tensor:
 
 def restored_bands(
     network_fn: Callable[[Tensor], Tensor],
-    lq: Tensor,
+    lq: Tensor | Rows,
     scale: int,
     tiling: Tiling,
     *,
@@ -123,7 +149,7 @@ def restored_bands(
 
     Args:
         network_fn: maps (N, C, h, w) to (N, D, h·scale, w·scale), on any device; N is up to B·batch.
-        lq: (B, C, h, w), of any type.
+        lq: (B, C, h, w), of any type; rows are read as they are needed.
         tiling: how the image is cut up.
         size_multiple: both sides are padded at the bottom and right up to a multiple of this, as by `mirrored`; the
             result is cropped.
@@ -138,11 +164,12 @@ def restored_bands(
         ValueError: the network's output has another size.
     """
     height, width = lq.shape[-2:]
+    cut = lq.part if isinstance(lq, Rows) else partial(mirrored_part, lq)
     rows, columns = (tiling.windows(side + -side % size_multiple, scale, size_multiple) for side in (height, width))
 
     def run(call: tuple[Window, Sequence[Window]]) -> list[Tensor]:
         (top, down), group = call
-        parts = [mirrored_part(lq, top, left, len(down) // scale, len(across) // scale) for left, across in group]
+        parts = [cut(top, left, len(down) // scale, len(across) // scale) for left, across in group]
         sr = network_fn(torch.cat(parts)).float().cpu()
         if sr.shape[-2:] != (len(down), len(group[0][1])):
             shape = (len(sr), *parts[0].shape[1:])
@@ -153,7 +180,7 @@ def restored_bands(
     band: Tensor | None = None
     for (top, down), below in zip(rows, [*(start for start, _ in rows[1:]), height], strict=True):
         row = _row(down, columns, scale, tiles, band)
-        done, band = row.tensor_split([(below - top) * scale], -2)
+        done, band = row[..., : (below - top) * scale, :], row[..., (below - top) * scale :, :].clone()
         yield from (part[..., : width * scale] for part in done.split(64 * scale, -2) if part.shape[-2])
 
 

@@ -4,9 +4,7 @@ Arrays are (H, W, 3) RGB, uint8 or uint16; tensors are (3, H, W) float32 in [0, 
 """
 
 import os
-import struct
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from utils.images.colour import cicp_profile, is_srgb, to_srgb
 from utils.images.decoders import decoded
+from utils.images.encoders import Form, write_encoded
 from utils.images.header import Header, parse_header
 
 IMAGE_SUFFIXES = (
@@ -31,6 +29,7 @@ IMAGE_SUFFIXES = (
 _WRITE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # can hold 16 bits
 ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
+BANDED_SUFFIXES = DEEP_SUFFIXES  # are written from top to bottom
 PROFILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # of the libraries that write them
 _HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 64 KiB a piece
@@ -117,11 +116,25 @@ def decode_image(data: bytes, name: str | Path, max_megapixels: float = 400) -> 
 
 def read_picture(path: str | Path, max_megapixels: float = 400) -> Picture:
     """Read an image file in its own colours. Raises ImageError as `read_image` does."""
-    return decode_picture(_read_bytes(path), path, max_megapixels)
+    return decode_picture(read_bytes(path), path, max_megapixels)
 
 
 def decode_picture(data: bytes, name: str | Path, max_megapixels: float = 400) -> Picture:
     """Decode as `read_picture`, from the bytes of a file."""
+    header = sound_header(data, name, max_megapixels)
+    try:
+        image = decoded(data, header)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        text = f"this {header.kind.upper()} file is not read ({reason}); if other programs show it, save it as PNG"
+        raise ImageError(f"{name}: {reason if reason.startswith(('holds', 'has')) else text}") from error
+    _check_size(name, image.shape[:2], max_megapixels)
+    return picture_of(name, image, header)
+
+
+def sound_header(data: bytes, name: str | Path, max_megapixels: float = 400) -> Header:
+    """Return what the bytes of a whole file say of it. Raises ImageError where it is known from that to be no image, to
+    be damaged or too large."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     header = parse_header(data)
@@ -131,14 +144,7 @@ def decode_picture(data: bytes, name: str | Path, max_megapixels: float = 400) -
         raise ImageError(f"{name}: {header.damage}")
     if not header.kind:
         raise ImageError(f"{name}: this is not an image of a format that is read here ({' '.join(IMAGE_SUFFIXES)})")
-    try:
-        image = decoded(data, header)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        text = f"this {header.kind.upper()} file is not read ({reason}); if other programs show it, save it as PNG"
-        raise ImageError(f"{name}: {reason if reason.startswith(('holds', 'has')) else text}") from error
-    _check_size(name, image.shape[:2], max_megapixels)
-    return _picture(name, image, header)
+    return header
 
 
 def read_header(path: str | Path) -> Header:
@@ -148,10 +154,11 @@ def read_header(path: str | Path) -> Header:
             header = parse_header(file.read(_HEAD))
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return header if header.size is not None else parse_header(_read_bytes(path))
+    return header if header.size is not None else parse_header(read_bytes(path))
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
+    """Read a file. Raises ImageError if it cannot be read."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -171,7 +178,8 @@ def _check_size(path: str | Path, size: tuple[int, ...], max_megapixels: float) 
         )
 
 
-def _picture(name: str | Path, image: np.ndarray, header: Header) -> Picture:
+def picture_of(name: str | Path, image: np.ndarray, header: Header) -> Picture:
+    """Make a picture of what was decoded of a file."""
     image = _UPRIGHT.get(header.orientation, lambda a: a)(image)
     channels = image.shape[2] if image.ndim == 3 else 1
     alpha = np.ascontiguousarray(image[..., -1]) if channels in (2, 4) else None
@@ -323,63 +331,41 @@ def write_image(
         ValueError: the format is unknown or cannot hold this array.
         OSError: the disk refuses.
     """
+    write_bands(path, Form(array.shape, array.dtype, profile, cicp), [array], quality)
+
+
+def write_bands(path: str | Path, form: Form, bands: Iterable[np.ndarray], quality: int = 95) -> None:
+    """Write as `write_image` an image that comes in bands from top to bottom: (n, W), (n, W, 3) or (n, W, 4), any n.
+
+    Formats of `BANDED_SUFFIXES` hold no more of it than a band. Raises what the bands raise, too.
+    """
     path = Path(path)
-    data = encode_image(path, array, quality, profile, cicp)
+    _check_writable(path, form)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        aside.write_bytes(data)
+        with aside.open("wb") as file:
+            write_encoded(file, path.suffix.lower(), form, bands, quality)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def encode_image(
-    name: str | Path, array: np.ndarray, quality: int = 95, profile: bytes = b"", cicp: bytes = b""
-) -> bytes:
+def encode_image(name: str | Path, array: np.ndarray) -> bytes:
     """Return the bytes of the file that `write_image` writes. Raises ValueError as it does."""
-    path, suffix = Path(name), Path(name).suffix.lower()
-    _check_writable(path, suffix, array)
-    array = np.ascontiguousarray(array)
-    if suffix in (".tif", ".tiff"):
-        return _tiff_file(array, profile)
-    if suffix in (".jpg", ".jpeg", ".webp"):
-        kind, buffer = "WEBP" if suffix == ".webp" else "JPEG", BytesIO()
-        how = {"lossless": True, "exact": True} if kind == "WEBP" else {"quality": quality}
-        Image.fromarray(array).save(buffer, kind, icc_profile=profile, **how)
-        return buffer.getvalue()
-    if array.ndim == 3:
-        array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    done, encoded = cv2.imencode(suffix, array)
-    if not done:
-        raise ValueError(f"{path}: OpenCV cannot encode an array {array.shape} of {array.dtype} as {suffix}")
-    chunks = [b"cICP" + cicp] * bool(cicp) + [b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)] * bool(profile)
-    return _with_chunks(encoded.data, chunks if suffix == ".png" else [])
-
-
-def _tiff_file(array: np.ndarray, profile: bytes) -> bytes:
-    from tifffile import imwrite
-
-    buffer, channels = BytesIO(), array.shape[2] if array.ndim == 3 else 1
-    about = {"photometric": "minisblack" if channels == 1 else "rgb", "metadata": None, "software": False}
-    extra = ["unassalpha"] if channels == 4 else None
-    imwrite(buffer, array, compression="lzw", predictor=True, extrasamples=extra, iccprofile=profile or None, **about)
+    form, buffer = Form(array.shape, array.dtype), BytesIO()
+    _check_writable(Path(name), form)
+    write_encoded(buffer, Path(name).suffix.lower(), form, [array])
     return buffer.getvalue()
 
 
-def _with_chunks(encoded: memoryview, chunks: Sequence[bytes]) -> bytes:
-    """Return a file as encoded, or a PNG with more chunks behind its IHDR, which ends at byte 33; copied once."""
-    framed = [struct.pack(">I", len(of_one) - 4) + of_one + struct.pack(">I", zlib.crc32(of_one)) for of_one in chunks]
-    return b"".join([encoded[:33], *framed, encoded[33:]])
-
-
-def _check_writable(path: Path, suffix: str, array: np.ndarray) -> None:
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: found values of {array.dtype}, expected uint8 or uint16 (see to_uint8, to_uint16)")
-    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise ValueError(f"{path}: found an array {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4)")
-    deep, alpha = array.dtype == np.uint16, array.ndim == 3 and array.shape[2] == 4
-    if (problem := why_not_held(suffix, array.shape[:2], deep, alpha)) is not None:
+def _check_writable(path: Path, form: Form) -> None:
+    if form.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path}: found values of {form.dtype}, expected uint8 or uint16 (see to_uint8, to_uint16)")
+    if 0 in form.shape or not (len(form.shape) == 2 or (len(form.shape) == 3 and form.channels in (3, 4))):
+        raise ValueError(f"{path}: found an array {form.shape}, expected (H, W), (H, W, 3) or (H, W, 4)")
+    deep, alpha = form.dtype == np.uint16, form.channels == 4
+    if (problem := why_not_held(path.suffix.lower(), form.shape[:2], deep, alpha)) is not None:
         raise ValueError(f"{path}: {problem}")
 
 
