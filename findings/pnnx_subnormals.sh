@@ -9,7 +9,7 @@
 #     6e-05: 6.002e-05, 0
 #     3e-05: 2.998e-05, 0
 #     1e-06: 1.013e-06, 0
-#     -4e-05: -4.002e-05, -0
+#     -4e-05: -3.999e-05, -0
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
