@@ -1,14 +1,12 @@
 """A converted option file trains: the whole way from another framework's file to `--dry-run`."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.importing.__main__ import main
-from tests.helpers import ROOT
+from tests.programs import call
 from tests.unit.test_importing import BSRGAN, NET, SRRESNET, changed
 from utils.images.files import write_image
 from utils.options import files
@@ -56,14 +54,5 @@ def test_a_converted_file_passes_the_dry_run(name: str, tmp_path: Path) -> None:
     source = tmp_path / "theirs.yml"
     source.write_text(files.dump(changed(name, {**SMALL[name], **roots})))
     assert main([str(source), "-o", str(tmp_path / "mine.yml"), "--iterations", "4"]) == 0
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "--opt",
-        str(tmp_path / "mine.yml"),
-        "--dry-run",
-        "--device",
-        "cpu",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = call("train", "--opt", tmp_path / "mine.yml", "--dry-run", "--device", "cpu", cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from data.prepare.__main__ import main
 from data.prepare.multiscale import Multiscale, lanczos
 from data.prepare.tiles import Tiles
 from data.prepare.work import parallel
+from tests import programs
 from tests.helpers import ROOT
 from utils.images.files import image_files, read_image, write_image
 
@@ -34,7 +35,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return programs.call("data.prepare.__main__", *arguments, cwd=ROOT)
 
 
 def built(**options: Any) -> Source:  # noqa: ANN401

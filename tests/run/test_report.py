@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 from models.training.report.__main__ import TEMPLATE
 from models.training.report.page import page_data
 from models.training.report.runs import POINTS, higher_is_better, read_runs, thinned
+from tests import programs
 from tests.helpers import ROOT
 from tests.run.test_ablation_page import opened
-from tests.run.tiny import environment, write_options
+from tests.run.tiny import write_options
 from utils.pages import write_page
 
 
@@ -86,8 +86,7 @@ def test_the_page_shows_sorts_and_hides(page: Any) -> None:  # noqa: ANN401
 
 def test_the_command_names_the_page_and_what_it_leaves_out(folders: list[Path], tmp_path: Path) -> None:
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "models.training.report", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        return programs.call("models.training.report.__main__", *map(str, arguments), cwd=ROOT)
 
     done = call(*folders, tmp_path, "--out", tmp_path / "new" / "page.html")
     assert done.returncode == 0 and f"left out, since train.py wrote no log there: {tmp_path}" in done.stderr

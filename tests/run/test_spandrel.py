@@ -14,6 +14,7 @@ from torch import nn
 from models.network import NETWORKS
 from models.networks.spandrel import SpandrelNetwork
 from models.restoring.generator import load_generator
+from tests import programs
 from tests.helpers import ROOT
 from utils.images.files import read_image, write_image
 from utils.options.fields import OptionError
@@ -43,8 +44,7 @@ def made(name: str) -> nn.Module:
 
 
 def call(program: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / program), *map(str, arguments), "--device", "cpu"]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400)
+    return programs.call(program, *arguments, "--device", "cpu", cwd=cwd, timeout=400)
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_restored_and_measured_by_test_py(tmp_path: Path, photo: np.ndarray) -> 
     write_image(tmp_path / "in" / "a.png", photo)
     network = made("SwinIR").eval()
     torch.save({"params_ema": network.state_dict()}, tmp_path / "theirs.pth")
-    done = call("test.py", "-i", "in", "-o", "out", "--weights", "theirs.pth", cwd=tmp_path)
+    done = call("test", "-i", "in", "-o", "out", "--weights", "theirs.pth", cwd=tmp_path)
     assert done.returncode == 0 and "theirs: SwinIR x4, as spandrel reads theirs.pth" in done.stdout, done.stderr
     with torch.no_grad():
         expected = network(torch.from_numpy(photo).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0)
     difference = read_image(tmp_path / "out" / "a.png") / 255 - expected.clamp(0, 1).numpy()
     assert np.abs(difference).max() < 0.51 / 255
-    done = call("test.py", "--data", "one=in", "-o", "numbers", "--weights", "theirs.pth", cwd=tmp_path)
+    done = call("test", "--data", "one=in", "-o", "numbers", "--weights", "theirs.pth", cwd=tmp_path)
     assert done.returncode == 0 and "theirs" in (tmp_path / "numbers" / "results.md").read_text(), done.stderr
 
 
@@ -96,7 +96,7 @@ def test_fine_tuned_by_train_py(name: str, tmp_path: Path, photo: np.ndarray) ->
         "degradation={type: bicubic}", "stages.gan.losses.l1.target=plain",
     )  # fmt: skip
     options = [word for text in sets for word in ("--set", text)]
-    done = call("train.py", "--opt", ROOT / "options/realesrgan/finetune_spandrel.yml", *options, cwd=tmp_path)
+    done = call("train", "--opt", ROOT / "options/realesrgan/finetune_spandrel.yml", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "starts from the weights of theirs.safetensors" in done.stdout
     trained = tmp_path / "runs" / "mine" / "checkpoints" / "gan_00000003" / "network_g_ema.safetensors"

@@ -1,8 +1,6 @@
 """NIQE: features against a plain version, the model of sharp photographs, what raises the number, the command line."""
 
 import math
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from scipy.special import gamma
 
 from data.sources.photos import Photos
 from tests.helpers import ROOT
+from tests.programs import call
 from utils.images.colour import rgb2y
 from utils.images.files import write_image
 from utils.metrics import METRICS
@@ -232,8 +231,7 @@ def test_command_line(tmp_path: Path) -> None:
         write_image(photos / "deeper" / f"{name}.png", photo(name))
     write_image(photos / "small.png", photo("grass")[:95])
     (photos / "cut.png").write_bytes((photos / "small.png").read_bytes()[:500])
-    command = [sys.executable, "-m", "utils.metrics.niqe", "fit", str(photos), "--out", str(tmp_path / "new" / "m.npz")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    result = call("utils.metrics.niqe", "fit", photos, "--out", tmp_path / "new" / "m.npz", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "sharp blocks of 3 of 5 images" in result.stdout and "5/5" in result.stdout
     assert "small.png is smaller than a block" in result.stderr and "cut.png" in result.stderr
