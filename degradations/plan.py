@@ -165,6 +165,14 @@ class Step:
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         raise NotImplementedError(f"{type(self).__name__} does nothing")
 
+    def ranged(self, drawn: Drawn) -> dict[str, list[float]]:
+        """Return by option what was drawn of each range: of `x_range` what a plan calls `x` or `xs`.
+
+        There may be names that are no options. Sizes of kernels are left out, which show little.
+        """
+        numbers = {key: np.ravel(value) for key, value in drawn.items() if key not in ("seed", "size")}
+        return {f"{key.removesuffix('s')}_range": v.tolist() for key, v in numbers.items() if v.dtype.kind in "if"}
+
     def kernel(self, drawn: Drawn) -> np.ndarray | None:
         """Return the drawn kernel (k, k), sum 1, of a step that is a convolution with one; None for any other step."""
         return None

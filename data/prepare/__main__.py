@@ -1,5 +1,5 @@
 """Prepares image folders for training: `python -m data.prepare COMMAND`, where the command is check, tiles, multiscale,
-lmdb, shards, index, kernels, noise or hr (each has `--help`)."""
+lmdb, shards, index, match, kernels, noise or hr (each has `--help`)."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ from data.prepare.convert import convert
 from data.prepare.hr import make_hr
 from data.prepare.kernels import collect_kernels
 from data.prepare.lmdb import write_database
+from data.prepare.match import match
 from data.prepare.multiscale import Multiscale
 from data.prepare.noise import collect_noise
 from data.prepare.section import CleanHr, NoisePatches
@@ -212,6 +213,38 @@ class MakeHr:
         return make_hr(self.cleaning, self.scale, self.source, self.target, self.out, self.workers, console)
 
 
+@dataclass(frozen=True)
+class Match:
+    """Ranks option files by how much the images that they make resemble a folder of real ones: noise and what it
+    depends on, spectrum, JPEG, sharpness. Prints distances with intervals, and draws a page to look at."""
+
+    photos: Annotated[Path, Arg("PHOTOS", positional=True)]
+    """A folder of real low-quality images, at any depth."""
+    opt: Annotated[tuple[str, ...], Arg("FILE", flags=("--opt",))]
+    """Option files, or names of presets such as realesrgan."""
+    gt: Annotated[Path, Arg("DIR")]
+    """Good images, which the candidates degrade: other scenes of the same kind."""
+    out: Annotated[Path, Arg("PICTURE.png")] = Path("match.png")
+    """The page."""
+    fit: Annotated[Path | None, Arg("NEW.yml")] = None
+    """Write the nearest candidate with its ranges narrowed to what the photographs show."""
+    scale: PositiveInt | None = None
+    """Of presets, which tell none."""
+    window: PositiveInt = 96
+    """Side in pixels of what is measured; good images need as many times more as the scale is."""
+    draws: PositiveInt = 300
+    """Images that each candidate makes."""
+    seed: Count = 0
+    """Of everything random."""
+    workers: Workers = cores()
+    """Processes."""
+
+    def run(self, console: Console) -> int:
+        sizes = {"scale": self.scale, "window": self.window, "draws": self.draws, "seed": self.seed}
+        match(self.photos, self.opt, self.gt, self.out, console, fit=self.fit, workers=self.workers, **sizes)
+        return 0
+
+
 # The last three are steps of the section `prepare:` of an option file, too.
 COMMANDS: dict[str, type[Command]] = {
     "check": Check,
@@ -220,6 +253,7 @@ COMMANDS: dict[str, type[Command]] = {
     "lmdb": WriteDatabase,
     "shards": MakeShards,
     "index": IndexTars,
+    "match": Match,
     "kernels": EstimateKernels,
     "noise": CollectNoise,
     "hr": MakeHr,

@@ -1,6 +1,7 @@
 """Noise of photon counts."""
 
 from collections.abc import Sequence
+from math import log10
 from typing import Literal
 
 import numpy as np
@@ -49,6 +50,10 @@ class PoissonNoise(Step):
         )
         drawn: Drawn = {"gray": bool(rng.random() < self.gray_prob), "strength": strength, "seed": draw_seed(rng)}
         return {**drawn, "peak": 10**logarithm} if self.peak == "drawn" else drawn
+
+    def ranged(self, drawn: Drawn) -> dict[str, list[float]]:
+        peak = {"log_peak_range": [log10(drawn["peak"])]} if "peak" in drawn else {}
+        return {"strength_range": [drawn["strength"]], **peak}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         rounded = images.round()

@@ -101,6 +101,12 @@ class ShiftedGaussianBlur(Step):
             second = first
         return first**self.power, second**self.power, float(rng.uniform(*self.theta_range.at(iteration)))
 
+    def ranged(self, drawn: Drawn) -> dict[str, list[float]]:
+        if "corners" in drawn or self.fixed is not None:
+            return {}
+        option = "variance_range" if self.power == 1 else "sigma_range"
+        return {option: [v ** (1 / self.power) for v in drawn["variances"]], "theta_range": [drawn["theta"]]}
+
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
         if "corners" not in drawn[0]:
             return convolve(images, [placed_gaussian(d, (*d["variances"], d["theta"])) for d in drawn], self.border)

@@ -1,0 +1,1 @@
+"""How well degraded images resemble real ones: traces of the making of images, distances between folders, fitting."""

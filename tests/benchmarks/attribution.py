@@ -1,0 +1,118 @@
+"""Are folders of degraded photographs attributed to the pipeline that made them? (`python -m data.prepare match`)
+
+    python -m tests.benchmarks.attribution PHOTOS GT [--folders 10] [--images 30] [--draws 300] [--out TRACES.npz]
+
+Twenty pipelines for x2 degrade photographs; folders of some of them, with draws of their own, are compared with what
+each pipeline makes of other photographs. Attributed is a folder whose nearest pipeline is its maker.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.prepare.matching.distances import Traced, nearest
+from data.prepare.matching.windows import Measured, measure_degraded
+from degradations import Degradation, load_degradation
+from utils.images.files import image_files
+from utils.logging import Console, table
+from utils.options.files import merge
+
+SCALE = 2
+
+
+def blurred(low: float, high: float, **steps: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return an isotropic Gaussian blur, a bicubic halving, and further steps."""
+    return {"type": "gaussian", "steps": {"blur": {"sigma_range": [low, high]}, **steps}}
+
+
+def compressed(low: int, high: int) -> dict[str, Any]:
+    return {"type": "jpeg", "quality_range": [low, high]}
+
+
+PIPELINES: Mapping[str, dict[str, Any]] = {
+    "bicubic": {"type": "bicubic"},
+    "isotropic blur": blurred(0.2, 2.0),
+    "wide blur": blurred(1.5, 3.0),
+    "anisotropic blur": {"type": "gaussian", "steps": {"blur": {"sigma_range": [0.5, 4.0], "isotropic_prob": 0}}},
+    "blur, noise to 15": blurred(0.2, 2.0, noise={"level_range": [0, 15]}),
+    "blur, noise 15 to 30": blurred(0.2, 2.0, noise={"level_range": [15, 30]}),
+    "blur, gray noise": blurred(0.2, 2.0, noise={"level_range": [2, 20], "kinds": {"color": 0.0, "gray": 1.0}}),
+    "blur, Poisson": blurred(0.2, 2.0, noise={"type": "poisson_noise"}),
+    "blur, JPEG 75 to 95": blurred(0.2, 1.0, jpeg=compressed(75, 95)),
+    "blur, JPEG 30 to 60": blurred(0.2, 1.0, jpeg=compressed(30, 60)),
+    "noise, JPEG 60 to 90": blurred(0.2, 1.0, noise={"level_range": [2, 15]}, jpeg=compressed(60, 90)),
+    "camera": blurred(0.2, 1.0, noise={"type": "isp"}),
+    "classical": {"type": "classical"},
+    "bsrgan": {"type": "bsrgan"},
+    "bsrgan, no noise": {"type": "bsrgan", "steps": {"noise": None}},
+    "bsrgan_plus": {"type": "bsrgan_plus"},
+    "realesrgan": {"type": "realesrgan"},
+    "realesrgan, one order": {"type": "realesrgan", "orders": {"second": None}},
+    "resshift": {"type": "resshift"},
+    "stablesr": {"type": "stablesr"},
+}
+
+
+def pipelines(names: list[str] | None = None) -> dict[str, Degradation]:
+    """Return the pipelines, or some of them."""
+    return {name: load_degradation(merge({}, PIPELINES[name]), SCALE) for name in names or PIPELINES}
+
+
+def attributed(
+    folders: Mapping[str, Measured], candidates: Mapping[str, Measured], count: int, images: int, seed: int = 0
+) -> dict[str, Counter[str]]:
+    """Return by maker what its folders are taken for: `count` folders of so many images each, one draw of an image."""
+    traced = {name: one.traced for name, one in candidates.items()}
+    taken: dict[str, Counter[str]] = {}
+    for name, made in folders.items():
+        rng, numbers = np.random.default_rng(seed), made.traced.image
+        taken[name] = Counter()
+        for folder in range(count):
+            few = rng.choice(np.unique(numbers), images, replace=False)
+            rows = [np.flatnonzero(numbers == image)[folder] for image in few]
+            taken[name][nearest(Traced(made.traced.values[rows], np.arange(images)), traced)] += 1
+    return taken
+
+
+def main() -> None:
+    """Print how many folders are attributed rightly, and what is taken for what."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="photographs that become the folders")
+    parser.add_argument("gt", type=Path, help="other photographs, for the candidates")
+    parser.add_argument("--folders", type=int, default=10, help="of each pipeline")
+    parser.add_argument("--images", type=int, default=30, help="of each folder")
+    parser.add_argument("--draws", type=int, default=300, help="of each candidate")
+    parser.add_argument("--window", type=int, default=96, help="side in pixels of what is measured")
+    parser.add_argument("--out", type=Path, help="all traces")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console, made = Console(), pipelines()
+    photos, gt = image_files(options.photos), image_files(options.gt)
+    folders = measure_degraded(
+        made, photos, options.window, options.folders * len(photos), workers=1, console=console, seed=1
+    )
+    candidates = measure_degraded(made, gt, options.window, options.draws, workers=1, console=console)
+    if options.out:
+        parts = {f"photos {name}": one.traced.values for name, one in folders.items()}
+        parts |= {f"gt {name}": one.traced.values for name, one in candidates.items()}
+        numbers = {"photos": folders["bicubic"].traced.image, "gt": candidates["bicubic"].traced.image}
+        np.savez(options.out, **parts, **numbers)
+    taken = attributed(folders, candidates, options.folders, options.images)
+    right = sum(found[name] for name, found in taken.items())
+    total = options.folders * len(taken)
+    rows = []
+    for name, found in taken.items():
+        rows.append([name, found[name], ", ".join(f"{other} {n}" for other, n in found.items() if other != name)])
+    console.info(table(["pipeline", f"right of {options.folders}", "taken for"], rows))
+    console.info(
+        f"{right} of {total} folders of {options.images} images attributed to their maker: {right / total:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    main()
