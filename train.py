@@ -1,6 +1,6 @@
 """Train the stages of an option file.
 
-    torchrun train.py --opt options/quickstart.yml
+    python train.py --opt options/quickstart.yml
 
 One process, or as many as torchrun starts, on the CPU or on GPUs. Reads top to bottom: `main` sets up, `Trainer.run`
 goes through the stages, `Trainer.train_step` is one iteration.
@@ -479,7 +479,7 @@ def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, co
                 trainer.run(resume)
             if processes.is_main and args.stage is None:
                 final_report(folder, experiment, trainer.validation, trainer.watcher.scorer, processes.device, console)
-                if (command := next_command(folder, experiment)) is not None:
+                if (command := next_command(folder, experiment, Path(sys.argv[0]).with_name("test.py"))) is not None:
                     console.info(f"\nnext, benchmark it:\n  {command}")
             status("finished", "" if args.stage is None else f"stage {args.stage}")
             return 0

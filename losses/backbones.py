@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.options.fields import OptionError
+from utils.storage.files import looked_in
 
 Backbone = Literal["vgg19", "vgg16", "alexnet"]
 FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}
@@ -22,7 +23,9 @@ def backbone_state(path: str | None, network: Backbone) -> dict[str, Tensor]:
     """
     if path is not None:
         if not Path(path).is_file():
-            raise OptionError(f"weights: there is no file {path}, expected torchvision's {network} ({FILES[network]})")
+            raise OptionError(
+                f"weights: no file {path}{looked_in(path)}, expected torchvision's {network} ({FILES[network]})"
+            )
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:

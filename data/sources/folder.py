@@ -9,7 +9,7 @@ import numpy as np
 from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import IMAGE_SUFFIXES, ImageError, Listing, list_images, read_image
 from utils.options.fields import OptionError, PositiveInt
-from utils.storage.files import located, read_text
+from utils.storage.files import located, looked_in, read_text
 
 # A listed name ends at its suffix, so it may hold blanks; BasicSR's lists go on with a column such as (480,480,3), and
 # Real-ESRGAN's lists of pairs with a comma and the name of the low-quality image.
@@ -101,7 +101,7 @@ def present(root: Path, names: Sequence[str], listing: Path, option: str = "root
     """Return the listed images under `root`. A list may be written from the folder above: then all its names begin with
     that of `root`, as Real-ESRGAN's script does. Raises OptionError naming what is missing."""
     if not root.is_dir():
-        raise OptionError(f"{option}: there is no folder {root}")
+        raise OptionError(f"{option}: there is no folder {root}{looked_in(root)}")
     paths, own = [located(name, root) for name in names], f"{root.resolve().name}/"
     if not paths[0].exists() and all(name.replace("\\", "/").startswith(own) for name in names):
         paths = [located(name[len(own) :], root) for name in names]

@@ -12,7 +12,7 @@ from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import IMAGE_SUFFIXES, ImageError, changes, decode_image
 from utils.images.header import parse_header
 from utils.options.fields import PositiveInt
-from utils.storage.files import located, read_text
+from utils.storage.files import located, looked_in, read_text
 from utils.storage.lmdb_reader import reader
 
 META, OLD_META = "meta_info.txt", "meta_info.pkl"
@@ -157,7 +157,9 @@ def parse_meta(line: str) -> MetaLine:
 def _listed(root: Path, option: str) -> dict[str, Size | None]:
     """Return keys with their sizes, in the order of the list."""
     if not (root / "data.mdb").is_file():
-        raise ValueError(f"{option}: {root} is no LMDB database; expected a folder with data.mdb and {META}")
+        raise ValueError(
+            f"{option}: {root} is no LMDB database{looked_in(root)}; expected a folder with data.mdb and {META}"
+        )
     if (root / OLD_META).is_file() and not (root / META).exists():
         raise ValueError(
             f"{option}: {root} has {OLD_META}, so it is of the BasicSR of 2019, which kept bare pixels; convert it: "

@@ -23,6 +23,7 @@ from scipy.io.matlab import MatReadError
 from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian
 from degradations.plan import MissingPoolError
 from utils.options.fields import OptionError
+from utils.storage.files import looked_in
 
 CLOSED_FORMS = "usrnet_8"
 """The word that stands for `usrnet_kernels` instead of a path."""
@@ -80,7 +81,8 @@ def bank_files(path: str) -> list[Path]:
         files = [Path(path)] if Path(path).exists() else [Path(name) for name in glob.glob(path, recursive=True)]
     if not files:
         raise MissingPoolError(
-            f"{path}: found no file of kernels ({', '.join(_READERS)}), expected a file, folder, pattern, or usrnet_8; "
+            f"{path}: found no file of kernels{looked_in(path)} ({', '.join(_READERS)}), "
+            "expected a file, folder, pattern, or usrnet_8; "
             "`python -m data.prepare kernels IMAGES --out FOLDER` estimates kernels"
         )
     return sorted(files)

@@ -17,6 +17,7 @@ from degradations.plan import MissingPoolError, require_same
 from utils.images.files import ImageError, decode_image, image_files, to_float
 from utils.images.header import parse_header
 from utils.options.fields import OptionError
+from utils.storage.files import looked_in
 from utils.storage.lmdb_reader import reader
 
 PLAN, STATISTICS, SHEET = ".patches.json", "statistics.json", "sheet.png"
@@ -62,7 +63,7 @@ class NoisePool:
         except (OSError, lmdb.Error) as error:
             raise OptionError(f"{root}: cannot be read as a pool of noise ({error})") from error
         raise MissingPoolError(
-            f"{root}: found no patches of noise, expected a folder of images or an LMDB database; "
+            f"{root}: found no patches of noise{looked_in(root)}, expected a folder of images or an LMDB database; "
             "`python -m data.prepare noise IMAGES --out FOLDER` collects them"
         )
 

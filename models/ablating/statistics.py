@@ -152,6 +152,6 @@ def in_words(d: Difference, effect: float, number: str, higher_is_better: bool =
     if needed is None:
         return f"{text}; on these {d.photographs} photographs no number of seeds would surely show {wish}: test on more"
     if needed <= d.seeds:
-        return f"{text}, and {wish} would most likely have been"
+        return f"{text}, and {wish} would most likely have been seen"
     more = needed - d.seeds
     return f"{text}; about {more} more seed{'s' if more > 1 else ''} would show {wish}"

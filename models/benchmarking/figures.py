@@ -79,7 +79,7 @@ def write_figure(stem: Path, crop: Crop, images: Mapping[str, np.ndarray]) -> No
         axes.set_axis_off()
         for place, (caption, part) in enumerate(parts.items()):
             axes = drawn.add_subplot(grid[place // columns, 1 + place % columns])
-            axes.imshow(part, interpolation="nearest", aspect="auto")
+            axes.imshow(part, interpolation="nearest", extent=(0, crop.width, crop.height, 0))  # one shape for all
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(caption, fontsize=7, labelpad=2)
             axes.spines[:].set_visible(False)

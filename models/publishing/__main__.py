@@ -1,5 +1,6 @@
 """Writes a generator for other programs, each file checked by its own runtime, with a model card.
 
+python -m models.publishing runs/NAME --out published
 python -m models.publishing runs/NAME/checkpoints/gan_00400000 --out published
 python -m models.publishing RealESRGAN_x4plus.pth --out published --to onnx ncnn
 """
@@ -30,7 +31,7 @@ class Arguments:
     """The command line."""
 
     checkpoint: Annotated[Path, Arg("CHECKPOINT", positional=True)]
-    """A checkpoint folder of ours, a weight file of any layout, or zoo:NAME."""
+    """A run or a checkpoint folder of ours, a weight file of any layout, or zoo:NAME."""
     out: Annotated[Path, Arg("DIR")]
     """Folder for the files."""
     to: tuple[Literal["safetensors", "pth", "onnx", "ncnn"], ...] = ("safetensors", "pth", "onnx", "ncnn")
@@ -38,7 +39,7 @@ class Arguments:
     photo: Path | None = None
     """A photograph, for the checks and the samples (default: one of scikit-image)."""
     name: str | None = None
-    """Of the files; left out, that of the checkpoint."""
+    """Of the files; left out, that of the run or the checkpoint."""
     raw: bool = False
     """The raw weights instead of their average."""
     licence: str = ""
@@ -62,7 +63,7 @@ def main() -> int:
     try:
         path = weight_files(args.checkpoint, "raw" if args.raw else "ema")[0]
         generator = load_generator(path, "raw" if args.raw else "ema")
-        name = args.name or (path.stem if path.parent != args.checkpoint else args.checkpoint.name)
+        name = args.name or (args.checkpoint.resolve().name if args.checkpoint.is_dir() else path.stem)
         photo = photograph(args.photo)
         results = args.results.read_text(encoding="utf-8") if args.results else ""
     except (OptionError, OSError) as error:

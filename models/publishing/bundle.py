@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from models.networks.blocks import mirrored
@@ -113,7 +113,7 @@ def _write_weights(generator: LoadedGenerator, name: str, out: Path, form: Form)
     if form == "pth":
         torch.save({"params_ema": state}, path)
     else:
-        save_file(state, path, metadata={"format": "pt"})
+        path.write_bytes(save(state, metadata={"format": "pt"}))  # others may read it; save_file of 0.8.0 forbids that
     otherwise = {"scale": generator.network.scale, **generator.options}
     try:
         again = load_generator(path, otherwise=otherwise)

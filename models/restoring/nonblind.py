@@ -63,7 +63,9 @@ class Assumption:
         try:
             return cls(width, path, int(index), noise_level or 0.0)
         except ValueError as error:
-            raise OptionError(f"--kernel-width, --kernel: {error}") from error
+            raise OptionError(
+                f"{'--kernel' if path and width is None else '--kernel-width, --kernel'}: {error}"
+            ) from error
 
     @cached_property
     def _kernel(self) -> tuple[np.ndarray, int | None]:

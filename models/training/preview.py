@@ -348,6 +348,6 @@ def save(path: Path, picture: np.ndarray, console: Console) -> None:
 
 def again(args: Arguments, *more: str, train: bool = False) -> str:
     """Return a command line with the same option file and overrides."""
-    start = ["torchrun", "train.py"] if train else ["python", "-m", "degradations.preview"]
+    start = ["python", "train.py"] if train else ["python", "-m", "degradations.preview"]
     overrides = [word for text in args.overrides for word in ("--set", text)]
     return shlex.join([*start, "--opt", str(args.option_file), *overrides, *more])

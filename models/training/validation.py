@@ -190,8 +190,8 @@ def _stage_networks(folder: Path, experiment: Experiment, device: torch.device) 
     return networks
 
 
-def next_command(folder: Path, experiment: Experiment) -> str | None:
+def next_command(folder: Path, experiment: Experiment, test: Path) -> str | None:
     """Return the `test.py` command that goes on from here, with the run's own options; None if no stage is finished."""
     weights = map(str, _finished(folder, experiment).values())
-    command = ["python", "test.py", "--opt", str(folder / "options.yml"), "--weights", *weights]
+    command = ["python", str(test), "--opt", str(folder / "options.yml"), "--weights", *weights]
     return shlex.join([*command, "-o", f"results/{experiment.name}"]) if len(command) > 5 else None

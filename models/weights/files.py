@@ -21,7 +21,7 @@ def weight_files(path: Path, weights_of: Literal["ema", "raw", "both"]) -> list[
         return [zoo_file(str(path))]
     if not path.is_dir():
         return [path]
-    if (path / "checkpoints").is_dir():
+    if (path / "checkpoints").is_dir() or (path / "run.lock").is_file():  # the latter of a run that was refused
         newest = Checkpoints(path / "checkpoints").newest()
         if newest is None:
             raise OptionError(f"{path}: this run has no checkpoint yet")

@@ -24,6 +24,7 @@ from models.weights.kinds import file_kind
 from models.weights.layouts import Prefer, flat_tensors, unwrap
 from models.weights.ncnn import read_ncnn
 from utils.options.fields import OptionError
+from utils.storage.files import looked_in
 
 # What unpickling a damaged file may raise, besides torch's own errors.
 _READ_ERRORS = (
@@ -158,7 +159,7 @@ def _tensors(source: str | Path | Mapping[str, Any]) -> State:
 
 def _read_file(path: Path) -> object:
     if not path.is_file():
-        found = "is a folder, expected one file of weights" if path.is_dir() else "no such file"
+        found = "is a folder, expected one file of weights" if path.is_dir() else f"no such file{looked_in(path)}"
         raise OptionError(f"{path}: {found}")
     kind = file_kind(path)
     try:

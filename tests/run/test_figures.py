@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import test as program
-from models.benchmarking.figures import Crop, latex_table
+from models.benchmarking.figures import Crop, latex_table, write_figure
 from models.network import NETWORKS
 from models.restoring.generator import correlation, interpolate, load_generator
 from models.restoring.nonblind import Assumption
@@ -80,6 +80,23 @@ def test_a_crop_of_a_smaller_image_is_the_same_place() -> None:
     high = low.repeat(4, 0).repeat(4, 1)
     crop = Crop.parse("x:4,8,8,4")
     np.testing.assert_array_equal(crop.cut(low, 16).repeat(4, 0).repeat(4, 1), crop.cut(high, 16))
+
+
+@pytest.mark.parametrize("corner", ["6,4,40,10", "6,4,10,40", "6,4,16,16"])
+def test_a_crop_is_not_stretched(tmp_path: Path, corner: str) -> None:
+    """Also where a smaller image has no whole pixels for it."""
+    images = {"LQ": np.zeros((31, 41, 3), np.uint8), "GT": np.zeros((62, 82, 3), np.uint8)}
+    for image in images.values():
+        image[..., 1] = 255
+    crop = Crop.parse(f"x:{corner}")
+    write_figure(tmp_path / "figure", crop, images)
+    drawn = read_image(tmp_path / "figure.png").astype(int)
+    green = (drawn[..., 1] > 200) & (drawn[..., ::2].max(-1) < 60)
+    inner = np.diff(np.pad(green.any(0), 1).astype(int))  # the whole image, then the column of crops
+    left, right = (int(np.flatnonzero(inner == step)[-1]) for step in (1, -1))
+    edges = np.flatnonzero(np.diff(np.pad(green[:, (left + right) // 2], 1).astype(int)))
+    for above, below in edges.reshape(-1, 2):
+        assert abs((right - left) / (below - above) * crop.height / crop.width - 1) < 0.03
 
 
 def test_latex_of_names() -> None:

@@ -203,7 +203,7 @@ def test_histogram(option_file: Path, tmp_path: Path) -> None:
     assert read_image(tmp_path / "plot.png").shape[0] > 1000
     row = next(line for line in done.stdout.splitlines() if line.startswith("| final_jpeg"))
     assert row.split("|")[3].strip() == "1.000"
-    assert "torchrun train.py --opt" in done.stdout
+    assert "python train.py --opt" in done.stdout
 
 
 def test_what_is_drawn_is_counted() -> None:

@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
-from tests.run.tiny import Training, environment, finished, option_tree, pictures, train, write_options
+from tests.run.tiny import (
+    Training,
+    assert_equal_states,
+    environment,
+    final_states,
+    finished,
+    option_tree,
+    pictures,
+    train,
+    write_options,
+)
 from utils.logging import Console, reserve, write_status
 from utils.options.fields import OptionError
 from utils.options.files import load
@@ -106,6 +116,31 @@ def test_a_network_that_is_not_finite_is_said_at_validation(tmp_path: Path) -> N
     assert "the network gives values that are not finite for images of data.validation.pictures" in run.err
     assert "RuntimeWarning" not in run.err and run.status["state"] == "failed"
     assert not list((run.folder / "checkpoints").glob("psnr_*"))
+
+
+def test_a_second_run_on_the_same_folder(tmp_path: Path) -> None:
+    """While the first is there it is refused, with nothing touched; a dry run is not; afterwards nothing is left."""
+    tree = option_tree(pictures(tmp_path / "images"), psnr=400, save_every=100)
+    del tree["stages"]["gan"]
+    options = write_options(tmp_path / "tiny.yml", tree)
+    first = Training(options, tmp_path / "runs").until("psnr_00000100")
+    first.stop(signal.SIGSTOP)
+    try:
+        for command in ((), ("--resume", "none", "--set", "data.batch_size=4")):
+            second = train(options, tmp_path / "runs", *command)
+            assert second.code == 1 and second.out == "" and len(second.err.splitlines()) == 1
+            assert f"pid {first.process.pid}, started " in second.err and "choose another name" in second.err
+        assert finished(options, tmp_path / "runs", "--dry-run").out.rstrip().endswith("nothing is left behind")
+        assert first.status["state"] == "running" and first.status["pid"] == first.process.pid
+    finally:
+        first.stop(signal.SIGCONT)
+        assert first.wait() == 0, first.err
+    console, saved = (first.folder / "console.log").read_text(), final_states(first.folder, ["psnr"])
+    assert console.count("train.py --opt") == 1
+    later = finished(options, tmp_path / "runs")
+    assert "nothing is left to train: the run is finished" in later.out and later.status["state"] == "finished"
+    assert (first.folder / "console.log").read_text().startswith(console)
+    assert_equal_states(final_states(first.folder, ["psnr"]), saved)
 
 
 INTERRUPTED = """

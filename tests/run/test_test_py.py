@@ -290,6 +290,18 @@ def test_one_file_and_going_on(tmp_path: Path, checkpoint: Path) -> None:
     assert read_image(tmp_path / "in" / "out" / "b_x2.png").shape == (64, 80, 3)
 
 
+def test_frames_keep_names_and_order(tmp_path: Path) -> None:
+    """Numbered with or without leading zeros, in folders of shots: a result is of the frame that it is named as."""
+    names = [f"one/frame_{i}" for i in (1, 2, 9, 10, 100)] + [f"two/{i:04d}" for i in (9, 10)]
+    for i, name in enumerate(names):
+        write_image(tmp_path / "frames" / f"{name}.png", np.full((8, 10, 3), 20 + 30 * i, np.uint8))
+    done = run("-i", "frames", "-o", "out", "--weights", "bicubic", "--scale", "2", cwd=tmp_path)
+    assert done.returncode == 0 and "7 of 7 images restored" in done.stdout, done.stderr
+    made = {path.relative_to(tmp_path / "out").with_suffix("").as_posix(): path for path in tmp_path.glob("out/*/*")}
+    assert sorted(made) == sorted(names)
+    assert [int(read_image(made[name]).mean().round()) for name in names] == [20 + 30 * i for i in range(len(names))]
+
+
 def test_how_to_restore_is_passed_on(tmp_path: Path, checkpoint: Path) -> None:
     write_image(tmp_path / "a.png", np.dstack([picture(0), picture(1)[..., 0]]))
     other = save_ours(tmp_path / "denoising.safetensors", SRVGG, seed=3)

@@ -101,7 +101,7 @@ def test_words_say_what_is_known_and_what_would_help() -> None:
         == "no difference can be seen; about 3 more seeds would show one of 0.1 dB"
     )
     assert in_words(difference(seed_deviation=0.01), 0.1, "PSNR RGB").endswith(
-        "and one of 0.1 dB would most likely have been"
+        "and one of 0.1 dB would most likely have been seen"
     )
     assert "test on more" in in_words(difference(image_deviation=2.0), 0.1, "PSNR RGB")
     assert in_words(difference(seeds=1), 0.1, "PSNR RGB").startswith("one seed tells nothing")

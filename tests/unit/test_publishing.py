@@ -4,15 +4,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from models.network import NETWORKS
+from models.publishing import __main__ as program
 from models.publishing import bundle
 from models.publishing.bundle import publish, spandrel_trouble
 from models.publishing.card import card, write_card
 from models.restoring.generator import LoadedGenerator
+from utils.images.files import write_image
 from utils.options.fields import OptionError
+from utils.storage.checkpoint import Checkpoints
 
 RRDB = {"type": "rrdbnet", "num_feat": 8, "num_block": 1, "num_grow_ch": 32}
 SRVGG = {"type": "srvgg", "scale": 4, "num_feat": 8, "num_conv": 2}
@@ -105,3 +109,19 @@ def test_forms_that_a_network_cannot_have(tmp_path: Path) -> None:
         ({**SRVGG, "act_type": "relu"}, "PReLU only"),
     ):
         assert words in (spandrel_trouble(generator(options)) or "")
+
+
+def test_a_run_gives_its_name_and_files_that_others_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spandrel", reason="needs the extra `archs`")
+    state = generator(SRVGG).network.state_dict()
+    network = {"network_g": {"network": SRVGG}}
+    checkpoints = Checkpoints(tmp_path / "runs" / "mine" / "checkpoints")
+    checkpoints.save("psnr", 2, {"network_g": state, "network_g_ema": state}, {}, describe=network)
+    write_image(tmp_path / "photo.png", np.full((140, 140, 3), 128, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sys.argv", ["publishing", "runs/mine", "--out", "release", "--to", "safetensors", "--photo", "photo.png"]
+    )
+    assert program.main() == 0
+    written, ordinary = tmp_path / "release" / "mine.safetensors", tmp_path / "release" / "README.md"
+    assert written.stat().st_mode == ordinary.stat().st_mode and "# mine\n" in ordinary.read_text()

@@ -21,6 +21,7 @@ from utils.images.colour import cicp_profile, is_srgb, to_srgb
 from utils.images.decoders import decoded
 from utils.images.encoders import Form, write_encoded
 from utils.images.header import Header, parse_header
+from utils.storage.files import looked_in
 
 IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif"),
@@ -162,7 +163,7 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{path}: there is no such file") from None
+        raise ImageError(f"{path}: there is no such file{looked_in(path)}") from None
     except IsADirectoryError:
         raise ImageError(f"{path}: this is a directory, not an image file, or one without images") from None
     except OSError as error:
@@ -266,7 +267,8 @@ def list_images(root: str | Path) -> Listing:
     """
     root = Path(root)
     if not root.is_dir():
-        raise NotADirectoryError(f"{root}: {'this is a file, not a folder' if root.exists() else 'no such folder'}")
+        found = "this is a file, not a folder" if root.exists() else f"no such folder{looked_in(root)}"
+        raise NotADirectoryError(f"{root}: {found}")
 
     def refuse(error: OSError) -> None:
         raise OSError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from utils.options.fields import OptionError
-from utils.storage.files import replace_text, sync_folder, write_durably
+from utils.storage.files import looked_in, replace_text, sync_folder, write_durably
 
 Weights = Mapping[str, Tensor]
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -288,7 +288,7 @@ def read_weights(
 def find_damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None: every file of its manifest, with its size and hash."""
     if not folder.is_dir():
-        return "there is no such folder"
+        return f"there is no such folder{looked_in(folder)}"
     try:
         files = _read_json(folder / "manifest.json")["files"]
         for name, expected in files.items():

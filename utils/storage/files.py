@@ -24,6 +24,11 @@ def located(path: str, below: Path = Path()) -> Path:
     return found if "\\" not in path or found.exists() else below / Path(path.replace("\\", "/")).expanduser()
 
 
+def looked_in(path: str | Path) -> str:
+    """Return words on where a path was looked for that is not there; none for an absolute one, which says it itself."""
+    return "" if Path(path).expanduser().is_absolute() else f" in {Path.cwd()}, where relative paths start"
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
