@@ -83,7 +83,7 @@ class Trainer:
         self.experiment, self.tree, self.processes, self.how = experiment, tree, processes, how
         self.folder, self.console, self.device = folder, console, processes.device
         default = experiment.degradation.build(scale=experiment.scale)
-        self.mix = Mix.build(experiment.data.train, default, experiment.scale)
+        self.mix = Mix.build(experiment.data.train, default, experiment.scale, experiment.data.cache)
         self.validation = validation_sets(experiment, default)
         logger = experiment.logger
         self.watcher = Watcher(logger, self.validation, folder, processes, console, tree)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from data.cache import ImageCache
 from degradations import Degradation
 from utils.images.files import changes, headers
 from utils.options.components import Registry, Spec
@@ -26,9 +27,13 @@ class Source:
 
     Attributes:
         paired: `read_lq` gives a low-quality partner of the same index.
+        keeps: whether it reads files that a cache may keep decoded.
+        cache: what keeps them, where that is wanted.
     """
 
     paired: bool = False
+    keeps: bool = False
+    cache: ImageCache | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} has no length")
@@ -52,8 +57,14 @@ class Source:
         """Say which files are left out and what reading changes in the images, for the log at the start of a run."""
         step = -(-len(self) // _LOOKED_AT) or 1
         paths = [path for index in range(0, len(self), step) if (path := self.path(index)) is not None]
-        sampled = f"looked at every {step}th: " * (step > 1)
-        return [sampled + remark for remark in changes(headers(paths))]
+        sampled, found = f"looked at every {step}th: " * (step > 1), list(headers(paths))
+        said = changes(found)
+        if self.cache is not None:
+            sizes = [
+                3 * h * w * (1 + (header.highest > 255)) for _, header in found for h, w in [header.size or (0, 0)]
+            ]
+            said.append(self.cache.remark(step * sum(sizes)))
+        return [sampled + remark for remark in said]
 
     def read_lq(self, index: int) -> np.ndarray:
         """Return the low-quality partner of `read(index)`; only where `paired`."""

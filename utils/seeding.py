@@ -39,6 +39,11 @@ def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gene
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def random_words(seed: int, count: int) -> np.ndarray:
+    """Return random words of 32 bits (count,), or one more for an odd count: uint32, from a generator of their own."""
+    return np.random.SFC64(seed).random_raw((count + 1) // 2).view(np.uint32)
+
+
 def random_bits(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     """Draw 64 random bits, as int64 (B, *shape), at each place of a grid of 2^20 in each but the first axis.
 

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
+from data.cache import ImageCache
 from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import IMAGE_SUFFIXES, ImageError, Listing, list_images, read_image
 from utils.options.fields import OptionError, PositiveInt
@@ -31,6 +32,8 @@ class Folder(Source):
     Raises:
         OptionError: a folder is missing or has no images, or the list names what is not there or not inside `root`.
     """
+
+    keeps = True
 
     def __init__(self, root: str | list[str], names: str | None = None, max_images: PositiveInt | None = None) -> None:
         self._left_out: list[str] = []
@@ -61,13 +64,16 @@ class Folder(Source):
         return [*self._left_out, *super().remarks()]
 
     def read(self, index: int) -> np.ndarray:
-        return read_listed(self._paths[index])
+        return read_listed(self._paths[index], self.cache)
 
 
-def read_listed(path: str | Path) -> np.ndarray:
-    """Read an image of a data set as (H, W, 3) RGB. Raises UnreadableImageError naming the file and the reason."""
+def read_listed(path: str | Path, cache: ImageCache | None = None) -> np.ndarray:
+    """Read an image of a data set as (H, W, 3) RGB, from a cache where there is one.
+
+    Raises UnreadableImageError naming the file and the reason.
+    """
     try:
-        return read_image(path)
+        return read_image(path) if cache is None else cache.read(path)
     except ImageError as error:
         raise UnreadableImageError(str(error)) from error
 

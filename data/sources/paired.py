@@ -33,7 +33,7 @@ class Paired(Source):
         ValueError: naming all pairs that do not match.
     """
 
-    paired = True
+    paired = keeps = True
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Paired(Source):
         return said + [f"low quality: {text}" for text in small]
 
     def read(self, index: int) -> np.ndarray:
-        gt, (height, width) = read_listed(self._pairs[index][0]), self._lq_size(index)
+        gt, (height, width) = read_listed(self._pairs[index][0], self.cache), self._lq_size(index)
         cut = gt[: height * self.scale, : width * self.scale]
         if cut.shape[:2] != (height * self.scale, width * self.scale):  # a file was replaced since the start
             problem = self._mismatch(*map(Path, self._pairs[index]))
@@ -96,7 +96,7 @@ class Paired(Source):
         return cut
 
     def read_lq(self, index: int) -> np.ndarray:
-        return read_listed(self._pairs[index][1])
+        return read_listed(self._pairs[index][1], self.cache)
 
     def _lq_size(self, index: int) -> Size:
         try:

@@ -62,12 +62,12 @@ def jpeg(images: Ragged, quality: Sequence[float]) -> Ragged:
 
 
 def _through_opencv(image: Tensor, quality: int) -> Tensor:
-    pixels = image.clamp(0, 1).mul_(255).round_().to(torch.uint8).numpy()
-    code = cv2.imencode(".jpg", cv2.merge([*pixels[::-1]]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    levels = Ragged.of(image[None]).levels().data[0].numpy()
+    code = cv2.imencode(".jpg", cv2.merge([*levels[::-1]]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded = cv2.imdecode(code, cv2.IMREAD_UNCHANGED)
     assert decoded is not None
     planes = np.stack(cv2.split(decoded)[::-1])
-    return torch.from_numpy(planes).div(255).to(image.dtype)
+    return torch.from_numpy(planes).to(image.dtype).div_(255)
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -138,9 +139,17 @@ class Ragged:
         """Clip to [0, 1]."""
         return self.map(lambda data: data.clamp(0, 1))
 
+    def levels(self) -> Ragged:
+        """Clip, and round to whole 8-bit levels, uint8; halves go to the even level."""
+        data = self.data.clamp(0, 1)
+        if not self.one_by_one:
+            return Ragged(data.mul_(255).round_().to(torch.uint8), self.sizes)
+        rounded = cv2.convertScaleAbs(data.flatten(0, 2).numpy(), alpha=255)
+        return Ragged(torch.from_numpy(rounded).view(data.shape), self.sizes)
+
     def round(self) -> Ragged:
         """Clip, and round to whole 8-bit levels divided by 255; halves go to the even level."""
-        return self.map(lambda data: data.clamp(0, 1).mul_(255).round_().div_(255))
+        return self.levels().map(lambda levels: levels.to(self.data.dtype).div_(255))
 
 
 def mix_channels(matrices: Tensor, planes: Tensor) -> Tensor:

@@ -56,21 +56,27 @@ class PoissonNoise(Step):
         return {"strength_range": [drawn["strength"]], **peak}
 
     def apply(self, images: Ragged, drawn: Sequence[Drawn]) -> Ragged:
-        rounded = images.round()
-        base, to_luma = (rounded, gray) if self.base == "rounded" else (images, _torchvision_gray)
-        grays, counted, device = [d["gray"] for d in drawn], rounded, images.data.device
-        if any(grays):
-            lumas = base.map(to_luma).round()
-            mixed = torch.where(column(grays, device, torch.bool), lumas.data, rounded.data)
-            counted = lumas if all(grays) else Ragged(mixed, base.sizes)
+        grays, device = [d["gray"] for d in drawn], images.data.device
+        base = images.round() if self.base == "rounded" else images
+        counted = self._counted(images, base, grays)
         drawn_peaks = self.peak == "drawn"
         peaks = column([d["peak"] for d in drawn], device) if drawn_peaks else _levels_peaks(counted)
         most = max(d["peak"] for d in drawn) if drawn_peaks else 256
         planes = [1 if is_gray else counted.data.shape[1] for is_gray in grays]
         counts = noise.poisson_counts(counted, peaks, [d["seed"] for d in drawn], planes, most)
         strengths = column([d["strength"] for d in drawn], device)
-        residual = noise.one_plane((counts / peaks).sub_(counted.data).mul_(strengths), grays)
-        return Ragged((base.data + residual).clamp_(0, 1), base.sizes)
+        residual = (counts / peaks).sub_(counted.data.float().div_(255)).mul_(strengths)
+        return Ragged((base.data + noise.one_plane(residual, grays)).clamp_(0, 1), base.sizes)
+
+    def _counted(self, images: Ragged, base: Ragged, grays: Sequence[bool]) -> Ragged:
+        """Return the levels that are counted: an image's, or those of its luma."""
+        if not any(grays):
+            return images.levels()
+        lumas = base.map(gray if self.base == "rounded" else _torchvision_gray).levels()
+        if all(grays):
+            return lumas
+        chosen = column(grays, images.data.device, torch.bool)
+        return Ragged(torch.where(chosen, lumas.data, images.levels().data), images.sizes)
 
 
 def _torchvision_gray(images: Tensor) -> Tensor:
@@ -81,12 +87,15 @@ def _torchvision_gray(images: Tensor) -> Tensor:
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
-def _levels_peaks(images: Ragged) -> Tensor:
-    """Return the least powers of two (B, 1, 1, 1) not below the numbers of different 8-bit values in the images."""
-    # Counted by marking, since unique and bincount make the host wait for the device.
-    levels = (images.data * 255).round_().long().clamp_(0, 255)
-    if len(set(images.sizes)) > 1:
-        levels = levels.where(images.inside(), 256)
-    seen = torch.zeros(len(levels), 257, device=levels.device).scatter_(1, levels.flatten(1), 1)
-    powers = 2 ** torch.arange(9, device=levels.device)
-    return 2.0 ** (powers < seen[:, :256].sum(1, keepdim=True)).sum(1)[:, None, None, None]
+def _levels_peaks(levels: Ragged) -> Tensor:
+    """Return the least powers of two (B, 1, 1, 1) not below the numbers of different 8-bit levels in the images."""
+    if levels.one_by_one:
+        seen = torch.stack([torch.bincount(image.flatten(), minlength=256).sign() for image in levels.images()])
+    else:
+        # Counted by marking, since unique and bincount make the host wait for the device.
+        marks = levels.data.long()
+        if len(set(levels.sizes)) > 1:
+            marks = marks.where(levels.inside(), 256)
+        seen = torch.zeros(len(marks), 257, device=marks.device).scatter_(1, marks.flatten(1), 1)[:, :256]
+    powers = 2 ** torch.arange(9, device=levels.data.device)
+    return 2.0 ** (powers < seen.sum(1, keepdim=True)).sum(1)[:, None, None, None]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.kernels.families import gaussian_row
@@ -24,17 +25,25 @@ def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float 
     """
     side = radius + (1 - radius % 2)
     row = gaussian_row(side, 0.3 * ((side - 1) / 2 - 1) + 0.8)
-    rows = [row] * len(images.sizes)
-    data = images.data
-    # A row is applied separably: for 51 taps that is 25 times less work than the square that the sources use.
-    residual = data - convolve(images, rows).data
-    mask = Ragged(
-        residual.abs().mul_(255).gt_(threshold), images.sizes
-    )  # numbers at once: to make them of bools is slow
-    soft = convolve(mask, rows).data
-    # soft · sharp + (1 - soft) · data, with one product less
-    sharp = (residual * weight).add_(data).clamp_(0, 1)
-    return Ragged(sharp.sub_(data).mul_(soft).add_(data), images.sizes)
+
+    def sharpened(part: Ragged) -> Ragged:
+        # A row is applied separably: for 51 taps that is 25 times less work than the square that the sources use.
+        rows, data = [row] * len(part.sizes), part.data
+        residual = data - convolve(part, rows).data
+        mask = residual.abs().mul_(255).gt_(threshold)  # numbers at once: to make them of bools is slow
+        soft = convolve(Ragged(mask, part.sizes), rows).data
+        # soft · sharp + (1 - soft) · data, with one product less
+        sharp = residual.mul_(weight).add_(data).clamp_(0, 1)
+        return Ragged(sharp.sub_(data).mul_(soft).add_(data), part.sizes)
+
+    if not images.one_by_one:
+        return sharpened(images)
+    # Plane by plane, so that what is between stays in the cache of a CPU.
+    result = Ragged(torch.empty_like(images.data), images.sizes)
+    for image, made in zip(images.images(), result.images(), strict=True):
+        for plane, place in zip(image, made, strict=True):
+            place.copy_(sharpened(Ragged.of(plane[None, None])).data[0, 0])
+    return result
 
 
 @STEPS.register("sharpen")

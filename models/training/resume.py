@@ -21,7 +21,10 @@ from utils.processes.distributed import AgreedError, Processes
 from utils.storage import checkpoint
 from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
 
-MAY_CHANGE = ("name", "logger", "performance", "data.workers", "data.validation", "data.max_unreadable")
+MAY_CHANGE = (
+    *("name", "logger", "performance"),
+    *("data.workers", "data.validation", "data.max_unreadable", "data.cache"),
+)
 """Options that a resumed run may have otherwise than the run it resumes."""
 
 

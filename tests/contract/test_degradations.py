@@ -159,12 +159,12 @@ def recorded_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
     counts: dict[int, Tensor] = {}
 
-    def counted(images: Ragged, peaks: Tensor, seeds: list[int], planes: list[int], most: float) -> Tensor:
+    def counted(levels: Ragged, peaks: Tensor, seeds: list[int], planes: list[int], most: float) -> Tensor:
         # Kept from the first device: one rate that differs in its last bit changes all counts that follow.
-        for image, peak, seed, n in zip(images.images(), peaks, seeds, planes, strict=True):
+        for image, peak, seed, n in zip(levels.images(), peaks, seeds, planes, strict=True):
             if seed not in counts:
-                counts[seed] = torch.poisson((image[:n] * peak).cpu(), generator=torch_generator(seed))
-        return Ragged.pack([counts[seed].to(images.data.device) for seed in seeds]).data
+                counts[seed] = torch.poisson((image[:n] / 255 * peak).cpu(), generator=torch_generator(seed))
+        return Ragged.pack([counts[seed].to(levels.data.device) for seed in seeds]).data
 
     monkeypatch.setattr(noise, "normal_fields", fields)
     monkeypatch.setattr(noise, "poisson_counts", counted)

@@ -100,9 +100,9 @@ def test_poisson(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = luma[None] * peak if drawn["gray"] else rounded.transpose(2, 0, 1) * peak
     counts = rng.poisson(expected.transpose(1, 2, 0)).transpose(2, 0, 1)
 
-    def recorded(images: Ragged, peaks: Tensor, seeds: list[int], planes: list[int], most: float) -> Tensor:
+    def recorded(levels: Ragged, peaks: Tensor, seeds: list[int], planes: list[int], most: float) -> Tensor:
         assert (seeds, planes, most) == ([17], [len(expected)], peak)
-        assert np.abs((images.data * peaks)[0].numpy() - expected).max() < 1e-3
+        assert np.abs((levels.data / 255 * peaks)[0].numpy() - expected).max() < 1e-3
         return torch.from_numpy(counts.copy()).float()[None]
 
     monkeypatch.setattr(noise, "poisson_counts", recorded)
@@ -124,13 +124,16 @@ def test_poisson_counts_have_their_mean_and_variance() -> None:
 
 
 @pytest.mark.parametrize(("values", "peak"), [(1, 1), (2, 2), (3, 4), (200, 256), (256, 256)])
-def test_poisson_peak_by_levels(values: int, peak: int) -> None:
+def test_poisson_peak_by_levels(values: int, peak: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from degradations.steps.poisson_noise import _levels_peaks
 
     image = (torch.arange(300) % values / 255).reshape(3, 10, 10)
     batch = Ragged.pack([image, image[:, :, :1], torch.ones(3, 12, 3)])
     batch.data[0, :, 10:], batch.data[1, :, :, 1:] = 0.7, 0.7
-    assert _levels_peaks(batch).flatten().tolist() == [peak, _levels_peaks(Ragged.of(image[None, :, :, :1])).item(), 1]
+    expected = [peak, _levels_peaks(Ragged.of(image[None, :, :, :1]).levels()).item(), 1]
+    assert _levels_peaks(batch.levels()).flatten().tolist() == expected
+    monkeypatch.setattr(Ragged, "one_by_one", False)
+    assert _levels_peaks(batch.levels()).flatten().tolist() == expected, "as devices count"
 
 
 def test_draws_of_resize() -> None:

@@ -154,10 +154,10 @@ def record(monkeypatch: pytest.MonkeyPatch, fields: dict[int, Tensor], rates: di
         assert [tuple(f.shape) for f in found] == [(n, *size) for n, size in zip(planes, images.sizes, strict=True)]
         return Ragged.pack(found).data
 
-    def counts(images: Ragged, peaks: Tensor, seeds: Sequence[int], planes: Sequence[int], most: float) -> Tensor:
-        for image, peak, seed, n in zip(images.images(), peaks, seeds, planes, strict=True):
-            assert rates is None or (image[:n] * peak - rates[seed]).abs().max() < 1e-4
-        return recorded(images, seeds, planes)
+    def counts(levels: Ragged, peaks: Tensor, seeds: Sequence[int], planes: Sequence[int], most: float) -> Tensor:
+        for image, peak, seed, n in zip(levels.images(), peaks, seeds, planes, strict=True):
+            assert rates is None or (image[:n] / 255 * peak - rates[seed]).abs().max() < 1e-4
+        return recorded(levels, seeds, planes)
 
     monkeypatch.setattr(noise, "normal_fields", recorded)
     monkeypatch.setattr(noise, "poisson_counts", counts)
