@@ -238,7 +238,7 @@ def globals_and_bare_excepts(module: str, tree: ast.Module) -> Iterator[str]:
 
 
 # Making generators is fine; everything else in these modules uses one that all code shares.
-OWN_GENERATORS = ("Generator", "SeedSequence", "PCG64", "BitGenerator", "default_rng")
+OWN_GENERATORS = ("Generator", "SeedSequence", "PCG64", "SFC64", "BitGenerator", "default_rng")
 DRAWING = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "poisson", "multinomial"}
 REDRAWING = {"uniform_", "normal_", "random_", "bernoulli_", "exponential_", "cauchy_", "log_normal_", "geometric_"}
 
