@@ -48,7 +48,7 @@ from models.restoring.generator import (
     load_generator,
 )
 from models.restoring.nonblind import Assumption, NoiseLevel
-from models.restoring.restorer import Precision, Restorer
+from models.restoring.restorer import Engine, Precision, Restorer
 from models.restoring.tiling import TileMode
 from models.restoring.video import is_video, restore_video, video_targets
 from models.training.experiment import check_experiment, network_options
@@ -172,6 +172,8 @@ class Computing:
     """Device: auto, cpu, cuda or cuda:N."""
     precision: Precision = "fp32"
     """Of the network's layers; networks that are told blur and noise stay in fp32."""
+    engine: Engine | None = None
+    """What computes networks on a CPU: torch (the default), openvino or ncnn, by the extra of that name."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,8 @@ class Arguments:
             raise ValueError(f"--overlap {tiles.overlap} does not fit --tile {tiles.tile}")
         if (self.restoring.dni or self.restoring.outscale) and not images:
             raise ValueError("--dni and --outscale go with images to restore (-i)")
+        if tiles.engine not in (None, "torch") and tiles.compile:
+            raise ValueError(f"--compile is PyTorch's, and --engine {tiles.engine} computes")
         if (self.measuring.crop or self.measuring.page) and images:
             raise ValueError("--crop and --page go with --data, --real and --opt")
 
@@ -280,6 +284,20 @@ def builder(args: Arguments, device: torch.device, options: BenchmarkOptions | N
     return build
 
 
+def computed_by(
+    args: Arguments, generators: Mapping[str, LoadedGenerator], device: torch.device, engine: Engine = "torch"
+) -> dict[str, LoadedGenerator]:
+    """Return the generators as --engine computes them, or else `engine`."""
+    engine = args.computing.engine or engine
+    if engine == "torch":
+        return dict(generators)
+    from models.publishing.engines import on_engine  # which loads the exporters
+
+    if device.type != "cpu":
+        raise OptionError(f"--engine {engine}: computes on the CPU; add --device cpu")
+    return {name: on_engine(generator, engine, args.computing.precision) for name, generator in generators.items()}
+
+
 # --- benchmark -------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +362,7 @@ def _planned(
     metrics = metric_specs(metrics_tree(args.measuring.metrics)) if args.measuring.metrics else options.metrics
     measure = Measure.build(metrics, args.measuring.protocol or options.protocol, str(device))
     check_measurable(sets, measure)
+    generators = computed_by(args, generators, device, options.engine)
     folder, build = args.out or Path("results") / options.name, builder(args, device, options)
     outputs = Outputs(folder, args.measuring.images, [Crop.parse(given) for given in args.measuring.crop])
     names = [(tested.valid.name, image) for tested in sets for image in tested.images]
@@ -455,7 +474,7 @@ def plan_restoration(
             generator, weight_files(args.restoring.dni, prefer)[0], args.restoring.dni_strength, prefer, console.warn
         )
     generator = at_scale(generator, args.measuring.scale or generator.network.scale)
-    restorer = builder(args, device)(generator, None)
+    restorer = builder(args, device)(computed_by(args, {"": generator}, device)[""], None)
     restorer.told({})
     assert args.out is not None  # as the command line was checked
     how = args.restoring

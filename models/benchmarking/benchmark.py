@@ -19,7 +19,7 @@ from models.network import NETWORKS, Network
 from models.restoring.back_projection import BackProjection
 from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption
-from models.restoring.restorer import Restorer
+from models.restoring.restorer import Engine, Restorer
 from models.training.experiment import Experiment
 from utils.images.files import changes, headers, image_names, list_images, read_header, to_tensor, write_image
 from utils.images.sheet import strip
@@ -123,6 +123,7 @@ class BenchmarkOptions:
         grid: settings to go through, see `models.benchmarking.grid`.
         assume: what non-blind networks are told where the degradation does not say.
         smoothing: degraded sets get the line of bicubic, smoothed.
+        engine: what computes the checkpoints on a CPU; `--engine` goes before it.
         self_ensemble, back_projection: additions to what checkpoints give (see `Restorer`).
     """
 
@@ -141,6 +142,7 @@ class BenchmarkOptions:
     self_ensemble: bool = False
     back_projection: BackProjection | None = None
     smoothing: bool = True
+    engine: Engine = "torch"
 
 
 def check_benchmark(tree: Mapping[str, Any], source: str = "") -> BenchmarkOptions:

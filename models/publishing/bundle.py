@@ -165,11 +165,7 @@ def _write_onnx(generator: LoadedGenerator, name: str, out: Path, half: bool | N
 
 
 def _write_ncnn(generator: LoadedGenerator, name: str, out: Path, half: bool | None) -> tuple[Published, Check]:
-    kind, network = generator.options["type"], generator.network
-    if kind not in ncnn.KINDS:
-        raise OptionError(f"ncnn: graphs of {' and '.join(ncnn.KINDS)} are written, this network is {kind}")
-    options = {**guess_options(generator), "scale": network.scale}
-    text, data = ncnn.ncnn_files(options, network.state_dict(), half is not False)
+    network, (text, data) = generator.network, ncnn_form(generator, half is not False)
     ending = f"x{network.scale}"
     stem = out / (name if name.endswith(ending) else f"{name}-{ending}")
     files = [stem.with_name(f"{stem.name}.param"), stem.with_name(f"{stem.name}.bin")]
@@ -182,6 +178,15 @@ def _write_ncnn(generator: LoadedGenerator, name: str, out: Path, half: bool | N
         notes.append(f"sides of images must be multiples of {multiple}")
     done = Published("ncnn", files, "ncnn", 0, notes)
     return done, Check(lambda lq: ncnn.run_ncnn(files[0], lq), reference, multiple)
+
+
+def ncnn_form(generator: LoadedGenerator, half: bool) -> tuple[str, bytes]:
+    """Return the generator as the contents of MODEL.param and MODEL.bin. Raises OptionError for one of another kind."""
+    kind, network = generator.options["type"], generator.network
+    if kind not in ncnn.KINDS:
+        raise OptionError(f"ncnn: graphs of {' and '.join(ncnn.KINDS)} are written, this network is {kind}")
+    options = {**guess_options(generator), "scale": network.scale}
+    return ncnn.ncnn_files(options, network.state_dict(), half)
 
 
 def guess_options(generator: LoadedGenerator) -> dict[str, Any]:

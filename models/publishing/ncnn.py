@@ -1,7 +1,7 @@
 """Models for ncnn's programs: a text graph and its weights, which `models.weights.ncnn` reads back byte by byte."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -96,15 +96,28 @@ def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def run_ncnn(param: Path, lq: Tensor) -> Tensor:
     """Return what ncnn makes of an image (1, C, h, w) on the CPU, computing in float32."""
+    return torch.from_numpy(opened(param)(lq[0].contiguous().numpy()))[None]
+
+
+def opened(param: Path, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Read a model; return what ncnn makes of an image (C, h, w), float32, on the CPU, computing in float32.
+
+    Raises OptionError if ncnn is not installed or cannot read it.
+    """
     try:
         runtime = import_module("ncnn")
     except ImportError as error:
         raise OptionError("ncnn: it is not installed; pip install -e '.[publish]'") from error
     net = runtime.Net()
+    net.opt.num_threads = threads
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, name, False)
     if net.load_param(str(param)) or net.load_model(str(param.with_suffix(".bin"))):
         raise OptionError(f"{param}: ncnn cannot read it")
-    extractor, pixels = net.create_extractor(), lq[0].contiguous().numpy()  # ncnn reads the array where it lies
-    extractor.input(INPUT, runtime.Mat(pixels))
-    return torch.from_numpy(np.array(extractor.extract(OUTPUT)[1]))[None]
+
+    def run(image: np.ndarray) -> np.ndarray:
+        extractor = net.create_extractor()
+        extractor.input(INPUT, runtime.Mat(image))  # ncnn reads the array where it lies
+        return np.array(extractor.extract(OUTPUT)[1])
+
+    return run

@@ -20,6 +20,7 @@ WHOLE_PIXELS = 512 * 512
 """Low-quality images with more pixels are restored in tiles unless `tile` says otherwise."""
 AUTO_TILE = 384
 
+Engine = Literal["torch", "openvino", "ncnn"]
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

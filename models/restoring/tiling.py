@@ -182,6 +182,7 @@ def restored_bands(
         row = _row(down, columns, scale, tiles, band)
         done, band = row[..., : (below - top) * scale, :], row[..., (below - top) * scale :, :].clone()
         yield from (part[..., : width * scale] for part in done.split(64 * scale, -2) if part.shape[-2])
+        del row, done  # before the next row is made
 
 
 def _row(down: Tensor, columns: Sequence[Window], scale: int, tiles: Iterator[Tensor], above: Tensor | None) -> Tensor:
