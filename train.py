@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.ahead import ahead, grouped, loader_options
-from data.sampler import StepSampler
+from data.sampler import LookingAhead, StepSampler
 from data.training import Mix, TrainingSet, degrade
 from degradations import Batch
 from models.stages.stage import Memo, Phase
@@ -56,6 +56,8 @@ from utils.processes.distributed import AgreedError, Agreement, Processes
 from utils.processes.signals import handled
 from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint
 from utils.storage.lock import RunLock
+from utils.storage.mirror import Mirror
+from utils.storage.places import Place, is_url
 
 EXIT_PREEMPTED = 75
 """Exit status of a run that a signal ended after saving: start it again and it goes on."""
@@ -79,6 +81,7 @@ class Trainer:
         folder: Path,
         console: Console,
         how: Resume = Resume(),  # noqa: B008 - frozen
+        mirror: Mirror | None = None,
     ) -> None:
         self.experiment, self.tree, self.processes, self.how = experiment, tree, processes, how
         self.folder, self.console, self.device = folder, console, processes.device
@@ -97,7 +100,7 @@ class Trainer:
         )
         self.watcher.tell_of_images(self.mix)
         self.images = self.mix.fingerprints() if processes.is_main else {}
-        self.saver = Saver(self.checkpoints, logger.save_failures, processes, console)
+        self.saver = Saver(self.checkpoints, logger.save_failures, processes, console, mirror)
         self.stop_signal = 0
         self.unsettled: deque[tuple[Phase, int, Sequence[Batch], Agreement]] = deque()
 
@@ -173,8 +176,11 @@ class Trainer:
                 if last or (self.iteration % logger.validate_every == 0 and not self.stop_signal):
                     self.validate()
                 well = not self.watcher.nonfinite_in_a_row  # the newest checkpoint is one to go back to
-                if (well and saves) or last or self.stop_signal:
+                unusable = self.watcher.too_many_mishaps
+                if (well and (saves or unusable)) or last or self.stop_signal:
                     self.save(final=last)
+                if unusable:
+                    raise AgreedError(unusable)
                 if self.stop_signal:
                     raise Preempted(signal.Signals(self.stop_signal).name)
 
@@ -218,7 +224,9 @@ class Trainer:
         accumulate = self.settings.accumulate
         start, ranks = self.iteration + 1, (self.processes.rank, self.processes.world_size)
         pool = (data.pair_pool, self.experiment.seed, self.name)
-        sampler = StepSampler(self.batch_size, start, total, *ranks, accumulate, *pool)
+        sampler = LookingAhead(
+            StepSampler(self.batch_size, start, total, *ranks, accumulate, *pool), max(1, data.workers)
+        )
         with warnings.catch_warnings(record=True) as said:  # it says so now and when it starts
             warnings.filterwarnings("always", "This DataLoader will create")
             loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
@@ -394,8 +402,9 @@ class Arguments:
     """Resume although options differ."""
     extend: bool = False
     """Where a stage's `iterations` are more than they were: start its learning-rate schedule anew."""
-    runs: Annotated[Path, Arg("DIR")] = Path("runs")
-    """Where run folders are made."""
+    runs: Annotated[str, Arg("DIR|URL")] = "runs"
+    """Where run folders are made. At a URL, such as s3://bucket/runs (extra `cloud`), they are copies of those in
+    `runs`, made at each save, and a run goes on from there on any machine."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dry_run: bool = False
@@ -404,6 +413,11 @@ class Arguments:
     """Profile N iterations of the first stage (or of --stage): a trace, the largest costs, what the device idles."""
     schema: bool = False
     """Write the schemas of option files for editors: options/schema.json, options/test/, options/ablation/."""
+
+    @property
+    def local_runs(self) -> Path:
+        """The folder of run folders on this machine."""
+        return Path("runs" if is_url(self.runs) else self.runs)
 
     def __post_init__(self) -> None:
         if self.opt is None and not self.schema:
@@ -454,17 +468,22 @@ def try_run(
     """Do a dry run or a profile, in a folder that is gone afterwards."""
     quiet = replace(experiment, logger=replace(experiment.logger, tensorboard=False, wandb=False))
     run = partial(Trainer, quiet, tree, processes, console=console)
-    try_out(lambda folder: run(folder=folder), args.stage, args.profile, args.runs / experiment.name)
+    try_out(lambda folder: run(folder=folder), args.stage, args.profile, args.local_runs / experiment.name)
 
 
 def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, console: Console, args: Arguments) -> int:
     """Train in the run folder, with a lock on it and its status written there."""
-    folder = args.runs / experiment.name
+    folder, mirror = args.local_runs / experiment.name, None
     status = partial(write_status, folder, console)
     with ExitStack() as held:
         with distributed.together():
             if processes.is_main:
                 held.enter_context(RunLock(folder))
+                if is_url(args.runs):
+                    mirror = Mirror(folder, Place(f"{args.runs.rstrip('/')}/{experiment.name}"), console.warn)
+                    if brought := mirror.fetch():
+                        console.info(f"brought from {mirror.place}: {', '.join(brought)}")
+                    held.callback(mirror.push)
                 console.keep(folder / "console.log")
                 reserve(folder)
                 Checkpoints(folder / "checkpoints").clean()
@@ -472,7 +491,7 @@ def train(experiment: Experiment, tree: dict[str, Any], processes: Processes, co
         resume = choose_resume(how, folder, experiment, tree, processes, console)
         try:
             with distributed.together():
-                trainer = Trainer(experiment, tree, processes, folder, console, how)
+                trainer = Trainer(experiment, tree, processes, folder, console, how, mirror)
             held.callback(trainer.watcher.close)
             status("running")
             with handled(trainer.on_signal):

@@ -6,6 +6,7 @@ memory and a few microseconds.
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate as running_sum
@@ -16,6 +17,7 @@ from utils.seeding import generator
 
 _ROUNDS = 8
 _BLOCK = 1000  # samples in which weighted sources have their exact share
+_RUNS_MIXED = 32  # at least so many runs of neighbours are mixed with one another
 _MIXED = 0  # stream of the order over all sources; source i has the stream i + 1
 
 
@@ -25,6 +27,7 @@ def index_of(
     stage: str,
     counts: Sequence[int],
     weights: Sequence[float | None],
+    localities: Sequence[int] = (),
 ) -> tuple[int, int]:
     """Return the image of a sample.
 
@@ -37,6 +40,7 @@ def index_of(
         seed, stage: key of the order.
         counts: images of each source, all at least 1.
         weights: of each source, relative to one another. None is its share of the images; all None is no weighting.
+        localities: of each source; left out, all 1.
 
     Returns:
         (source, index within it).
@@ -46,7 +50,7 @@ def index_of(
     """
     if number < 0:
         raise ValueError(f"found sample number {number}, expected 0 or more")
-    quotas = _quotas(tuple(counts), tuple(weights))
+    quotas = _quotas(tuple(counts), tuple(weights), max(localities, default=1))
     ends = _ends(quotas)
     block, position = divmod(number, ends[-1])
     drawn = _permuted(position, ends[-1], _keys(seed, stage, _MIXED, block))
@@ -55,24 +59,29 @@ def index_of(
     if quotas == tuple(counts):  # the block is an epoch
         return source, offset
     epoch, within = divmod(block * quotas[source] + offset, counts[source])
-    return source, _permuted(within, counts[source], _keys(seed, stage, source + 1, epoch))
+    run = localities[source] if localities else 1
+    which, place = divmod(within, run)
+    if which == counts[source] // run:  # a shorter run is the last of its epoch
+        return source, within
+    return source, _permuted(which, counts[source] // run, _keys(seed, stage, source + 1, epoch)) * run + place
 
 
 @lru_cache(maxsize=64)
-def _quotas(counts: tuple[int, ...], weights: tuple[float | None, ...]) -> tuple[int, ...]:
-    """Return how many samples of a block each source gives. Without weights the block is one epoch of everything."""
+def _quotas(counts: tuple[int, ...], weights: tuple[float | None, ...], locality: int = 1) -> tuple[int, ...]:
+    """Return how many samples of a block each source gives. Without weights and locality the block is one epoch of
+    everything."""
     if len(counts) != len(weights) or not counts:
         raise ValueError(f"found {len(counts)} sources and {len(weights)} weights, expected equally many, at least one")
     if min(counts) < 1:
         raise ValueError(f"source {counts.index(min(counts))} has no images (images per source: {list(counts)})")
     if any(weight is not None and not weight > 0 for weight in weights):
         raise ValueError(f"found the weights {list(weights)}, expected numbers above 0")
-    if all(weight is None for weight in weights):
+    if locality == 1 and all(weight is None for weight in weights):
         return counts
     given = [count / sum(counts) if weight is None else weight for count, weight in zip(counts, weights, strict=True)]
     shares = [weight / sum(given) for weight in given]
     # Long enough that the rarest source comes at least once.
-    return _apportioned(shares, max(_BLOCK, int(1 / min(shares)) + 1))
+    return _apportioned(shares, max(_BLOCK, _RUNS_MIXED * locality, int(1 / min(shares)) + 1))
 
 
 def _apportioned(shares: Sequence[float], block: int) -> tuple[int, ...]:
@@ -153,6 +162,32 @@ def numbers_of_step(
     share = batch_size // parts
     first = (step - 1) * batch_size + (rank * accumulate + micro) * share
     return range(first, first + share)
+
+
+class Numbers(list[int]):
+    """The sample numbers of a micro-batch, and those that the same worker will be asked for next."""
+
+    upcoming: Sequence[int] = ()
+
+
+class LookingAhead(Sampler[list[int]]):
+    """The batches of another sampler, each with what follows it `distance` batches later: a loader hands its batches to
+    its workers in turn, so with as many workers the same one gets that."""
+
+    def __init__(self, batches: Sampler[list[int]], distance: int) -> None:
+        self.batches, self.distance = batches, distance
+
+    def __iter__(self) -> Iterator[Numbers]:
+        waiting = deque[Numbers]()
+        for batch in self.batches:
+            waiting.append(Numbers(batch))
+            if len(waiting) > self.distance:
+                waiting[0].upcoming = batch
+                yield waiting.popleft()
+        yield from waiting
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
 
 
 class PairPool:

@@ -29,11 +29,13 @@ class Source:
         paired: `read_lq` gives a low-quality partner of the same index.
         keeps: whether it reads files that a cache may keep decoded.
         cache: what keeps them, where that is wanted.
+        locality: so many neighbours, from each multiple of it on, are best read soon after one another.
     """
 
     paired: bool = False
     keeps: bool = False
     cache: ImageCache | None = None
+    locality: int = 1
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} has no length")

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from data.cache import ImageCache
 from data.sampler import index_of
-from data.source import Augment, SourceEntry, UnreadableImageError, fingerprint
+from data.source import Augment, Source, SourceEntry, UnreadableImageError, fingerprint
 from degradations import Batch, Degradation, Degraded, Plan, paired_crop
 from utils.options.components import Spec
 from utils.options.fields import Count, OptionError, PositiveInt
@@ -141,6 +141,11 @@ class Mix:
         return {name: fingerprint(entry.source) for name, entry in zip(self.names, self.entries, strict=True)}
 
     @property
+    def fetches_ahead(self) -> bool:
+        """Whether it helps a source to be told of samples before they are asked for."""
+        return any(type(entry.source).ahead is not Source.ahead for entry in self.entries)
+
+    @property
     def counts(self) -> list[int]:
         """Images per source."""
         return [len(entry.source) for entry in self.entries]
@@ -168,6 +173,8 @@ class TrainingSet(Dataset[Batch]):
         self.batch_size, self.in_worker, self.views, self.positive = batch_size, in_worker, views, positive
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        if self.mix.fetches_ahead:
+            self._begin([*numbers, *getattr(numbers, "upcoming", ())])
         batch = collate([self.sample(number) for number in numbers])
         return degrade(batch, self.mix.degradations, torch.device("cpu")) if self.in_worker else batch
 
@@ -176,6 +183,12 @@ class TrainingSet(Dataset[Batch]):
 
     def __len__(self) -> int:
         return 2**62  # endless
+
+    def _begin(self, numbers: Sequence[int]) -> None:
+        """Begin to fetch the images of samples."""
+        for number in numbers:
+            source, indices = self._choose(number, 0, sample_stream(self.seed, self.stage, number, 0))
+            self.mix.entries[source].source.ahead(list(dict.fromkeys(indices)))
 
     def sample(self, number: int) -> Sample:
         """Return the sample of a number. Raises OptionError when too many images in a row cannot be used."""
@@ -207,8 +220,9 @@ class TrainingSet(Dataset[Batch]):
 
     def _choose(self, number: int, attempt: int, rng: np.random.Generator) -> tuple[int, list[int]]:
         """Return the number of a source, and the index of an image there for each view."""
-        counts = self.mix.counts
-        source, index = index_of(number, self.seed, self.stage, counts, [entry.weight for entry in self.mix.entries])
+        counts, entries = self.mix.counts, self.mix.entries
+        weights, localities = [entry.weight for entry in entries], [entry.source.locality for entry in entries]
+        source, index = index_of(number, self.seed, self.stage, counts, weights, localities)
         count = counts[source]
         if attempt > 0:  # a replacement comes from the same source, so that unreadable files do not change the shares
             index = int(rng.integers(count))

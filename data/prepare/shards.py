@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,22 @@ def finish(place: Place, indices: dict[str, bytes], console: Console, tars: str 
     write_manifest(place, indices, tars)
     whole = joined(place, [TarIndex.from_json(content) for content in indices.values()])
     total, count = int(whole.length.sum()), len(whole)
-    console.info(f"{place.at(MANIFEST)}: {len(indices)} tars, {count} images of {total / count:,.0f} bytes on average")
+    console.info(f"{place.at(MANIFEST)}: {len(indices)} tars, {count} images, {total / 1e9:.3g} GB")
+    shares = [f"{hits(f):.0%} with {f * total / 1e9:.3g} GB" for f in (0.5, 0.75, 0.9, 1.0)]
+    console.info(
+        f"training at n images a second reads n * {total / count / 1e6:.3g} MB/s; from the second epoch on, a cache of a "
+        f"share f of the set spares f + (1 - f) ln(1 - f) of it: {', '.join(shares)}"
+    )
+
+
+def hits(share: float) -> float:
+    """Return how much of the reads a cache spares that holds a share of a set, from the second epoch on.
+
+    An image that came at the time u of an epoch and comes at v of the next has seen 1 - u v' (v' = 1 - v) of the others
+    in between, since orders are independent; it is still there if that is at most `share` = f. Integrated over both:
+    f + (1 - f) ln(1 - f).
+    """
+    return 1.0 if share >= 1 else share + (1 - share) * math.log(1 - share)
 
 
 # --- what goes where -------------------------------------------------------------------------------------------------

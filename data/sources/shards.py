@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.shard_cache import Cache
 from data.shard_index import PARTNER, ShardIndex
 from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import ImageError, decode_image
-from utils.options.fields import OptionError, PositiveInt
+from utils.options.fields import Bytes, OptionError, PositiveInt
 from utils.storage.places import PlaceError
 
 _SHOWN = 10  # names in a message
@@ -30,7 +31,11 @@ class Shards(Source):
 
     Args:
         root: a folder, or a URL such as s3://bucket/set (extra `cloud`). Credentials come from the environment.
-        requests: so many images are read ahead at a time by each worker, from a URL.
+        cache: a folder on a local disk, shared by all processes of a node, that keeps what came from a URL.
+        cache_size: bytes that it never passes; the least recently used go first.
+        locality: images that stand together in a tar are read by one request, and come in the same 32 * `locality`
+            samples (in at least 1000). A higher number suits a higher latency; needs a `cache`. 1 is a full shuffle.
+        requests: so many requests are under way at a time for each worker, from a URL.
         scale: how many times larger the ground truth of a pair is; supplied by the experiment.
 
     As with `paired`, a ground truth that is larger by less than `scale` pixels is cut; `cut` counts those.
@@ -39,8 +44,20 @@ class Shards(Source):
         OptionError: there is no set, its index was not made with it, or its images do not pair.
     """
 
-    def __init__(self, root: str, requests: PositiveInt = 8, scale: PositiveInt | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        cache: str | None = None,
+        cache_size: Bytes = 100_000_000_000,
+        locality: PositiveInt = 1,
+        requests: PositiveInt = 8,
+        scale: PositiveInt | None = None,
+    ) -> None:
+        if locality > 1 and cache is None:
+            raise OptionError("locality: what is read together has to be kept; name a folder for it: `cache`")
         self.index = ShardIndex.read(root)
+        self.locality = locality
+        self._kept = Cache(cache, cache_size) if cache is not None and self.index.place.remote else None
         self.requests, self.scale, self.cut = requests, scale or 1, 0
         self._truths, self._partners = _pairs(self.index)
         self.paired = self._partners is not None
@@ -76,7 +93,7 @@ class Shards(Source):
         return self._name(int(self._truths[index]))
 
     def _name(self, member: int) -> str:
-        return f"{self.index.place}/{self.index.tars[int(self.index.tar[member])]}/{self.index.name(member)}"
+        return f"{self.index.place}/{self._tar(member)}/{self.index.name(member)}"
 
     def remarks(self) -> list[str]:
         cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
@@ -114,14 +131,54 @@ class Shards(Source):
 
     def _fetch(self, member: int) -> bytes:
         """Return the bytes of an image file. Raises OSError."""
-        start, crc32 = int(self.index.offset[member]), int(self.index.crc32[member])
+        cache = self._kept
+        if cache is None:
+            return self._request(member)
+        if (content := cache.get(self._key(member), self._check(member))) is not None:
+            return content
+        if self.locality == 1:
+            content = self._request(member)
+            cache.put(self._key(member), content)
+            return content
+        run = self._run(member)
+        with cache.lock(f"{self.index.place}/{run[0]}"):  # another process may be reading just that
+            return cache.get(self._key(member), self._check(member)) or self._request_run(member, run, cache)
 
-        def check(content: bytes) -> str | None:
-            same = zlib.crc32(content) == crc32
-            return None if same else "its checksum is another than in the index: the tar was damaged or replaced"
+    def _run(self, member: int) -> range:
+        """Return the members that are read together with one."""
+        length = self.locality * len(self._parts())
+        first = member // length * length
+        tars = self.index.tar[first : first + length]
+        same = first + (tars == self.index.tar[member]).nonzero().flatten()
+        return range(int(same[0]), int(same[-1]) + 1)
 
-        tar = self.index.tars[int(self.index.tar[member])]
-        return self.index.place.read(tar, start, start + int(self.index.length[member]), check)
+    def _request_run(self, member: int, run: range, cache: Cache) -> bytes:
+        starts, lengths = self.index.offset[run.start : run.stop], self.index.length[run.start : run.stop]
+        first, end = int(starts.min()), int((starts + lengths).max())
+        content, wanted = self.index.place.read(self._tar(member), first, end), None
+        for one, start, length in zip(run, starts.tolist(), lengths.tolist(), strict=True):
+            part = content[start - first : start - first + length]
+            if self._check(one)(part) is None:
+                cache.put(self._key(one), part)
+                wanted = part if one == member else wanted
+        return self._request(member) if wanted is None else wanted  # which tries again, and says what is wrong
+
+    def _request(self, member: int) -> bytes:
+        start = int(self.index.offset[member])
+        end = start + int(self.index.length[member])
+        return self.index.place.read(self._tar(member), start, end, self._check(member))
+
+    def _tar(self, member: int) -> str:
+        return self.index.tars[int(self.index.tar[member])]
+
+    def _key(self, member: int) -> str:
+        where = (int(column[member]) for column in (self.index.offset, self.index.length, self.index.crc32))
+        return " ".join(map(str, (self.index.place, self._tar(member), *where)))
+
+    def _check(self, member: int) -> Callable[[bytes], str | None]:
+        crc32 = int(self.index.crc32[member])
+        said = "its checksum is another than in the index: the tar was damaged or replaced"
+        return lambda content: None if zlib.crc32(content) == crc32 else said
 
 
 def _pairs(index: ShardIndex) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -20,6 +20,7 @@ from utils.processes import distributed
 from utils.processes.distributed import AgreedError, Processes
 from utils.storage import checkpoint
 from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint, SaveFailed, SaveRefused
+from utils.storage.mirror import Mirror
 
 MAY_CHANGE = (
     *("name", "logger", "performance"),
@@ -28,12 +29,24 @@ MAY_CHANGE = (
 """Options that a resumed run may have otherwise than the run it resumes."""
 
 
+PLACES = ("type", "root", "gt_root", "lq_root", "names", "cache", "cache_size", "requests")
+"""Options of a source that may change if its images do not."""
+
+
 class Saver:
     """Saves checkpoints from the main process. One that fails (a full disk) is only warned of, until `limit` in a row
-    have, since training may outlive it."""
+    have, since training may outlive it. `mirror` has each one copied elsewhere."""
 
-    def __init__(self, checkpoints: Checkpoints, limit: int, processes: Processes, console: Console) -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        limit: int,
+        processes: Processes,
+        console: Console,
+        mirror: Mirror | None = None,
+    ) -> None:
         self.checkpoints, self.limit, self.processes, self.console = checkpoints, limit, processes, console
+        self.mirror = mirror
         self.failures = 0
 
     def save(self, stage: str, iteration: int, *contents: Any, final: bool, **more: Any) -> None:  # noqa: ANN401
@@ -42,6 +55,8 @@ class Saver:
         if self.processes.is_main:
             try:
                 self.checkpoints.save(stage, iteration, *contents, final=final, **more)
+                if self.mirror is not None:
+                    self.mirror.push()
             except (SaveFailed, SaveRefused) as error:
                 failed, refused = int(isinstance(error, SaveFailed)), int(isinstance(error, SaveRefused))
                 self.console.warn(f"checkpoint not saved, training goes on: {error}")
@@ -155,13 +170,14 @@ def _refuse_differences(
 
 
 def _moved(saved: LoadedCheckpoint, experiment: Experiment, tree: Mapping[str, Any]) -> list[str]:
-    """Return the options that say where the training images lie, as far as those are the same images as before."""
+    """Return the options that say where the training images lie and how they are fetched, as far as those are the same
+    images as before."""
     same = []
     for name, spec in experiment.data.train.items():
         before, now = (options["data"]["train"].get(name) for options in (saved.meta["options"], tree))
         known = saved.meta.get("images", {}).get(name)
         if before != now and known is not None and known == fingerprint(spec.build(scale=experiment.scale).source):
-            same += [f"data.train.{name}.{key}" for key in ("root", "gt_root", "lq_root", "names")]
+            same += [f"data.train.{name}.{key}" for key in PLACES]
     return same
 
 

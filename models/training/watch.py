@@ -22,7 +22,7 @@ from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
 from utils.options.fields import OptionError
 from utils.processes import distributed
-from utils.processes.distributed import AgreedError, Processes
+from utils.processes.distributed import Processes
 
 
 class Watcher:
@@ -52,6 +52,7 @@ class Watcher:
         self.scored_at: int | None = None
         self.mishaps: set[str] = set()
         self.new_mishaps: dict[str, str] = {}
+        self.too_many_mishaps = ""
         self.health = HealthWatch(logger.health)
         self.scorer = Scorer.build(logger, processes.device)
         self.nonfinite_in_a_row, self._nonfinite_phase = 0, ""
@@ -194,14 +195,14 @@ class Watcher:
         self.new_mishaps.update(new)
 
     def share_mishaps(self, limit: int) -> None:
-        """Name each unusable file of any rank once. Raises AgreedError when there are more than the limit."""
+        """Name each unusable file of any rank once. Above the limit, `too_many_mishaps` says so on every rank."""
         new, self.new_mishaps = self.new_mishaps, {}
         for path, reason in (item for of_rank in distributed.gather_objects(new) for item in of_rank.items()):
             if path not in self.mishaps:
                 self.mishaps.add(path)
                 self.console.warn(f"left out, another image is drawn instead: {reason}")
         if len(self.mishaps) > limit:
-            raise AgreedError(
+            self.too_many_mishaps = (
                 f"data: {len(self.mishaps)} files could not be used, more than max_unreadable ({limit}); "
                 "mend or remove those named above"
             )

@@ -3,14 +3,15 @@
 import itertools
 import json
 import math
+import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from data.sampler import PairPool, StepSampler, index_of, numbers_of_step
+from data.sampler import LookingAhead, PairPool, StepSampler, index_of, numbers_of_step
 from tests.helpers import GOLDEN
 
 
@@ -207,3 +208,44 @@ def test_pooled_steps_are_the_same_after_a_resume_and_on_two_ranks() -> None:
     assert [a + b for a, b in zip(*halves, strict=True)] == whole[5:]
     with pytest.raises(ValueError, match="no multiple"):
         StepSampler(4, 1, 2, pool=6)
+
+
+# --- runs of neighbours ------------------------------------------------------------------------------------------
+
+
+def images(numbers: Iterable[int], count: int, locality: int) -> list[int]:
+    return [index_of(number, 3, "psnr", [count], [None], [locality])[1] for number in numbers]
+
+
+@pytest.mark.parametrize(("count", "locality"), [(5000, 16), (5003, 16), (40, 64), (64, 64)])
+def test_with_locality_each_image_comes_once_an_epoch(count: int, locality: int) -> None:
+    """Epochs overlap by a block at most, in which all is mixed."""
+    block = max(1000, 32 * locality)
+    times = Counter(images(range(-(-3 * count // block) * block), count, locality))
+    assert len(times) == count and max(times.values()) - min(times.values()) <= 1
+
+
+def test_neighbours_come_soon_after_one_another_and_many_runs_are_mixed() -> None:
+    count, locality = 64_000, 64
+    order = images(range(2048 * 4), count, locality)
+    for start in range(0, len(order), 2048):
+        runs = Counter(i // locality for i in order[start : start + 2048])
+        assert len(runs) == 32 and set(runs.values()) == {64}
+        batches = [order[b : b + 16] for b in range(start, start + 2048, 16)]
+        distinct = sum(len({i // locality for i in batch}) for batch in batches) / len(batches)
+        assert distinct == pytest.approx(32 * (1 - (31 / 32) ** 16), rel=0.03)  # as drawn from all of the 32
+    assert order != images(range(2048 * 4, 2048 * 8), count, locality)
+
+
+def test_only_the_source_with_locality_comes_in_runs() -> None:
+    found = [index_of(n, 3, "", [50_000, 50_000], [None, None], [1, 50]) for n in range(1600)]
+    first, second = ([i for source, i in found if source == of] for of in (0, 1))
+    assert len(first) == len(second) == 800
+    assert len({i // 50 for i in first}) > 500 and len({i // 50 for i in second}) == 16
+
+
+def test_looking_ahead_gives_each_worker_its_next_batch() -> None:
+    found = list(LookingAhead(StepSampler(4, 1, 5), 2))
+    assert found == list(StepSampler(4, 1, 5))
+    assert [numbers.upcoming for numbers in found] == [*found[2:], (), ()]
+    assert pickle.loads(pickle.dumps(found[0])).upcoming == found[2]

@@ -14,7 +14,9 @@ import torch
 from data import DATASETS, Source
 from data.prepare.__main__ import main as prepare
 from data.prepare.convert import convert
+from data.prepare.shards import hits
 from data.prepare.tiles import Tiles
+from data.sampler import index_of
 from data.source import SourceEntry, UnreadableImageError
 from data.sources.folder import Folder
 from data.training import DataOptions, Mix, TrainingSet
@@ -143,6 +145,21 @@ def test_a_tar_that_changes_is_an_unreadable_image(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(UnreadableImageError, match="no such file"):
         source.read(0)
+
+
+def test_what_a_cache_spares_is_what_the_formula_says() -> None:
+    """Simulated: the least recently used go, each epoch is a new order of all images."""
+    count, epochs = 400, 12
+    for share in (0.3, 0.75, 1.0):
+        recent, found = dict[int, None](), 0
+        for number in range(count * epochs):
+            _, i = index_of(number, 0, "", [count], [None])
+            found += i in recent and number >= count
+            recent.pop(i, None)
+            recent[i] = None
+            if len(recent) > share * count:
+                del recent[next(iter(recent))]
+        assert found / (count * (epochs - 1)) == pytest.approx(hits(share), abs=0.02)
 
 
 # --- tars of others ----------------------------------------------------------------------------------------------
