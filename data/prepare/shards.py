@@ -109,8 +109,8 @@ def finish(place: Place, indices: dict[str, bytes], console: Console, tars: str 
     console.info(f"{place.at(MANIFEST)}: {len(indices)} tars, {count} images, {total / 1e9:.3g} GB")
     shares = [f"{hits(f):.0%} with {f * total / 1e9:.3g} GB" for f in (0.5, 0.75, 0.9, 1.0)]
     console.info(
-        f"training at n images a second reads n * {total / count / 1e6:.3g} MB/s; from the second epoch on, a cache of a "
-        f"share f of the set spares f + (1 - f) ln(1 - f) of it: {', '.join(shares)}"
+        f"training at n images a second reads n * {total / count / 1e6:.3g} MB/s; from the second epoch on, a cache of "
+        f"a share f of the set spares f + (1 - f) ln(1 - f) of it: {', '.join(shares)}"
     )
 
 
