@@ -27,9 +27,9 @@ from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 from utils.storage.lock import RunLock
 
-VERSION = 2
+VERSION = 3
 _RECORD, _ASIDE = ".measured.jsonl", ".patches"
-_SIGMA = 5.0  # pixels; what is smoother counts as light, not as noise or texture
+_SIGMA, _REACH = 5.0, 20  # pixels; what is smoother counts as light, not as noise or texture
 _CLIPPED = 0.1  # of the rule variance: the largest share of clipped pixels
 _SHOWN, _CONTRAST = 36, 4  # of the sheet: tiles of each kind, and how much stronger they are shown
 Patches = dict[str, dict[str, Any]]
@@ -96,7 +96,8 @@ def chosen_tiles(settings: NoisePatches, measured: Mapping[str, list[Tile]]) -> 
 def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, console: Console) -> int:
     """Collect a pool of noise patches from the images of a folder; goes on where an earlier call was stopped.
 
-    Patches are crops as they are, NAME_000.png and so on, or the same in a database if `out` ends in .lmdb.
+    Patches are crops as they are, or by the rule quantile without their light (see `patch_of`), NAME_000.png and so on,
+    or the same in a database if `out` ends in .lmdb.
     statistics.json, written last, has source, top, left, variance and mean of each; sheet.png shows some, and some of
     those left out. Gray images stay gray, alpha is dropped, the depth stays.
 
@@ -118,9 +119,10 @@ def collect_noise(job: NoisePatches, source: Path, out: Path, workers: int, cons
         for name, of_one in tiles.items():
             for index, tile in enumerate(tile for tile in of_one if not tile.flaw):
                 about = {key: value for key, value in asdict(tile).items() if key != "flaw"}
-                patches[f"{name}_{index:03}"] = {"source": str(names[name]), "size": job.side, **about}
+                about |= {"source": str(names[name]), "size": job.side, "flattened": job.rule == "quantile"}
+                patches[f"{name}_{index:03}"] = about
         _write(patches, out, folder, workers)
-        write_image(out / SHEET, _sheet(tiles, names, job.side))
+        write_image(out / SHEET, _sheet(tiles, names, job))
     failed += write_database(folder, out, "", workers, console) if folder != out else 0
     replace_text(out / STATISTICS, json.dumps({"rule": asdict(job), "patches": patches}, indent=1) + "\n")
     shutil.rmtree(out / _ASIDE, ignore_errors=True)
@@ -190,27 +192,42 @@ def _write(patches: Patches, out: Path, folder: Path, workers: int) -> None:
             (folder / f"{name}.png").unlink(missing_ok=True)
     (out / STATISTICS).unlink(missing_ok=True)
     replace_text(plan, json.dumps(patches))
-    todo: dict[str, list[tuple[Path, int, int, int]]] = {}
+    todo: dict[str, list[tuple[Path, int, int, int, bool]]] = {}
     for name, about in patches.items():
         if not (file := folder / f"{name}.png").exists():
-            todo.setdefault(about["source"], []).append((file, about["top"], about["left"], about["size"]))
+            where = (about["top"], about["left"], about["size"], about["flattened"])
+            todo.setdefault(about["source"], []).append((file, *where))
     for _ in parallel(_cut, list(todo.items()), workers):
         pass
 
 
-def _cut(item: tuple[str, list[tuple[Path, int, int, int]]]) -> None:
+def _cut(item: tuple[str, list[tuple[Path, int, int, int, bool]]]) -> None:
     image = stored(Path(item[0]))
-    for file, top, left, size in item[1]:
-        write_image(file, image[top : top + size, left : left + size])
+    for file, *where in item[1]:
+        write_image(file, patch_of(image, *where))
 
 
-def _sheet(by_name: Mapping[str, list[Tile]], names: Mapping[str, Path], side: int) -> np.ndarray:
+def patch_of(image: np.ndarray, top: int, left: int, side: int, flattened: bool) -> np.ndarray:
+    """Cut a window out of an image (H, W) or (H, W, 3). `flattened`, its light is taken out of each channel, that is
+    its blur but for the mean: as noise, which is repeated over an image, it would be stripes."""
+    window = image[top : top + side, left : left + side]
+    if not flattened:
+        return window
+    above, before = min(top, _REACH), min(left, _REACH)
+    around = image[top - above : top + side + _REACH, left - before : left + side + _REACH].astype(np.float32)
+    light = cv2.GaussianBlur(around, (0, 0), _SIGMA)[above : above + side, before : before + side]
+    flat = window - light + light.mean((0, 1))
+    return np.rint(flat).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
+
+
+def _sheet(by_name: Mapping[str, list[Tile]], names: Mapping[str, Path], job: NoisePatches) -> np.ndarray:
     """Return some accepted and some rejected tiles from all over the data set, in strengthened contrast."""
     cells = []
     for accepted in (True, False):
         some = [(name, tile) for name, tiles in by_name.items() for tile in tiles if (not tile.flaw) == accepted]
         for name, tile in some[:: max(1, math.ceil(len(some) / _SHOWN))]:
-            window = read_image(names[name])[tile.top : tile.top + side, tile.left : tile.left + side]
+            flattened = accepted and job.rule == "quantile"
+            window = patch_of(read_image(names[name]), tile.top, tile.left, job.side, flattened)
             levels = window / (np.iinfo(window.dtype).max / 255)
             strong = levels.mean((0, 1)) + _CONTRAST * (levels - levels.mean((0, 1)))
             about = f"{tile.flaw} {Path(name).name} var {tile.variance:.3g} mean {tile.mean:.0f}"

@@ -12,10 +12,10 @@ class NoisePatches:
     """Which tiles are collected, by the 8-bit luma L (ITU-R BT.601, rounded) of each.
 
     `variance` (Ji et al., CVPRW 2020, Sec. 3.2): the variance of L is below `max_variance`. `quantile`: the share
-    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels. Either way the mean
-    of L is in `mean_range`, above its low end, and tiles that tell nothing of noise are left out: those that are
-    constant, and those clipped, that is with a channel at 0 or at its highest value, in a tenth of their pixels
-    (`quantile`: in any).
+    `flattest` of all tiles of all images, by the variance of L less its Gaussian blur of 5 pixels, which is taken out
+    of what is collected, too. Either way the mean of L is in `mean_range`, above its low end, and tiles that tell
+    nothing of noise are left out: those that are constant, and those clipped, that is with a channel at 0 or at its
+    highest value, in a tenth of their pixels (`quantile`: in any).
     """
 
     rule: Literal["variance", "quantile"] = "variance"

@@ -29,7 +29,7 @@ from utils.storage.checkpoint import all_finite
 
 @dataclass(frozen=True)
 class Scorer:
-    """What validation measures, after KAIR: border = scale, 8-bit values; luma's numbers are called such as PSNR Y."""
+    """What validation measures, as test.py does unless told otherwise; luma's numbers are called such as PSNR Y."""
 
     metrics: Mapping[str, Metric]
     protocols: Mapping[str, Protocol]
@@ -38,9 +38,9 @@ class Scorer:
     def build(cls, logger: Logger, device: torch.device) -> Self:
         """Return the metrics of an option file. Raises OptionError for one that lacks a file or a package."""
         more = {name.upper(): spec.build(device=str(device)) for name, spec in logger.metrics.items()}
-        metrics, protocols = {**default_metrics(), **more}, {"": PROTOCOLS["kair"]}
+        metrics, protocols = {**default_metrics(), **more}, {"": PROTOCOLS["basicsr"]}
         if logger.luma or any("rgb" not in metric.channels for metric in more.values()):
-            protocols[" Y"] = PROTOCOLS["kair_y"]
+            protocols[" Y"] = PROTOCOLS["basicsr_y"]
         return cls(metrics, protocols)
 
     def __call__(self, sr: Tensor, gt: Tensor, scale: int) -> dict[str, float]:

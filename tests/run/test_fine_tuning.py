@@ -36,7 +36,7 @@ def test_validation_at_iteration_0_is_the_number_of_test_py(tmp_path: Path) -> N
     )
     options = ["--opt", RECIPE, *(word for text in sets for word in ("--set", text))]
     call(ROOT / "train.py", *options, cwd=tmp_path)
-    call(ROOT / "test.py", *options, "--weights", f"zoo={weights}", "--protocol", "kair", "-o", "out", cwd=tmp_path)
+    call(ROOT / "test.py", *options, "--weights", f"zoo={weights}", "-o", "out", cwd=tmp_path)
     first = json.loads((tmp_path / "runs" / "tuned" / "metrics.jsonl").read_text().splitlines()[0])
     (measured,) = json.loads((tmp_path / "out" / "results.json").read_text())["sets"]
     expected = measured["rows"]["zoo"]["mean"]

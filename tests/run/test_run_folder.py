@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -41,7 +42,9 @@ def test_the_next_command_runs_word_for_word(tmp_path: Path) -> None:
     (tmp_path / "test.py").symlink_to(ROOT / "test.py")
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "psnr_00000002" in (tmp_path / "results" / "tiny" / "results.md").read_text()
+    results = (tmp_path / "results" / "tiny" / "results.md").read_text()
+    (protocol,) = re.findall(r"protocol \w+ \(.*?\)", run.out)
+    assert "psnr_00000002" in results and protocol in results  # the numbers of both compare
 
     kept = (run.folder / "console.log").read_text()
     assert "train.py --opt" in kept.splitlines()[0] and "my images" in kept.splitlines()[0]

@@ -75,7 +75,7 @@ def test_a_run_ends_with_table_sheet_and_the_next_command(reference: Training) -
     table = (folder / "results.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][2:]
     assert [row.split(" (")[0] for row in rows] == ["bicubic", "bicubic, smoothed", "psnr stage", "gan stage"]
-    assert "protocol kair" in table and table.strip() in reference.out
+    assert "protocol basicsr (RGB" in table and table.strip() in reference.out
     assert min(read_image(folder / "samples.png").shape[:2]) > 48
     command = reference.out.strip().splitlines()[-1]
     assert command.strip().startswith("python test.py --opt ")

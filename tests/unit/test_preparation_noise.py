@@ -57,6 +57,22 @@ def test_the_quantile_rule_sees_through_gradients_and_refuses_what_is_clipped() 
     assert found["a"][0].variance < 40 < tiles_of(NoisePatches(size=32), ramp)[0].variance
 
 
+def test_by_the_quantile_rule_no_light_is_taken_for_noise(tmp_path: Path) -> None:
+    """It would be stripes of the images that the noise is added to. In colours of equal luma, too; noise stays."""
+    colours = np.linspace(-1, 1, 160)[:, None, None] * np.array([40, 0, -105])  # of one luma
+    noise = np.random.default_rng(0).normal(0, 3, (160, 32, 3))
+    for depth, dtype in ((1, np.uint8), (257, np.uint16)):
+        write_image(tmp_path / "src" / f"{depth}.png", np.rint((120 + colours + noise) * depth).astype(dtype))
+    pool = tmp_path / "pool"
+    assert run(tmp_path / "src", pool, "--rule", "quantile", "--flattest", "1") == 0
+    patches = sorted(pool.glob("*_0*.png"))
+    assert len(patches) == 40
+    for path in patches:
+        patch = read_image(path) / (257 if path.name.startswith("257") else 1)
+        assert (patch.std((0, 1)) < 4).all() and (patch.std((0, 1)) > 2).all(), path
+        assert np.ptp(patch.mean(1), axis=0).max() < 9, path  # of rows of 16 pixels
+
+
 def test_the_flattest_share_is_of_the_whole_data_set() -> None:
     found = {"a": [Tile(0, i, i, 100.0) for i in range(6)], "b": [Tile(0, i, i + 0.5, 100.0, "mean") for i in range(4)]}
     chosen = chosen_tiles(NoisePatches("quantile", flattest=0.3), found)
