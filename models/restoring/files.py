@@ -312,6 +312,10 @@ def restoration_targets(
         targets = {inputs[0]: out}
     elif names_a_file:
         raise OptionError(f"-o {out}: names an image, and there may be several results; give a folder")
+    elif out.is_file():
+        raise OptionError(
+            f"-o {out}: is a file; give a folder, or for one image a name with its ending, such as out.png"
+        )
     else:
         places = {
             source: place for path in inputs for source, place in _images_of(path, out, console, len(inputs) == 1)

@@ -400,6 +400,9 @@ def test_targets_of_restoration(tmp_path: Path) -> None:
     (tmp_path / "out" / "a.png").symlink_to(tmp_path / "one" / "a.png")
     with pytest.raises(OptionError, match="would replace an input"):
         restoration_targets([tmp_path / "one" / "a.png"], tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match=r"-o .*file: is a file; give a folder"):
+        restoration_targets([tmp_path / "one"], tmp_path / "file")
 
 
 def test_a_link_to_itself_is_an_input_that_fails(tmp_path: Path) -> None:

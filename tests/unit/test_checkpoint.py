@@ -190,6 +190,8 @@ def test_no_checkpoint_at_all(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "nowhere").newest() is None
     with pytest.raises(CheckpointError, match="no such folder"):
         load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="has no manifest.json; expected a checkpoint, such as runs/NAME/"):
+        load(tmp_path)
 
 
 def test_newest_is_the_last_saved_not_the_greatest_iteration(tmp_path: Path) -> None:

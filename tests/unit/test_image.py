@@ -17,6 +17,7 @@ from utils.images.files import (
     ImageError,
     from_tensor,
     image_files,
+    list_images,
     read_image,
     read_image_alpha,
     to_float,
@@ -287,6 +288,14 @@ def test_image_files_of_no_folder(tmp_path: Path) -> None:
         image_files(tmp_path / "none")
     with pytest.raises(NotADirectoryError, match="a file"):
         image_files(tmp_path / "file")
+
+
+def test_records_of_a_preparation_are_not_named_as_left_out(tmp_path: Path) -> None:
+    for name in ("run.lock", ".prepared.jsonl"):
+        (tmp_path / name).touch()
+    assert list_images(tmp_path).remark == ""
+    (tmp_path / ".other").touch()
+    assert list_images(tmp_path).remark.endswith("1 files are left out, not images by their names: 1 hidden (.other)")
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -63,3 +63,10 @@ def test_an_old_lock_file_does_not_count(tmp_path: Path) -> None:
     with RunLock(tmp_path) as lock:
         assert str(os.getpid()) in lock.path.read_text()
         assert "long ago" not in lock.path.read_text()
+
+
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OptionError, match=f"{folder}: a file is where this folder should be"):
+            RunLock(folder)

@@ -272,6 +272,8 @@ def test_presets_merge_below_the_options() -> None:
 def test_the_component_field_is_no_option() -> None:
     with pytest.raises(OptionsError, match=r"shape: unknown option; known: side"):
         SHAPES.check({"type": "square", "weight": 1, "shape": 3})
+    with pytest.raises(OptionsError, match=r"typ: unknown option; did you mean 'type'\?"):
+        SHAPES.check({"type": "square", "weight": 1, "typ": "ball"})
 
 
 def test_a_spec_is_checked_now_and_built_later() -> None:

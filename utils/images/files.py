@@ -35,6 +35,7 @@ PROFILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # of the libraries that write them
 _HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 64 KiB a piece
 _TURNS_OF_LINKS = 100
+_RECORDS = ("run.lock", ".prepared.jsonl")  # what data.prepare leaves beside its images
 _SHOWN = 5  # names in a message
 
 # What makes an image upright, by its EXIF orientation.
@@ -259,7 +260,8 @@ def _some(names: Sequence[str]) -> str:
 def list_images(root: str | Path) -> Listing:
     """List all image files under a folder, at any depth, by their endings, or by content where there is no ending.
 
-    What starts with a dot, pipes and devices are left out; links are followed: a folder and a link to it come out.
+    What starts with a dot, pipes and devices are left out; links are followed: a folder and a link to it come out. Of
+    what is left out, the files that a preparation keeps beside its images are not named.
 
     Raises:
         NotADirectoryError: `root` is no folder.
@@ -283,6 +285,7 @@ def list_images(root: str | Path) -> Listing:
         visits[real] += 1
         if visits[real] > _TURNS_OF_LINKS:
             raise OSError(f"{folder}: links lead here in more than {_TURNS_OF_LINKS} ways; remove some of them")
+        files = [name for name in files if name not in _RECORDS]
         hidden = [name for name in (*inner, *files) if name.startswith(".")]
         others.setdefault("hidden", []).extend(hidden)
         inner[:] = sorted(name for name in inner if not name.startswith("."))

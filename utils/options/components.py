@@ -108,7 +108,7 @@ def fields_of(factory: Any, registry: "Registry[Any] | None" = None) -> SchemaVa
     """
     around, supplied = (registry.wrapper, registry.context) if registry is not None else ({}, ())
     parameters = {**parameters_of(factory), **around}
-    known = [name for name in parameters if name not in supplied]
+    known = [name for name in parameters if name not in supplied] + ["type"] * (registry is not None)
 
     def unknown(_: Any) -> Any:  # noqa: ANN401
         raise PydanticCustomError("unknown_option", "unknown option", {"known": known})

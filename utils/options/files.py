@@ -121,7 +121,8 @@ def _load_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise OptionError("`base:` goes in a circle: " + " -> ".join(p.name for p in (*below, path)))
     if not path.is_file():
         who = f" (named by `base:` in {below[-1]})" if below else ""
-        raise OptionError(f"{path}: no such option file{who}")
+        found = "is a folder, expected an option file" if path.is_dir() else "no such option file"
+        raise OptionError(f"{path}: {found}{who}")
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:

@@ -137,8 +137,9 @@ def _device(name: str, local_rank: int, world_size: int) -> torch.device:
     if device.index is not None and world_size > 1:
         raise OptionError(f"device: found {name!r} in a run of {world_size} processes, expected cuda (one GPU each)")
     index = local_rank if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise OptionError(f"device: GPU {index} is asked for, but this machine shows {torch.cuda.device_count()}")
+    if index >= (count := torch.cuda.device_count()):
+        shown = f"{count}, counted from 0" if count else "none; --device cpu does without"
+        raise OptionError(f"device: GPU {index} is asked for, but of GPUs this machine shows {shown}")
     return torch.device("cuda", index)
 
 

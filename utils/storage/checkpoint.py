@@ -289,6 +289,8 @@ def find_damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None: every file of its manifest, with its size and hash."""
     if not folder.is_dir():
         return f"there is no such folder{looked_in(folder)}"
+    if not (folder / "manifest.json").is_file():
+        return "it has no manifest.json; expected a checkpoint, such as runs/NAME/checkpoints/psnr_00001200"
     try:
         files = _read_json(folder / "manifest.json")["files"]
         for name, expected in files.items():

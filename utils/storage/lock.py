@@ -22,9 +22,12 @@ class RunLock:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Take the lock, making the folder if need be. Raises OptionError naming the holder."""
+        """Take the lock, making the folder if need be. Raises OptionError naming the holder, or for a file there."""
         self.path = Path(folder) / "run.lock"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise OptionError(f"{folder}: a file is where this folder should be; choose another place") from None
         self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
