@@ -48,12 +48,13 @@ from models.restoring.generator import (
     load_generator,
 )
 from models.restoring.nonblind import Assumption, NoiseLevel
-from models.restoring.restorer import Engine, Precision, Restorer
+from models.restoring.restorer import DTYPES, Engine, Precision, Restorer
 from models.restoring.tiling import TileMode
 from models.restoring.video import is_video, restore_video, video_targets
 from models.training.experiment import check_experiment, network_options
 from models.weights.files import checkpoint_names, weight_files
 from utils.logging import Console, Progress
+from utils.machine import slow_half
 from utils.options import files as option_files
 from utils.options.arguments import Arg, Overrides, parse
 from utils.options.fields import Count, OptionError, Positive, PositiveInt, Prob
@@ -69,6 +70,10 @@ def main() -> int:
         processes = distributed.start(args.computing.device)
         console = Console(processes.rank)
         tree = option_files.load(args.option_file, args.overrides) if args.option_file is not None else None
+        if args.computing.engine in (None, "torch") and (
+            warning := slow_half(DTYPES[args.computing.precision], processes.device)
+        ):
+            console.warn(warning)
         if args.restoring.input:
             return run_restoration(plan_restoration(args, tree, processes.device, console), processes, console)
         by_hand = args.measuring.data or args.measuring.real

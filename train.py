@@ -47,6 +47,7 @@ from models.training.resume import Resume, Saver, choose_resume
 from models.training.validation import Diverged, final_report, next_command
 from models.training.watch import Watcher
 from utils.logging import Console, reserve, write_status
+from utils.machine import need_compiler, slow_half
 from utils.optim import Ema, at_average, set_rate, step_fused, step_scaled, step_unless
 from utils.options import files as option_files
 from utils.options.arguments import Arg, Overrides, parse
@@ -440,7 +441,13 @@ def main() -> int:
             experiment, tree = load_experiment(args.opt, args.overrides)
             if args.stage is not None and args.stage not in experiment.stages:
                 raise OptionError(f"--stage {args.stage}: the file has the stages {', '.join(experiment.stages)}")
-        for name in experiment.stages if args.stage is None else [args.stage]:
+            if experiment.performance.compile != "none":
+                need_compiler(processes.device, "performance.compile")
+        names = list(experiment.stages) if args.stage is None else [args.stage]
+        for dtype in {experiment.settings(name).dtype(processes.device) for name in names}:
+            if (warning := slow_half(dtype, processes.device)) is not None:
+                console.warn(warning)
+        for name in names:
             build_stage(experiment, name, processes)  # what only constructors see is said before hours of preparation
         if args.dry_run:
             with stand_ins(experiment, tree, processes, console) as (tried, its_tree):

@@ -14,6 +14,7 @@ from models.restoring.back_projection import BackProjection
 from models.restoring.generator import LoadedGenerator
 from models.restoring.nonblind import Assumption, extended
 from models.restoring.tiling import Blended, Context, Rows, TileMode, Tiling, Whole, restored_bands
+from utils.machine import need_compiler
 from utils.options.fields import OptionError
 
 WHOLE_PIXELS = 512 * 512
@@ -22,7 +23,7 @@ AUTO_TILE = 384
 
 Engine = Literal["torch", "openvino", "ncnn"]
 Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 # --- ways of being told -----------------------------------------------------------------------------------------------
@@ -96,7 +97,8 @@ class Restorer:
         back_projection: corrects the result (of each tile) by its input.
 
     Raises:
-        OptionError: for an ensemble, a back-projection or an assumption that the network cannot be given.
+        OptionError: for an ensemble, a back-projection or an assumption that the network cannot be given; for `compile`
+            without a compiler.
     """
 
     generator: LoadedGenerator
@@ -124,6 +126,7 @@ class Restorer:
         network = self.generator.network.to(self.device)
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.compile:
+            need_compiler(self.device, "--compile")
             network.compile()
 
     @property
@@ -212,7 +215,7 @@ class Restorer:
         told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.told(given).items()}
         call = Call(self.generator.network, self.device, given.get("scale", self.scale), told)
         if "kernel" not in told:
-            return Blind(call, _DTYPES[self.precision], self.self_ensemble)
+            return Blind(call, DTYPES[self.precision], self.self_ensemble)
         return ToldKernel(call, lq.shape[-2:] if "kernel" in given else None)
 
     def _tiling(self, image: Tensor | Rows) -> Tiling:
