@@ -301,6 +301,17 @@ def test_null_removes_an_entry_that_a_base_has() -> None:
     assert list(tree.shapes) == ["b"]
 
 
+def test_null_removes_a_value_from_a_mapping_of_values() -> None:
+    @dataclass(frozen=True)
+    class Files:
+        weights: dict[str, str]
+
+    base = {"weights": {"a": "a.pth", "b": "b.pth"}}
+    assert check_tree(Files, merge(base, {"weights": {"a": None}})).weights == {"b": "b.pth"}
+    entry = tree_schema("files", Files)["properties"]["weights"]["additionalProperties"]
+    assert entry == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+
+
 def test_null_takes_back_a_value_that_a_base_has() -> None:
     base = {"type": "square", "weight": 2, "every": 5, "side": 7, "part": "bolt"}
     entry: Any = SHAPES.build(merge(base, {"every": None, "side": None, "part": None}), scale=4)

@@ -193,6 +193,8 @@ def _check_dataclass(annotation: Any, value: Any, info: ValidationInfo) -> Any: 
 
 
 def _check_leaf(annotation: Any, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        value = {name: entry for name, entry in value.items() if entry is not None}  # null removes an entry here too
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

@@ -65,6 +65,15 @@ def file_schema(title: str, *kinds: Any, shared: Schema | None = None) -> Schema
     }
 
 
+def _with_null(leaf: Schema) -> Schema:
+    """Let null stand for an entry of a mapping, which it removes."""
+    if isinstance(leaf.get("anyOf"), list):
+        return {**leaf, "anyOf": [_with_null(kind) for kind in leaf["anyOf"]]}
+    if isinstance(entry := leaf.get("additionalProperties"), dict):
+        return {**leaf, "additionalProperties": {"anyOf": [entry, NULL]}}
+    return leaf
+
+
 class _Shapes:
     """Schemas of annotations. Those that occur at several places are `definitions`, to which the others refer.
 
@@ -104,7 +113,7 @@ class _Shapes:
         """Return the schema of an annotation."""
         origin, arguments = get_origin(annotation), get_args(annotation)
         if not is_tree(annotation):
-            return adapter_of(annotation).json_schema()
+            return _with_null(adapter_of(annotation).json_schema())
         if origin in (Union, types.UnionType):
             kinds = [
                 NULL if a is types.NoneType else self.value(a, preset if is_tree(a) else MISSING) for a in arguments
