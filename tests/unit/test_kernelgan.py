@@ -17,7 +17,14 @@ from degradations.kernelgan.estimate import (
     start_at_bicubic,
 )
 from degradations.kernelgan.losses import Spectra, bicubic_kernel, downscaled, noise_power
-from degradations.kernelgan.shape import centre_of_mass, flaws, moved_to_centre, outlying
+from degradations.kernelgan.shape import (
+    centre_of_mass,
+    flaws,
+    irregularity,
+    moved_to_centre,
+    outlying,
+    twice_applied,
+)
 from degradations.kernels.families import elliptic
 from tests.benchmarks.kernel_recovery import PlainGenerator, halved, true_kernel
 
@@ -196,6 +203,12 @@ def test_flaws() -> None:
     assert flaws(wide, 2) == ["spread"]
     narrow = moved_to_centre(true_kernel(1.0, 1.0, 0), 2)
     assert flaws(np.roll(narrow, 3, axis=1) + np.roll(narrow, -3, axis=1), 2) == ["split"]
+    # Any Gaussian is regular, a hill with a lower one beside it is not; applied twice, neither changes sides.
+    assert irregularity(good) < 0.02
+    lower = (good + 0.45 * np.roll(good, (4, -3), axis=(0, 1))) / 1.45
+    bumpy = moved_to_centre(lower, 2)
+    assert flaws(bumpy, 2) == ["irregular"] and flaws(twice_applied(good), 4) == []
+    assert flaws(moved_to_centre(twice_applied(bumpy), 4), 4) == ["irregular"]
 
 
 def test_outlying_losses() -> None:

@@ -18,7 +18,7 @@ from degradations.steps.one_of import OneOf
 from utils.options.components import Spec, flat
 from utils.options.fields import RangeSchedule
 
-_CELLS, _FEWEST = 16, 10  # of a range: where it may begin and end; draws in what is left of it
+_CELLS, _SHORTEST, _FEWEST = 16, 5, 10  # of a range: where it may begin and end; what is left in a round; draws in it
 _CRITICAL = 1.36  # Kolmogorov and Smirnov, 5 %
 _LEAST = 30  # draws, from which on a regression is made
 _RIDGE = 3.0
@@ -68,7 +68,8 @@ def _span(
     """Return the range of which draws look most like the photographs, or None if that of all draws does well enough.
 
     `values` are what each draw has of the range, `own` (n,) and `theirs` (m,) what the regression says of draws and of
-    photographs, which have the `shares` (m,).
+    photographs, which have the `shares` (m,). A round leaves a third at least: as long as other ranges are wide, draws
+    scatter more than photographs, which would look as if of one value.
     """
     places = np.concatenate([own, theirs])
     order = np.argsort(places, kind="stable")
@@ -85,7 +86,7 @@ def _span(
     edges = np.quantile(np.concatenate(values), np.linspace(0, 1, _CELLS + 1))
     best = float((apart(everything) ** 2) @ gaps), (float(edges[0]), float(edges[-1]))
     for low in range(_CELLS):
-        for high in range(low + 1, _CELLS + 1):
+        for high in range(low + _SHORTEST, _CELLS + 1):
             chosen = ((least >= edges[low]) & (most <= edges[high])).astype(float)
             if chosen.sum() >= _FEWEST:
                 distance = float((apart(chosen) ** 2) @ gaps)

@@ -120,7 +120,8 @@ def _left(luma: np.ndarray, begins: list[int]) -> float:
     part = luma[begins[0] :, begins[1] :]
     rows, columns = (side // _BLOCK for side in part.shape)
     blocks = part[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).swapaxes(1, 2)
-    return float((np.abs(dctn(blocks - 128, axes=(2, 3), norm="ortho")) >= 0.7).mean())
+    values = np.asarray(dctn(blocks - 128, axes=(2, 3), norm="ortho"))
+    return float((np.abs(values) >= 0.7).mean())
 
 
 def edge_width(luma: np.ndarray) -> float:
