@@ -55,7 +55,7 @@ SHORTER_FILES = {
     },
 }
 PAGES = ("Two commands", "You restore photographs", "You train", "You write a paper", "From elsewhere")
-NEEDS_A_CLUSTER = ("--nnodes 2", "#SBATCH")
+NEEDS_A_CLUSTER = ("--nnodes 2", "#SBATCH", "s3://")
 
 
 def blocks(language: str, heading: str | None = None) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,15 @@ def test_a_tar_that_is_replaced_or_gone(folder: Path) -> None:
     with pytest.raises(UnreadableImageError, match="no such file"):
         source.read(0)
     assert time.monotonic() - started < 1, "is not tried again"
+
+
+def test_other_kinds_of_urls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web server that knows ranges serves a set; a missing library is named."""
+    Place(ROOT)._files().chmod(ROOT, "public-read", recursive=True)  # noqa: SLF001
+    assert_same(build(root=f"{os.environ['AWS_ENDPOINT_URL']}/bucket/set"), Folder(str(folder)))
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(OptionError, match=r"gs://bucket/set: .*gcsfs"):
+        build(root="gs://bucket/set")
 
 
 def test_what_is_no_set(proxy: Proxy) -> None:
