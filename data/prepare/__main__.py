@@ -143,7 +143,8 @@ class MakeShards:
 
 @dataclass(frozen=True)
 class IndexTars:
-    """Indexes tar files of WebDataset, once, so that `type: shards` reads them."""
+    """Indexes tar files of WebDataset, once, so that `type: shards` reads them. A tar that has an index and still its
+    length is not read again."""
 
     root: Annotated[str, Arg("DIR|URL", positional=True)]
     """A folder of *.tar, at any depth."""

@@ -23,6 +23,7 @@ from utils.images.files import ImageError, encode_image, read_header, read_pictu
 from utils.images.header import parse_header
 from utils.logging import Console
 from utils.options.fields import OptionError
+from utils.storage.files import located
 from utils.storage.places import Place, is_url
 
 _BYTES_PER_PIXEL = 1.5  # of the PNG of a photograph, about
@@ -73,32 +74,39 @@ def make_shards(
         refuse_inside(Path(out), source)
     place = Place(out)
     shards = plan(entries(source, lq, tile, console), size, tile)
-    there, indices = place.names(), dict[str, bytes]()
-    for shard in shards:
-        if index_name(shard.tar) in there and shard.tar in there:
-            content = place.read(index_name(shard.tar))
-            if TarIndex.from_json(content).made_of == shard.made_of:
-                indices[shard.tar] = content
+    indices = _made_before(place, shards)
     mine = [shard for number, shard in enumerate(shards) if number % part[1] == part[0] - 1]
     todo = [shard for shard in mine if shard.tar not in indices]
     with console.progress(len(mine), initial=len(mine) - len(todo), desc="shards") as progress:
         for shard, content in parallel(partial(write_shard, out, tile), todo, workers):
             indices[shard.tar] = content
-            for name, reason in TarIndex.from_json(content).left_out:
-                console.error(f"left out: {name}: {reason}")
             progress.update()
     made = [TarIndex.from_json(indices[shard.tar]) for shard in mine]
-    failed = sum(len(index.left_out) for index in made)
+    left_out = [(name, reason) for index in made for name, reason in index.left_out]
+    for name, reason in left_out:
+        console.error(f"left out: {name}: {reason}")
     console.info(
         f"{out}: {len(made)} tars, {len(made) - len(todo)} of them from before, "
-        f"{sum(len(index.names) for index in made)} images, {failed} unusable"
+        f"{sum(len(index.names) for index in made)} images, {len(left_out)} unusable"
     )
+    indices |= _made_before(place, [shard for shard in shards if shard.tar not in indices])  # by others, meanwhile
     missing = [shard.tar for shard in shards if shard.tar not in indices]
     if missing:
         console.info(f"{len(missing)} of {len(shards)} tars are missing ({missing[0]} ...); the last part ends the set")
     else:
         finish(place, {shard.tar: indices[shard.tar] for shard in shards}, console)
-    return failed
+    return len(left_out)
+
+
+def _made_before(place: Place, shards: Sequence[Shard]) -> dict[str, bytes]:
+    """Return the indices of those tars that are there, made of the same files."""
+    there, found = place.names() if shards else {}, dict[str, bytes]()
+    for shard in shards:
+        if index_name(shard.tar) in there and shard.tar in there:
+            content = place.read(index_name(shard.tar))
+            if TarIndex.from_json(content).made_of == shard.made_of:
+                found[shard.tar] = content
+    return found
 
 
 def finish(place: Place, indices: dict[str, bytes], console: Console, tars: str | None = None) -> None:
@@ -257,7 +265,8 @@ def index_tars(root: str, out: str | None, workers: int, console: Console) -> in
                 failed += 1
                 console.error(f"left out: {tar}/{name}: {reason}")
         console.info(f"{tar}: {len(others)} members are left out") if others else None
-    finish(target, {tar: indices[tar] for tar in tars}, console, root if out else None)
+    where = root if is_url(root) else str(located(root).resolve())
+    finish(target, {tar: indices[tar] for tar in tars}, console, where if out else None)
     return failed
 
 

@@ -19,7 +19,7 @@ from utils.options.fields import Bytes, OptionError, PositiveInt
 from utils.storage.places import PlaceError
 
 _SHOWN = 10  # names in a message
-_AHEAD = 4096  # images that may wait to be asked for
+_AHEAD = 1024  # images that wait to be asked for; of those that never are, the oldest go
 
 
 @DATASETS.register("shards")
@@ -106,8 +106,10 @@ class Shards(Source):
             self._pool, self._coming = ThreadPoolExecutor(self.requests, thread_name_prefix="shards"), {}
             self._owner = os.getpid()
         for member in (int(members[index]) for index in indices for members in self._parts()):
-            if member not in self._coming and len(self._coming) < _AHEAD:
+            if member not in self._coming:
                 self._coming[member] = self._pool.submit(self._fetch, member)
+        while len(self._coming) > _AHEAD:
+            self._coming.pop(next(iter(self._coming)))
 
     def _parts(self) -> list[torch.Tensor]:
         return [self._truths] if self._partners is None else [self._truths, self._partners]

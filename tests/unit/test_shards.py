@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from data import DATASETS, Source
+from data.prepare import shards
 from data.prepare.__main__ import main as prepare
 from data.prepare.convert import convert
 from data.prepare.shards import hits
@@ -102,12 +103,29 @@ def test_several_machines_make_one_set_and_go_on_where_they_stopped(tmp_path: Pa
     assert_same(build(root=str(out)), Folder(str(root)))
 
 
+def test_whoever_ends_last_ends_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine makes its part while this one works."""
+    root, out, real = photos(tmp_path / "photos"), tmp_path / "set", shards.parallel
+    command = ["shards", str(root), "--size", "20kB", "--workers", "1", "--out", str(out), "--part"]
+
+    def meanwhile(*arguments: Any) -> Any:  # noqa: ANN401
+        monkeypatch.setattr(shards, "parallel", real)
+        assert prepare([*command, "2/2"]) == 0
+        return real(*arguments)
+
+    monkeypatch.setattr(shards, "parallel", meanwhile)
+    assert prepare([*command, "1/2"]) == 0
+    assert_same(build(root=str(out)), Folder(str(root)))
+
+
 def test_what_cannot_be_read_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = photos(tmp_path / "photos"), tmp_path / "set"
     whole = (root / "a0.b.png").read_bytes()
     (root / "a0.b.png").write_bytes(whole[: len(whole) // 2])
     (root / "notes.txt").touch()
-    assert prepare(["shards", str(root), "--out", str(out), "--workers", "1"]) == 1
+    for _ in range(2):  # also where nothing is left to do
+        capsys.readouterr()
+        assert prepare(["shards", str(root), "--out", str(out), "--workers", "1"]) == 1
     said = capsys.readouterr()
     assert "left out: a0.b.png: the PNG ends inside" in said.err and "notes.txt" in said.out + said.err
     assert len(build(root=str(out))) == 9

@@ -149,7 +149,7 @@ class Place:
         """Return the files here at any depth, by their names, with their bytes. Raises PlaceError."""
 
         def attempt(files: AbstractFileSystem) -> dict[str, int]:
-            found: Any = files.find(self.root, detail=True) or {}  # s3fs gives an empty list for nothing
+            found: Any = files.find(self.root, detail=True)
             top = str(files._strip_protocol(self.root)).rstrip("/")
             # Servers of https:// list names alone.
             sizes: dict[str, Any] = {
