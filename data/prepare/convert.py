@@ -14,6 +14,7 @@ from utils.logging import Console
 from utils.storage.lock import RunLock
 
 RECORD = ".prepared.jsonl"
+_SHOWN = 5  # remarks, each with the images that it is of
 
 
 class Job(Protocol):
@@ -68,9 +69,14 @@ def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console
                     record.add(name, result.stamp, written=result.written, remark=result.remark)
                 progress.update()
         entries = [record.entries[name] for name in names if name not in failed]
+    remarked: dict[str, list[str]] = {}
     for entry in entries:
-        if entry["remark"]:
-            console.info(f"{names[entry['name']]}: {entry['remark']}")
+        remarked.setdefault(entry["remark"], []).append(str(names[entry["name"]]))
+    remarked.pop("", None)
+    for remark, (first, *others) in list(remarked.items())[:_SHOWN]:
+        console.info(f"{first}{f' and {len(others)} more' * bool(others)}: {remark}")
+    if rest := sum(map(len, list(remarked.values())[_SHOWN:])):
+        console.info(f"and the like of {rest} images of other sizes; {out / RECORD} names them")
     total = sum(len(entry["written"]) for entry in entries)
     was = len(names) - len(todo)
     console.info(f"{out}: {total} images of {len(entries)} files, {was} done before, {len(failed)} unusable")

@@ -272,6 +272,16 @@ def test_windows_are_those_of_the_published_script(size: int, step: int, thresh:
         assert Tiles(size, step, thresh).starts(length) == expected
 
 
+def test_images_of_one_size_are_remarked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(11):
+        write_image(tmp_path / "src" / f"{i:02d}.png", image(i, 10, 26 + max(0, i - 4)))
+    arguments = [str(tmp_path / "src"), "--out", str(tmp_path / "out"), "--workers", "1", "--size", "16"]
+    assert main(["tiles", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'src' / '00.png'} and 4 more: 10x26: its height is smaller" in said
+    assert said.count("its height is smaller") == 5 and "and the like of 2 images of other sizes" in said
+
+
 def test_tiles_are_cut_row_by_row_and_small_images_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, deep, flat = image(0, 20, 26), image(1, 10, 26, np.uint16), image(2, 16, 16, channels=1)
     write_image(tmp_path / "src" / "a.x4.png", whole)
