@@ -85,7 +85,7 @@ def irregularity(kernel: np.ndarray) -> float:
     (tests/benchmarks/SCIENCE.md). Shapes that are found badly, such as shake, are irregular themselves.
     """
     size, mass = kernel.shape[0], np.maximum(kernel, 0) / np.maximum(kernel, 0).sum()
-    places = np.stack(np.mgrid[:size, :size]) - centre_of_mass(mass)[:, None, None]
+    places = np.indices((size, size)) - centre_of_mass(mass)[:, None, None]
     covariance = np.einsum("iyx,jyx,yx->ij", places, places, mass) + 1e-3 * np.eye(2)
     gaussian = np.exp(-0.5 * np.einsum("iyx,ij,jyx->yx", places, np.linalg.inv(covariance), places))
     return float(np.linalg.norm(mass - gaussian / gaussian.sum()) / np.linalg.norm(mass))

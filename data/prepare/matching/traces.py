@@ -12,13 +12,13 @@ from scipy.fft import dctn
 
 TRACES: Mapping[str, str] = {
     "noise": "noise level, log2 of 8-bit levels",
-    "noise in the light": "noise of light over noise of dark places, log2",
+    "noise in the light": "in light over in dark places, log2",
     "noise correlation": "correlation of noise between neighbours",
     "noise colour": "noise of chroma over noise of luma, log2",
     "spectrum slope": "slope of the power spectrum",
     "fine detail": "power at the highest frequencies over middle ones, log10",
     "JPEG grid": "steps across 8x8 blocks over other steps, log2",
-    "JPEG rounding": "DCT values left beside 8x8 grid over on it, log2",
+    "JPEG rounding": "DCT values off the grid over on it, log2",
     "edge width": "width of edges, log2 of pixels",
 }
 """What is measured, and its unit."""
@@ -125,7 +125,8 @@ def _left(luma: np.ndarray, begins: list[int]) -> float:
 
 
 def edge_width(luma: np.ndarray) -> float:
-    """Return the log2 of the standard deviation in pixels of the blur of the strongest edges of (H, W), their median.
+    """Return the log2 of the standard deviation in pixels of the blur of the strongest edges of (H, W), their median,
+    0.4 pixels at least: what is sharper is as sharp as pixels allow.
 
     By how much a gradient falls when it is smoothed more (Zhuo and Sim, Pattern Recognition 2011): an edge of width s
     smoothed by a has a gradient in proportion to 1 / √(s² + a²).
@@ -135,7 +136,7 @@ def edge_width(luma: np.ndarray) -> float:
     ratio = (less[strong] / np.maximum(more[strong], 1e-6)) ** 2
     a, b = (sigma**2 for sigma in _SMOOTH)
     variance = (b - ratio * a) / np.maximum(ratio - 1, 1e-3) - 1 / 3  # of a difference over two pixels
-    return float(0.5 * np.log2(np.clip(np.median(variance), 0.1**2, 8**2)))
+    return float(0.5 * np.log2(np.clip(np.median(variance), 0.4**2, 8**2)))
 
 
 def _gradient(luma: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,0 +1,123 @@
+"""How many rows of CDSR's codebook are used while its encoder learns by contrast alone.
+
+    python -m tests.benchmarks.codebook PHOTOS [--iterations 300] [--variants released scaled cosine] [--rate 2e-3]
+
+Queries and keys are crops of two photographs degraded alike (options/dasr/small_x2.yml's degradation), 48 pixels of
+low quality, 16 pairs an iteration. Row use is a perplexity, the exponential of an entropy, from 1 (one row) to the
+number of rows: of the mean share of each row over 64 images (`used`), and of one image's (`of an image`). `apart`
+is by how much the embeddings of images differ, relative to their size; `logit` the standard deviation over rows of what
+goes into the softmax.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from degradations import load_degradation
+from losses.contrastive import contrastive_logits, contrastive_loss
+from models.networks.cdsr import PatchEncoder
+from models.stages.contrastive import KeyEncoder
+from utils.images.files import image_files, read_image, to_tensor
+from utils.logging import Console, table
+from utils.seeding import sample_stream
+
+STEPS = {
+    "blur": {"sigma_range": [0.2, 2.0], "isotropic_prob": 0.5},
+    "downsample": {"border": "replicate"},
+    "noise": {"level_range": [0, 15], "clean_prob": 0.5},
+}
+CROP, BATCH = 96, 16
+
+
+class Variant(PatchEncoder):
+    """The encoder with other logits: `released`, `scaled` by the root of the dimension, or `cosine` at 0.1."""
+
+    how = "released"
+
+    def logits(self, seen: Tensor) -> Tensor:
+        queries, keys = self.fc_q(seen), self.fc_k(self.feature_bank.weight)
+        if self.how == "scaled":
+            return queries @ keys.T / math.sqrt(self.dimension)
+        if self.how == "cosine":
+            return F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / 0.1
+        return queries @ keys.T
+
+    def code_weights(self, seen: Tensor) -> Tensor:
+        self.last = self.logits(seen)
+        return self.last.softmax(1)
+
+
+def pairs(folder: Path, count: int) -> Tensor:
+    """Return crops (count, 2, 3, 48, 48) of two photographs each, degraded alike but for the noise."""
+    degradation = load_degradation({"type": "gaussian", "steps": STEPS}, 2)
+    images = [to_tensor(read_image(path)) for path in image_files(folder)]
+    made = []
+    for number in range(count):
+        rng, views = sample_stream(0, "codebook", number), []
+        for plan in degradation.sample(rng, (CROP, CROP)).views(2):
+            image = images[int(rng.integers(len(images)))]
+            top, left = (int(rng.integers(side - CROP + 1)) for side in image.shape[-2:])
+            views.append(degradation.apply(image[None, :, top : top + CROP, left : left + CROP], [plan]).lq[0])
+        made.append(torch.stack(views))
+    return torch.stack(made)
+
+
+def perplexity(shares: Tensor) -> float:
+    """Return the mean exponential entropy of rows (n, rows) that sum to 1."""
+    return float((-(shares * (shares + 1e-12).log()).sum(1)).exp().mean())
+
+
+def learned(how: str, data: Tensor, iterations: int, rate: float, rows: int) -> Iterator[list[object]]:
+    """Train, and yield a line every so often."""
+    torch.manual_seed(0)
+    encoder = Variant(16, rows, "local")
+    encoder.how = how
+    keys = KeyEncoder(encoder, encoder.dimension, 2048)
+    optimizer = torch.optim.Adam(encoder.parameters(), rate, (0.9, 0.99))
+    order, seen = np.random.default_rng(0), data[:64, 0]
+    for iteration in range(iterations + 1):
+        if iteration % (iterations // 10) == 0:
+            with torch.no_grad():
+                embedding, _ = encoder(seen)
+                shares = encoder.last.softmax(1)
+                apart = embedding.std(0).norm() / embedding.norm(dim=1).mean()
+            used, own = perplexity(shares.mean(0, keepdim=True)), perplexity(shares)
+            yield [how, iteration, used, own, float(apart), float(encoder.last.std(1).mean())]
+        batch = data[torch.from_numpy(order.integers(64, len(data), BATCH))]
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (iteration + 1) / 50)
+        with torch.no_grad():
+            key = keys(batch[:, 1])
+        loss = contrastive_loss(contrastive_logits(encoder(batch[:, 0])[1], key, keys.queue, 0.07))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        keys.follow(encoder, 0.99, False)
+        keys.enqueue(key)
+
+
+def main() -> None:
+    """Print row use over time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--variants", nargs="+", default=["released", "scaled", "cosine"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data, console = pairs(options.photos, 1088), Console()
+    heads = ["logits", "iteration", "used", "of an image", "apart", "logit"]
+    for how in options.variants:
+        found = learned(how, data, options.iterations, options.rate, options.rows)
+        console.info(table(heads, [[f"{v:.3g}" if isinstance(v, float) else v for v in line] for line in found]))
+
+
+if __name__ == "__main__":
+    main()
