@@ -159,8 +159,8 @@ class Computing:
 
     tile: Count | None = None
     """Restore in tiles of this side; 0: never (default: inputs of more than 512x512 pixels, in tiles of 384)."""
-    overlap: Count = 32
-    """Pixels that neighbouring tiles share."""
+    overlap: Count | None = None
+    """Pixels that neighbouring tiles share (default: a quarter of the tile, up to 64; as context half of it)."""
     tile_mode: TileMode = "blend"
     """Blend tiles where they overlap, or paste them side by side, each seen with --overlap as context."""
     pre_pad: Count = 0
@@ -212,7 +212,7 @@ class Arguments:
             raise ValueError("nothing to do: give images (-i), data sets (--data, --real) or an option file (--opt)")
         if images and (len(self.weights) != 1 or self.out is None):
             raise ValueError("restoring images (-i) needs one weight file (--weights) and a place for the results (-o)")
-        if tiles.tile and tiles.tile_mode == "blend" and tiles.overlap >= tiles.tile:
+        if tiles.tile and tiles.tile_mode == "blend" and (tiles.overlap or 0) >= tiles.tile:
             raise ValueError(f"--overlap {tiles.overlap} does not fit --tile {tiles.tile}")
         if (self.restoring.dni or self.restoring.outscale) and not images:
             raise ValueError("--dni and --outscale go with images to restore (-i)")

@@ -18,6 +18,7 @@ class Network(nn.Module):
         scale: the factor by which the output is larger than the input (1 for discriminators).
         begins: what its weights are when it is built, in words.
         size_multiple: both input sides must be multiples of this; who restores images pads to it.
+        tile: side of the largest image that is to be restored in one piece, for its memory; 0: as large as any.
         conditions: names of further inputs, such as ("kernel", "sigma").
         finds_unused: whether some parameters get no gradient, which DDP must look for then.
         recomputable: names of the parts whose blocks `performance.recompute` computes twice to save memory.
@@ -29,6 +30,7 @@ class Network(nn.Module):
     recomputable: ClassVar[tuple[str, ...]] = ()
     scale: int = 1
     size_multiple: int = 1
+    tile: int = 0
     begins: str = "fresh weights"
 
 

@@ -24,6 +24,8 @@ from utils.options.fields import OptionError
 ALLOWED = {"fp32": 1e-3, "bf16": 0.2}
 """The largest difference from PyTorch in fp32 that rounding explains, in units of the result's range. Released networks
 differ by 1e-5 and by 2e-2."""
+TILES: dict[Engine, int] = {"openvino": 384, "ncnn": 256}
+"""Sides of tiles for which x4plus takes about as much memory as PyTorch for the largest image that is not tiled."""
 _SIZES = ((16, 24), (20, 12))
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -33,9 +35,9 @@ Run = Callable[[np.ndarray], np.ndarray]
 class EngineNetwork(Network):
     """Map `lq` (B, C, h, w) to `sr` (B, C, h·scale, w·scale) by what another program makes of it, on the CPU."""
 
-    def __init__(self, network: Network, run: Run) -> None:
+    def __init__(self, network: Network, run: Run, tile: int = 0) -> None:
         super().__init__()
-        self.scale, self.size_multiple, self.run = network.scale, network.size_multiple, run
+        self.scale, self.size_multiple, self.tile, self.run = network.scale, network.size_multiple, tile, run
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore `lq`, whose sides are multiples of `size_multiple`."""
@@ -57,7 +59,7 @@ def on_engine(generator: LoadedGenerator, engine: Engine, precision: Precision =
     if precision not in precisions:
         raise OptionError(f"--engine {engine}: computes in {' or '.join(precisions)}, not in {precision}")
     try:
-        network = EngineNetwork(generator.network, make(generator, precision)).eval()
+        network = EngineNetwork(generator.network, make(generator, precision), TILES[engine]).eval()
     except ImportError as error:
         raise OptionError(f"--engine {engine}: it is not installed; pip install -e '.[{engine}]'") from error
     except OptionError as error:

@@ -87,8 +87,10 @@ class Restorer:
     any `precision`, since a half one would round the image itself in each round of their iteration.
 
     Attributes:
-        tile: side of the tiles; 0: never tiled; None: tiled by `AUTO_TILE` above `WHOLE_PIXELS`.
-        overlap, tile_mode: `blend` or `context`, see `Blended` and `Context` in tiling.
+        tile: side of the tiles; 0: never tiled; None: as the network is suited, or else by `AUTO_TILE` above
+            `WHOLE_PIXELS`.
+        overlap, tile_mode: `blend` or `context`, see `Blended` and `Context` in tiling. None: a quarter of the tile, up
+            to 64, which brings x4plus within 59 dB of the whole image (32: 45 dB); half as much as context.
         pre_pad: mirrored pixels that the network sees beyond the bottom and the right of the image.
         self_ensemble: average over the eight flips and turns of the image (of each tile), at eight times the cost.
         assume: what a non-blind network is told where a call does not say.
@@ -105,7 +107,7 @@ class Restorer:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "fp32"
     tile: int | None = None
-    overlap: int = 32
+    overlap: int | None = None
     self_ensemble: bool = False
     tile_mode: TileMode = "blend"
     pre_pad: int = 0
@@ -221,12 +223,15 @@ class Restorer:
     def _tiling(self, image: Tensor | Rows) -> Tiling:
         """Cut where asked to, or where the image is large."""
         height, width = image.shape[-2:]
-        tile = self.tile
+        tile, suited = self.tile, self.generator.network.tile
         if tile is None:
-            tile = AUTO_TILE if height * width > WHOLE_PIXELS else 0
+            tile = (suited or AUTO_TILE) if height * width > (suited**2 or WHOLE_PIXELS) else 0
         if tile == 0:
             return Whole()
-        return Blended(tile, self.overlap) if self.tile_mode == "blend" else Context(tile, self.overlap)
+        shared = min(64, tile // 4) if self.overlap is None else self.overlap
+        if self.tile_mode == "blend":
+            return Blended(tile, shared)
+        return Context(tile, shared // 2 if self.overlap is None else shared)
 
     def _batch(self, tiling: Tiling) -> int:
         """Count tiles in a call: a CPU is no faster with more than one; a GPU gets the pixels of an image untiled."""

@@ -157,7 +157,7 @@ def restored_bands(
         threaded: call the network in a thread, for the next tiles while the last ones are put together.
 
     Yields:
-        (B, D, n, w·scale) float32 on the CPU, n up to 64·scale; the bands' heights add up to h·scale. With tiles, the
+        (B, D, n, w·scale) float32 on the CPU, n up to 16·scale; the bands' heights add up to h·scale. With tiles, the
         network's memory depends on them alone, and beside it no more than a row of tiles is held.
 
     Raises:
@@ -181,7 +181,7 @@ def restored_bands(
     for (top, down), below in zip(rows, [*(start for start, _ in rows[1:]), height], strict=True):
         row = _row(down, columns, scale, tiles, band)
         done, band = row[..., : (below - top) * scale, :], row[..., (below - top) * scale :, :].clone()
-        yield from (part[..., : width * scale] for part in done.split(64 * scale, -2) if part.shape[-2])
+        yield from (part[..., : width * scale] for part in done.split(16 * scale, -2) if part.shape[-2])
         del row, done  # before the next row is made
 
 
