@@ -130,7 +130,7 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 
 
 LARGE = 2**26
-"""Results of more pixels go to their file while they are made; inputs of more are read meanwhile, if they can be."""
+"""Results of more pixels go to their file while they are made, and their images are read meanwhile, if they can be."""
 
 
 def restore_files(
@@ -220,13 +220,14 @@ def _read(source: Path, restorer: Restorer, console: Console) -> Given:
     size = None
     with suppress(ImageError):  # which reading tells better
         size = read_header(source).size
-    if size is not None and size[0] * size[1] > LARGE:
+    if size is not None and size[0] * size[1] * restorer.scale**2 > LARGE:
         header = sound_header(read_bytes(source), source)
         why = why_not_in_bands(header, source) if restorer.takes_rows else "it is not restored in tiles as it stands"
         if why is None:
             rest = read_in_bands(source, header)
             return Given(next(rest), size, rest)
-        console.warn(f"{source}: {size[0]}x{size[1]} pixels are read as a whole, since {why}")
+        if size[0] * size[1] > LARGE:
+            console.warn(f"{source}: {size[0]}x{size[1]} pixels are read as a whole, since {why}")
     picture = read_picture(source)
     return Given(picture, picture.pixels.shape[:2])
 

@@ -181,8 +181,9 @@ def restored_bands(
     for (top, down), below in zip(rows, [*(start for start, _ in rows[1:]), height], strict=True):
         row = _row(down, columns, scale, tiles, band)
         done, band = row[..., : (below - top) * scale, :], row[..., (below - top) * scale :, :].clone()
-        yield from (part[..., : width * scale] for part in done.split(16 * scale, -2) if part.shape[-2])
-        del row, done  # before the next row is made
+        # As copies: a view that someone still looks at would keep this row beside the next.
+        yield from (part[..., : width * scale].clone() for part in done.split(16 * scale, -2) if part.shape[-2])
+        del row, done
 
 
 def _row(down: Tensor, columns: Sequence[Window], scale: int, tiles: Iterator[Tensor], above: Tensor | None) -> Tensor:
