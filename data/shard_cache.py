@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.options.fields import OptionError
 from utils.storage.files import located
 
-_FULL = 0.9  # of the size is kept when room is made
+FULL = 0.9
+"""Of the size is kept when room is made, and the most that one content may take."""
+
 _STALE = 3600  # seconds after which half a file is one of a process that was killed
 _LOCKS = 256
 
@@ -31,13 +34,19 @@ class Cache:
     Args:
         folder: on a local disk; made if need be.
         size: bytes that are never passed.
+
+    Raises:
+        OptionError: the folder cannot be made or written.
     """
 
     def __init__(self, folder: str, size: int) -> None:
         self.folder, self.size = located(folder), size
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        with self.lock("total"):
-            self._make_room(0)
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            with self.lock("total"):
+                self._make_room(0)
+        except OSError as error:
+            raise OptionError(f"cache: cannot use the folder {self.folder} ({error.strerror})") from error
 
     def get(self, key: str, check: Callable[[bytes], str | None]) -> bytes | None:
         """Return a content, or None where it is missing or damaged."""
@@ -54,7 +63,7 @@ class Cache:
 
     def put(self, key: str, content: bytes) -> None:
         """Keep a content, if it fits. A disk that refuses is warned of: the cache is a help, not a need."""
-        if len(content) > _FULL * self.size:
+        if len(content) > FULL * self.size:
             return
         path = self._path(key)
         aside = path.with_name(f".{uuid.uuid4().hex}")
@@ -110,7 +119,7 @@ class Cache:
         total = sum(size for _, size, _ in files)
         if total + wanted > self.size:
             for _, size, path in sorted(files):
-                if total + wanted <= _FULL * self.size:
+                if total + wanted <= FULL * self.size:
                     break
                 with suppress(FileNotFoundError):
                     os.unlink(path)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.shard_cache import Cache
+from data.shard_cache import FULL, Cache
 from data.shard_index import PARTNER, ShardIndex
 from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import ImageError, decode_image
@@ -57,7 +57,10 @@ class Shards(Source):
             raise OptionError("locality: what is read together has to be kept; name a folder for it: `cache`")
         self.index = ShardIndex.read(root)
         self.locality = locality
-        self._kept = Cache(cache, cache_size) if cache is not None and self.index.place.remote else None
+        self._kept: Cache | None = None
+        if cache is not None and self.index.place.remote:
+            _refuse_too_small(cache_size, self.index.length, locality)
+            self._kept = Cache(cache, cache_size)
         self.requests, self.scale, self.cut = requests, scale or 1, 0
         self._truths, self._partners = _pairs(self.index)
         self.paired = self._partners is not None
@@ -183,11 +186,26 @@ class Shards(Source):
         return lambda content: None if zlib.crc32(content) == crc32 else said
 
 
+def _refuse_too_small(cache_size: int, lengths: torch.Tensor, locality: int) -> None:
+    """Raise OptionError for a cache that would keep some image never, or runs not until they are used."""
+    needed, why = int(int(lengths.max()) / FULL) + 1, "the largest image"
+    if locality > 1:
+        together = int(2 * max(1000, 32 * locality) * lengths.double().mean())  # of two blocks of the order
+        needed, why = (
+            max(needed, min(int(lengths.sum() / FULL) + 1, together)),
+            f"what locality {locality} reads together",
+        )
+    if cache_size < needed:
+        raise OptionError(f"cache_size: found {cache_size}, expected at least {needed} bytes for {why}")
+
+
 def _pairs(index: ShardIndex) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return which members are ground truths, and their partners where there are any.
 
     Raises OptionError naming what has no partner.
     """
+    if b".lq." not in index.letters.numpy().tobytes():  # which takes no second for a million
+        return torch.arange(len(index)), None
     parts = [PARTNER.fullmatch(index.name(member)) for member in range(len(index))]
     if not any(part is not None and part["part"] == "lq" for part in parts):
         return torch.arange(len(index)), None

@@ -251,6 +251,16 @@ def test_two_writers_and_a_kill_leave_whole_files_within_the_size(tmp_path: Path
     assert int((tmp_path / "total").read_text()) == stored(tmp_path)
 
 
+def test_a_cache_that_serves_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
+    for options, message in (
+        ({"cache_size": "5kB"}, r"cache_size: found 5000, expected at least \d+ bytes for the largest image"),
+        ({"cache_size": "50kB", "locality": 8}, "for what locality 8 reads together"),
+        ({"cache": str(folder / "deep.png")}, r"cache: cannot use the folder .*deep\.png"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            build(root=ROOT, **{"cache": str(tmp_path / "cache"), **options})
+
+
 def test_a_cache_that_cannot_be_written_is_warned_of(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path / "cache"), 1000)
     (tmp_path / "cache" / "total").unlink()
