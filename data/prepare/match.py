@@ -21,6 +21,8 @@ from utils.options.components import Spec
 from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 
+FITTED = "(fitted)"
+"""What the new option file is called among the candidates."""
 ROUNDS = 3
 """Of fitting: each starts from what the one before has narrowed."""
 
@@ -71,7 +73,9 @@ def match(
         scale: of presets, which tell none.
         window: side in pixels of what is measured; good images need `scale` times as many.
         draws: of each candidate.
-        fit: where the nearest candidate goes with its ranges narrowed to what the photographs show.
+        fit: where the nearest candidate goes with its ranges narrowed to what the photographs show; a new file.
+
+    Ranges that move with the iteration are those of its beginning.
 
     Returns:
         The candidates, the nearest first.
@@ -81,6 +85,9 @@ def match(
     """
     if window < SMALLEST:
         raise OptionError(f"--window {window} is too small, expected {SMALLEST} or more")
+    if fit is not None and (fit.exists() or fit.suffix not in (".yml", ".yaml")):
+        wrong = "exists; choose another name" if fit.exists() else "is no name of an option file, expected NAME.yml"
+        raise OptionError(f"--fit {fit} {wrong}")
     candidates = {name: Candidate.read(source, scale) for name, source in _names(sources).items()}
     seen = measure_photos([*named_images(photos, console=console).values()], window, workers, console)
     good = [*named_images(gt, console=console).values()]
@@ -95,9 +102,8 @@ def match(
         ranges = _fitted(candidates[best], seen, measured[best], made, console)
         if ranges:
             fitted = _write_fit(candidates[best], ranges, fit)
-            candidates[fit.stem] = fitted
             # both anew: the draws that a fit has seen speak for it
-            both = {fit.stem: fitted.degradation, best: candidates[best].degradation}
+            both = {FITTED: fitted.degradation, best: candidates[best].degradation}
             measured |= made(both, seed + 1 + ROUNDS)
             found = compare(seen.traced, {name: one.traced for name, one in measured.items()}, seed)
             console.info(_ranges_table(ranges) + "\n")
@@ -188,6 +194,7 @@ def _write_fit(candidate: Candidate, ranges: Mapping[str, Narrowed], fit: Path) 
     if bare:
         head.pop("name", None)
     text = f"# {candidate.source} with its ranges narrowed to what photographs show: python -m data.prepare match\n"
+    fit.parent.mkdir(parents=True, exist_ok=True)
     replace_text(fit, text + files.dump({**head, **tree}))
     return Candidate.read(str(fit), None)
 
@@ -212,7 +219,7 @@ def _ranges_table(ranges: Mapping[str, Narrowed]) -> str:
 
 
 def _tell_fit(fit: Path, found: Mapping[str, Comparison], console: Console) -> None:
-    if fit.stem in found:
-        nearer = next(iter(found)) == fit.stem
+    if FITTED in found:
+        nearer = next(iter(found)) == FITTED
         verdict = "nearer than what it was made of" if nearer else "not nearer than what it was made of; do not use it"
         console.info(f"{fit}: {verdict}")

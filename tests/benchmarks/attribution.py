@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.prepare.match import match
+from data.prepare.match import FITTED, match
 from data.prepare.matching.distances import Traced, nearest
 from data.prepare.matching.windows import Measured, measure_degraded
 from degradations import Degradation, load_degradation
@@ -129,9 +129,9 @@ def fits(photos: Path, gt: Path, count: int, images: int, draws: int, console: C
             new = load(fit)["steps"] if fit.exists() else {}
         for name, ends in truth.items():
             step, option = name.split(".")
-            got = new.get(step, {}).get(option, WIDE[name]) if fit.stem in found else WIDE[name]
+            got = new.get(step, {}).get(option, WIDE[name]) if FITTED in found else WIDE[name]
             rows.append([number, name, *ends, *got, shared(ends, WIDE[name]), shared(ends, got)])
-            rows[-1] += [found["wide"].total.value, found[fit.stem].total.value if fit.stem in found else np.nan]
+            rows[-1] += [found["wide"].total.value, found[FITTED].total.value if FITTED in found else np.nan]
     for column, name in ((6, "wide"), (7, "fitted")):
         console.info(f"shared by the true and the {name} range: {np.mean([row[column] for row in rows]):.2f}")
     heads = ["folder", "range", "from", "to", "found from", "to", "wide shares", "fitted shares", "distance", "fitted"]

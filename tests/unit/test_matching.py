@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from data.prepare.__main__ import main
+from data.prepare.match import FITTED
 from data.prepare.matching.distances import Traced, compare
 from data.prepare.matching.traces import TRACES, traces
 from data.prepare.matching.windows import measure_degraded
@@ -194,11 +195,10 @@ def test_the_command_ranks_draws_and_fits(
     (tmp_path / "wide.yml").write_text(files.dump(wide))
     arguments = ["match", str(tmp_path / "photos"), "--gt", str(crops[1]), "--workers", "1", "--window", "64"]
     arguments += ["--out", str(tmp_path / "page.png"), "--draws", "100", "--fit", str(tmp_path / "new" / "fit.yml")]
-    (tmp_path / "new").mkdir()
     assert main([*arguments, "--scale", "2", "--opt", str(tmp_path / "wide.yml"), "bicubic"]) == 0
     said = capsys.readouterr().out
     names = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("|")]
-    assert names.index("fit") < names.index("wide") < names.index("bicubic")
+    assert names.index(FITTED) < names.index("wide") < names.index("bicubic")
     assert "nearer than what it was made of" in said
     assert read_image(tmp_path / "page.png").shape[1] > 800
     tree = files.load(tmp_path / "new" / "fit.yml")
@@ -212,6 +212,8 @@ def test_the_command_ranks_draws_and_fits(
     ("changed", "said"),
     [
         ({"--window": "32"}, "--window 32 is too small, expected 64 or more"),
+        ({"--fit": "mine.txt"}, "--fit mine.txt is no name of an option file, expected NAME.yml"),
+        ({"--fit": "options/quickstart.yml"}, "exists; choose another name"),
         ({"--window": "128"}, "smaller than the window of 128 pixels"),
         ({"--opt": "none"}, "its degradation makes nothing of good images"),
         ({"--opt": "bsrgann"}, "is no option file (.yml, .json), and no preset"),
