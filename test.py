@@ -148,7 +148,7 @@ class Told:
     kernel_width: Annotated[Positive | None, Arg("W")] = None
     """A Gaussian of this width, in pixels of the result."""
     kernel: Annotated[str | None, Arg("FILE[:INDEX]")] = None
-    """Or a kernel of a file (.mat, .npy, .npz), made for the scale."""
+    """Or a kernel of a file (.mat, .npy, .npz), made for the scale; of several, INDEX says which, counted from 0."""
     noise_level: Annotated[NoiseLevel | None, Arg("N")] = None
     """Noise of this standard deviation, in 8-bit levels (default: 0)."""
 

@@ -203,8 +203,8 @@ def _write(patches: Patches, out: Path, folder: Path, workers: int) -> None:
 
 def _cut(item: tuple[str, list[tuple[Path, int, int, int, bool]]]) -> None:
     image = stored(Path(item[0]))
-    for file, *where in item[1]:
-        write_image(file, patch_of(image, *where))
+    for file, top, left, size, flattened in item[1]:
+        write_image(file, patch_of(image, top, left, size, flattened))
 
 
 def patch_of(image: np.ndarray, top: int, left: int, side: int, flattened: bool) -> np.ndarray:

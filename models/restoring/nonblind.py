@@ -32,7 +32,7 @@ class Assumption:
     Args:
         width: standard deviation of the Gaussian in pixels of the result.
         path: a file, folder or pattern of kernels (see `read_bank`).
-        index: which of them, counted from 0.
+        index: which of them, counted from 0; of a file of one kernel it may be left out.
         noise_level: standard deviation of the noise in 8-bit levels.
 
     Raises:
@@ -41,7 +41,7 @@ class Assumption:
 
     width: Positive | None = None
     path: str | None = None
-    index: Count = 0
+    index: Count | None = None
     noise_level: NoiseLevel = 0.0
 
     def __post_init__(self) -> None:
@@ -59,13 +59,12 @@ class Assumption:
             return None
         path, colon, index = (kernel or "").rpartition(":")
         if not (colon and index.isdecimal()) or Path(kernel or "").exists():
-            path, index = kernel, "0"
+            path, index = kernel, ""
         try:
-            return cls(width, path, int(index), noise_level or 0.0)
+            return cls(width, path, int(index) if index else None, noise_level or 0.0)
         except ValueError as error:
-            raise OptionError(
-                f"{'--kernel' if path and width is None else '--kernel-width, --kernel'}: {error}"
-            ) from error
+            flags = "--kernel" if path and width is None else "--kernel-width, --kernel"
+            raise OptionError(f"{flags}: {error}") from error
 
     @cached_property
     def _kernel(self) -> tuple[np.ndarray, int | None]:
@@ -75,9 +74,11 @@ class Assumption:
         from degradations.kernels.files import Bank  # loads SciPy's readers, which few calls want
 
         bank = Bank.read(self.path)
-        if self.index >= (count := len(bank.kernels)):
-            raise ValueError(f"found index {self.index}, but {self.path} holds {count} kernels, counted from 0")
-        return bank.kernels[self.index], bank.scale
+        count, index = len(bank.kernels), self.index or 0
+        if index >= count or (count > 1 and self.index is None):
+            found = "no index" if self.index is None else f"index {self.index}"
+            raise ValueError(f"found {found}, but {self.path} holds {count} kernels, counted from 0")
+        return bank.kernels[index], bank.scale
 
     def conditions(self, scale: int) -> dict[str, Tensor]:
         """Return `kernel` (1, k, k) and `sigma` (1,), float32.
@@ -97,7 +98,7 @@ class Assumption:
         return {"kernel": torch.from_numpy(kernel).float()[None], "sigma": torch.tensor([self.noise_level / 255])}
 
     def __str__(self) -> str:
-        kernel = f"kernel {self.index} of {self.path}" if self.path else f"a Gaussian of width {self.width:g}"
+        kernel = f"kernel {self.index or 0} of {self.path}" if self.path else f"a Gaussian of width {self.width:g}"
         return f"{kernel}, noise level {self.noise_level:g}"
 
 

@@ -179,7 +179,8 @@ def test_images_at_the_scale_that_is_asked_for(tmp_path: Path, weights: Path) ->
         (("--kernel-width", "1", "--noise-level", "256"), 2, "--noise-level: found 256"),
         (("--kernel-width", "1", "--scale", "0"), 2, "--scale: found 0"),
         (("--kernel-width", "1", "--scale", "40"), 1, "found scale 40, expected 1 to 12"),
-        (("--kernel", "k.npy:2"), 1, "found index 2, but k.npy holds 2 kernels"),
+        (("--kernel", "k.npy:2"), 1, "error: --kernel: found index 2, but k.npy holds 2 kernels"),
+        (("--kernel", "k.npy"), 1, "error: --kernel: found no index, but k.npy holds 2 kernels, counted from 0"),
         (("--kernel", "none.npy"), 1, "none.npy: holds no kernels"),
         (("--kernel", "large.npy"), 1, "a.png: found a blur kernel of 99x99"),
     ],
@@ -209,7 +210,7 @@ def test_mat_files_are_read_where_they_lie(tmp_path: Path, weights: Path) -> Non
     call = ("-i", "a.png", "-o", "out.png", "--weights", weights, "--scale", "3", "--kernel")
     done = run(*call, f"{SHARED / 'data' / 'kernels' / 'kernels_bicubicx234.mat'}:1", cwd=tmp_path)
     assert done.returncode == 0 and read_image(tmp_path / "out.png").shape == (99, 120, 3), done.stderr
-    done = run(*call, SHARED / "data" / "kernels" / "Levin09.mat", cwd=tmp_path)
+    done = run(*call, f"{SHARED / 'data' / 'kernels' / 'Levin09.mat'}:0", cwd=tmp_path)
     if importlib.util.find_spec("h5py") is None:
         assert done.returncode == 1 and "h5py" in done.stderr and "Traceback" not in done.stderr
     else:

@@ -240,8 +240,12 @@ def test_arguments_of_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     kernels(Path("odd:1.npy"))
     assert Assumption.of_arguments(None, None, None) is None
     assert Assumption.of_arguments(1.5, None, None) == Assumption(width=1.5)
-    assert Assumption.of_arguments(None, "k.npy", 3.0) == Assumption(path="k.npy", noise_level=3.0)
+    assert Assumption.of_arguments(None, "k.npy:0", 3.0) == Assumption(path="k.npy", index=0, noise_level=3.0)
     assert Assumption.of_arguments(None, "k.npy:2", None) == Assumption(path="k.npy", index=2)
-    assert Assumption.of_arguments(None, "odd:1.npy", None) == Assumption(path="odd:1.npy")
+    assert Assumption.of_arguments(None, "odd:1.npy:1", None) == Assumption(path="odd:1.npy", index=1)
+    with pytest.raises(OptionError, match="--kernel: found no index, but odd:1.npy holds 3 kernels"):
+        Assumption.of_arguments(None, "odd:1.npy", None)
+    np.save("one.npy", np.full((3, 3), 1 / 9))
+    assert Assumption.of_arguments(None, "one.npy", None) == Assumption(path="one.npy")
     with pytest.raises(OptionError, match="--kernel-width, --kernel: found neither"):
         Assumption.of_arguments(None, None, 2.0)
