@@ -17,6 +17,9 @@ from tests.helpers import ROOT
 PHOTOS, PLAIN = 8, 16
 """Images that are degraded, and images in a call of the plain version: their costs differ widely."""
 
+TURN = 4
+"""Calls until the other checkout has its turn."""
+
 SIZES = {"bsrgan": (320, 288), "bsrgan_plus": (320, 288), "realesrgan": (400, 256), "classical": (96, 96)}
 """Side of the ground truth given to a pipeline, and of what is left of it; of others 192."""
 GAUSSIANS = {"type": "classical", "steps": {"blur": {"type": "shifted_gaussian_blur"}}}
@@ -28,7 +31,7 @@ def rows(name: str, calls: int, device: torch.device) -> list[Row]:
     side, kept = SIZES.get(name, (192, 192))
     photos = synthetic_batch(PHOTOS, side, side, 0)
     arrays = [np.ascontiguousarray(photo.permute(1, 2, 0).numpy()) for photo in photos]
-    stored = (photos * 255).round().to(torch.uint8)
+    stored = (photos * 255).round().to(torch.uint8).contiguous()
     degradation = DEGRADATIONS.build(GAUSSIANS if name == "classical" else name, scale=4)
 
     def ours(batch: int) -> Work:
@@ -64,17 +67,21 @@ ISP = {"type": "pipeline", "steps": {"isp": {"type": "isp"}, "fit": {"type": "ev
 def rows_against(name: str, checkout: Path, calls: int) -> Iterator[Row]:
     """Compare a pipeline, one photograph a call, with that of another checkout, whose rates count as plain.
 
-    Both work in processes of their own, by turns and for the same photographs and draws, on one thread.
+    Both work in processes of their own, for the same photographs and draws, on one thread. They take turns every few
+    calls, since what else runs on the machine slows whoever is at work.
     """
     side, kept = SIZES.get(name, (192, 192))
     options = {"classical": GAUSSIANS, "isp": ISP}.get(name, name)
     versions = {"there": checkout, "here": ROOT}
     working = {version: Elsewhere(place, options, side, kept) for version, place in versions.items()}
+    for process in working.values():
+        process.seconds(range(1000, 1008))  # to warm up
+    total = ROUNDS * calls
+    turns = [range(first, min(first + TURN, total)) for first in range(0, total, TURN)]
     spent: dict[str, list[tuple[float, float]]] = {version: [] for version in versions}
-    for number in range(-1, ROUNDS):  # the first warms up
+    for turn in turns:
         for version, process in working.items():
-            mine = range(1000, 1000 + calls) if number < 0 else range(number * calls, (number + 1) * calls)
-            spent[version].append(process.seconds(mine))
-    means = {version: [sum(c) / ROUNDS for c in zip(*rounds[1:], strict=True)] for version, rounds in spent.items()}
+            spent[version] += [process.seconds(turn)] * len(turn)
+    means = {version: [sum(c) / total for c in zip(*each, strict=True)] for version, each in spent.items()}
     for version, (cpu, clock) in means.items():
         yield Row(f"{name} {side}->{kept // 4}", version, "images", 1 / cpu, 1 / clock, means["there"][0] / cpu)

@@ -42,7 +42,7 @@ def serve(checkout: str, options: str, side: int, kept: int) -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    stored = (synthetic_batch(8, side, side, 0) * 255).round().to(torch.uint8)
+    stored = (synthetic_batch(8, side, side, 0) * 255).round().to(torch.uint8).contiguous()
     degradation = DEGRADATIONS.build(json.loads(options), scale=4)
 
     def work(i: int) -> object:
