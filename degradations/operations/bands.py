@@ -54,12 +54,11 @@ class Bands:
 
 def map_axes(image: Tensor, vertical: Bands, horizontal: Bands) -> Tensor:
     """Map both axes of an image (C, H, W) on the CPU: along its columns, then along its rows."""
-    channels, _, width = image.shape
-    between = image.new_empty(channels, vertical.length, width)
-    result = image.new_empty(channels * vertical.length, horizontal.length)
-    for outputs, inputs, weights in vertical.blocks:
-        for plane, mapped in zip(image, between, strict=True):
-            torch.mm(weights, plane[inputs], out=mapped[outputs])
-    for outputs, inputs, weights in horizontal.blocks:
-        torch.mm(between.view(-1, width)[:, inputs], weights.T, out=result[:, outputs])
-    return result.view(channels, vertical.length, horizontal.length)
+    between = image.new_empty(vertical.length, image.shape[2])
+    result = image.new_empty(len(image), vertical.length, horizontal.length)
+    for plane, made in zip(image, result, strict=True):
+        for outputs, inputs, weights in vertical.blocks:
+            torch.mm(weights, plane[inputs], out=between[outputs])
+        for outputs, inputs, weights in horizontal.blocks:
+            torch.mm(between[:, inputs], weights.T, out=made[:, outputs])
+    return result

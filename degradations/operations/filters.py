@@ -106,10 +106,13 @@ def convolve_batched(images: Ragged, kernels: Sequence[np.ndarray], border: Bord
         canvas[margin : margin + k.shape[0], margin : margin + k.shape[0]] = k
     padded = pad(images, size // 2, border)
     shape = [16 * next_fast_len(-(-side // 16)) for side in padded.shape[-2:]]  # pyright: ignore[reportOperatorIssue]
-    product = torch.fft.rfft2(padded, s=shape).mul_(torch.fft.rfft2(on_device(stacked, device), s=shape))
-    height, width = images.data.shape[-2:]
-    result = torch.fft.irfft2(product, s=shape)
-    return Ragged(result[..., size - 1 : size - 1 + height, size - 1 : size - 1 + width], images.sizes)
+    # One axis after the other, so that the rows of nothing below a kernel are not transformed.
+    spectra = torch.fft.fft(torch.fft.rfft(on_device(stacked, device), shape[1]), shape[0], dim=-2)
+    # On the CPU plane by plane, which its cache holds.
+    parts = padded.split(1, 1) if images.one_by_one else [padded]
+    made = [torch.fft.irfft2(torch.fft.rfft2(part, s=shape).mul_(spectra), s=shape) for part in parts]
+    rows, columns = (slice(size - 1, size - 1 + length) for length in images.data.shape[-2:])
+    return Ragged(torch.cat([part[..., rows, columns] for part in made], 1), images.sizes)
 
 
 def pad(images: Ragged, radius: int, border: Border) -> Tensor:

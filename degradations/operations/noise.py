@@ -5,6 +5,7 @@ from functools import lru_cache
 from math import pi, prod, sqrt
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from scipy.special import gammaln, xlogy
@@ -63,21 +64,30 @@ def _poisson_counts_one(levels: Tensor, peak: float, seed: int) -> Tensor:
     if peak not in _TABLED_PEAKS:
         return torch.poisson(levels * (peak / 255), generator=torch_generator(seed))
     first, cells = _alias_tables(int(peak))
-    words = random_words(seed, levels.numel())[: levels.numel()]
-    places = np.empty((levels.numel(), 2), np.uint8)  # two bytes are a row and one of its 256 cells
-    places[:, 0], places[:, 1] = words, levels.flatten().numpy()
-    # Where a word lies below its cell's share, the lesser of the two is the word itself, which ends in the own count.
-    counts = np.minimum(words, cells.take(places.view("<u2")[:, 0])).astype(np.uint8)
-    drawn = torch.from_numpy(counts).view(levels.shape).float()
-    return drawn.add_(first[levels.int()]) if first.any() else drawn
+    rows = levels.flatten().numpy()
+    words, drawn = random_words(seed, len(rows)), np.empty(len(rows), np.uint8)
+    places = np.empty((min(_PORTION, len(rows)), 2), np.uint8)  # two bytes are a row and one of its 256 cells
+    for start in range(0, len(rows), _PORTION):
+        row, word = rows[start : start + _PORTION], words[start : min(start + _PORTION, len(rows))]
+        place = places[: len(row)]
+        place[:, 0], place[:, 1] = word, row
+        # Where a word lies below its cell's share, the lesser of both is the word itself, which ends in its own count.
+        drawn[start : start + _PORTION] = np.minimum(word, cells.take(place.view("<u2")[:, 0]))
+    counts = drawn.astype(np.float32)
+    if first.any():
+        counts += cv2.LUT(rows, first).ravel()
+    return torch.from_numpy(counts).view(levels.shape)
 
+
+_PORTION = 2**15
+"""Pixels drawn at once, so that what is between stays in the cache."""
 
 _TABLED_PEAKS = frozenset(2.0**k for k in range(9))
 """Peaks that are drawn by tables, ten times as fast: those of Real-ESRGAN."""
 
 
 @lru_cache(maxsize=len(_TABLED_PEAKS))
-def _alias_tables(peak: int) -> tuple[Tensor, np.ndarray]:
+def _alias_tables(peak: int) -> tuple[np.ndarray, np.ndarray]:
     """Return tables by which one random number gives a Poisson count for each 8-bit level (Walker 1977, "An efficient
     method for generating discrete random variables with general distributions").
 
@@ -104,7 +114,7 @@ def _alias_tables(peak: int) -> tuple[Tensor, np.ndarray]:
         masses[open_rows, low] = 1
     # A full cell, whose share has no room, has itself as the other.
     units = (shares * 2**24).round().clip(max=2**24 - 1).astype(np.uint32)
-    return torch.from_numpy(first[:, 0]).float(), ((units << 8) | others).ravel()
+    return first[:, 0].astype(np.float32), ((units << 8) | others).ravel()
 
 
 def poisson_counts_batched(levels: Ragged, peaks: Tensor, seeds: Sequence[int], most: float) -> Tensor:

@@ -141,11 +141,13 @@ class Ragged:
 
     def levels(self) -> Ragged:
         """Clip, and round to whole 8-bit levels, uint8; halves go to the even level."""
-        data = self.data.clamp(0, 1)
         if not self.one_by_one:
-            return Ragged(data.mul_(255).round_().to(torch.uint8), self.sizes)
-        rounded = cv2.convertScaleAbs(data.flatten(0, 2).numpy(), alpha=255)
-        return Ragged(torch.from_numpy(rounded).view(data.shape), self.sizes)
+            return self.map(lambda data: data.clamp(0, 1).mul_(255).round_().to(torch.uint8))
+        result = Ragged(torch.empty_like(self.data, dtype=torch.uint8), self.sizes)
+        for image, made in zip(self.images(), result.images(), strict=True):
+            for plane, place in zip(image, made, strict=True):
+                place.copy_(torch.from_numpy(cv2.convertScaleAbs(plane.clamp(0, 1).numpy(), alpha=255)))
+        return result
 
     def round(self) -> Ragged:
         """Clip, and round to whole 8-bit levels divided by 255; halves go to the even level."""

@@ -65,8 +65,10 @@ class PoissonNoise(Step):
         planes = [1 if is_gray else counted.data.shape[1] for is_gray in grays]
         counts = noise.poisson_counts(counted, peaks, [d["seed"] for d in drawn], planes, most)
         strengths = column([d["strength"] for d in drawn], device)
-        residual = (counts / peaks).sub_(counted.data.float().div_(255)).mul_(strengths)
-        return Ragged((base.data + noise.one_plane(residual, grays)).clamp_(0, 1), base.sizes)
+        counts, expected = (noise.one_plane(part, grays) for part in (counts, counted.data.float()))
+        # base + (counts / peaks - expected / 255) · strengths
+        noisy = torch.addcmul(base.data, counts, strengths / peaks).addcmul_(expected, strengths / -255)
+        return Ragged(noisy.clamp_(0, 1), base.sizes)
 
     def _counted(self, images: Ragged, base: Ragged, grays: Sequence[bool]) -> Ragged:
         """Return the levels that are counted: an image's, or those of its luma."""

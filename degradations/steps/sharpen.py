@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.kernels.families import gaussian_row
@@ -26,24 +27,24 @@ def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float 
     side = radius + (1 - radius % 2)
     row = gaussian_row(side, 0.3 * ((side - 1) / 2 - 1) + 0.8)
 
-    def sharpened(part: Ragged) -> Ragged:
+    def sharpen(part: Ragged, result: Tensor) -> None:
         # A row is applied separably: for 51 taps that is 25 times less work than the square that the sources use.
         rows, data = [row] * len(part.sizes), part.data
         residual = data - convolve(part, rows).data
-        mask = residual.abs().mul_(255).gt_(threshold)  # numbers at once: to make them of bools is slow
+        mask = residual.abs().gt_(threshold / 255)  # numbers at once: to make them of bools is slow
         soft = convolve(Ragged(mask, part.sizes), rows).data
         # soft · sharp + (1 - soft) · data, with one product less
-        sharp = residual.mul_(weight).add_(data).clamp_(0, 1)
-        return Ragged(sharp.sub_(data).mul_(soft).add_(data), part.sizes)
+        gain = torch.add(data, residual, alpha=weight).clamp_(0, 1).sub_(data)
+        torch.addcmul(data, gain, soft, out=result)
 
+    result = torch.empty_like(images.data)
     if not images.one_by_one:
-        return sharpened(images)
-    # Plane by plane, so that what is between stays in the cache of a CPU.
-    result = Ragged(torch.empty_like(images.data), images.sizes)
-    for image, made in zip(images.images(), result.images(), strict=True):
-        for plane, place in zip(image, made, strict=True):
-            place.copy_(sharpened(Ragged.of(plane[None, None])).data[0, 0])
-    return result
+        sharpen(images, result)
+    else:  # plane by plane, so that what is between stays in the cache of a CPU
+        for image, made in zip(images.images(), Ragged(result, images.sizes).images(), strict=True):
+            for plane, place in zip(image.split(1), made.split(1), strict=True):
+                sharpen(Ragged.of(plane[None]), place[None])
+    return Ragged(result, images.sizes)
 
 
 @STEPS.register("sharpen")

@@ -26,24 +26,30 @@ GAUSSIANS = {"type": "classical", "steps": {"blur": {"type": "shifted_gaussian_b
 """The classical pipeline without motion, which the plain version leaves out."""
 
 
+ISP = {"type": "pipeline", "steps": {"isp": {"type": "isp"}, "fit": {"type": "every_nth"}}}
+"""The camera step alone, but for the cheapest way to the final size."""
+
+
+def ours(name: str, batch: int, device: torch.device) -> Work:
+    """Draw and apply a pipeline at x4, a batch a call."""
+    side, kept = SIZES.get(name, (192, 192))
+    degradation = DEGRADATIONS.build({"classical": GAUSSIANS, "isp": ISP}.get(name, name), scale=4)
+    stored = (synthetic_batch(PHOTOS, side, side, 0) * 255).round().to(torch.uint8).contiguous()
+    chosen = torch.arange(batch) % PHOTOS
+
+    def work(i: int) -> object:
+        rngs = [np.random.default_rng(i * batch + n) for n in range(batch)]
+        plans = [degradation.sample(rng, (side, side)).with_crop(rng, kept) for rng in rngs]
+        return paired_crop(degradation.apply(stored[chosen].to(device).float() / 255, plans), plans)
+
+    return work, batch
+
+
 def rows(name: str, calls: int, device: torch.device) -> list[Row]:
     """A pipeline at x4 in batches of several sizes."""
     side, kept = SIZES.get(name, (192, 192))
     photos = synthetic_batch(PHOTOS, side, side, 0)
     arrays = [np.ascontiguousarray(photo.permute(1, 2, 0).numpy()) for photo in photos]
-    stored = (photos * 255).round().to(torch.uint8).contiguous()
-    degradation = DEGRADATIONS.build(GAUSSIANS if name == "classical" else name, scale=4)
-
-    def ours(batch: int) -> Work:
-        chosen = torch.arange(batch) % PHOTOS
-
-        def work(i: int) -> object:
-            rngs = [np.random.default_rng(i * batch + n) for n in range(batch)]
-            plans = [degradation.sample(rng, (side, side)).with_crop(rng, kept) for rng in rngs]
-            return paired_crop(degradation.apply(stored[chosen].to(device).float() / 255, plans), plans)
-
-        return work, batch
-
     by_hand: dict[str, Callable[[int], object]] = {
         "bsrgan": lambda i: plain.bsrgan(arrays[i % PHOTOS]),
         "bsrgan_plus": lambda i: plain.bsrgan_plus(arrays[i % PHOTOS]),
@@ -54,14 +60,10 @@ def rows(name: str, calls: int, device: torch.device) -> list[Row]:
     random.seed(0)
     np.random.seed(0)
     sizes = (1, 8, 32) if device.type == "cpu" else (1, 32, 128)
-    versions = {f"batch {batch}": ours(batch) for batch in sizes}
+    versions = {f"batch {batch}": ours(name, batch, device) for batch in sizes}
     once = by_hand[name]
     plainly: Work = (lambda i: [once(i * PLAIN + n) for n in range(PLAIN)], PLAIN)
     return against(f"{name} {side}->{kept // 4}", "images", plainly, versions, calls, device)
-
-
-ISP = {"type": "pipeline", "steps": {"isp": {"type": "isp"}, "fit": {"type": "every_nth"}}}
-"""The camera step alone, but for the cheapest way to the final size."""
 
 
 def rows_against(name: str, checkout: Path, calls: int) -> Iterator[Row]:

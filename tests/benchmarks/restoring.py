@@ -23,9 +23,13 @@ COUNT, CONTEXT = 3, 10
 """Images in a call, and what a tile sees around it."""
 
 
-def rows(calls: int, device: torch.device) -> list[Row]:
+TINY = ({"type": "srvgg", "scale": 2, "num_feat": 8, "num_conv": 1}, (48, 64), 32)
+"""To try the script itself."""
+
+
+def rows(calls: int, device: torch.device, tiny: bool = False) -> list[Row]:
     """Three images in tiles, in every precision; also compiled on a GPU."""
-    options, (height, width), tile = SMALL if device.type == "cpu" else FULL
+    options, (height, width), tile = TINY if tiny else SMALL if device.type == "cpu" else FULL
     image = (synthetic_batch(1, height, width, 0)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     megapixels = COUNT * height * width / 1e6
 

@@ -1,13 +1,15 @@
-"""Training steps on a cached batch: as train.py does them with an option file's settings, and plainly."""
+"""Training steps on a batch at hand: as train.py does them with an option file's settings, and plainly."""
 
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.source import Source, SourceEntry
 from data.training import Mix, TrainingSet, degrade
@@ -15,7 +17,7 @@ from degradations import Batch
 from models.stages.stage import Memo, Stage
 from models.training.building import build_stage
 from models.training.experiment import Experiment, check_experiment
-from tests.benchmarks.measuring import Row, against
+from tests.benchmarks.measuring import Row, Work, against
 from tests.golden.training_inputs import synthetic_batch
 from tests.helpers import ROOT
 from tests.stage_runs import trainer_of
@@ -48,20 +50,37 @@ class Synthetic(Source):
         return self.images[index]
 
 
-def rows(recipe: str, calls: int, device: torch.device) -> list[Row]:
-    """Every stage of a recipe."""
+def rows(recipe: str, calls: int, device: torch.device, arithmetic: bool = False) -> list[Row]:
+    """Every stage of a recipe: plain, ours, and ours degrading its batch before; with `arithmetic` also how many
+    10^12 multiplications and additions a second ours does."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         overrides = [] if device.type == "cpu" else ["data.batch_size=16"]
         tree = option_files.load(ROOT / "options" / f"{recipe}.yml", overrides)
         for name in tree["stages"]:
             experiment = check_experiment(alone(tree, name, Path(folder)), recipe)
-            batch = cached(experiment, name, device)
+            raw, mix = undegraded(experiment, name, device)
+            batch = degrade(raw, mix.degradations, device)
             trainer = entered(experiment, name, device)
+
+            def degrading(_: int, raw: Batch = raw, mix: Mix = mix, trainer: Trainer = trainer) -> object:
+                return allowing(True, trainer.train_step, [degrade(raw, mix.degradations, device)])
+
             ours, plain = trainer.train_step, PlainStep(experiment, name, device)
-            versions = {"ours": (lambda _, ours=ours, batch=batch: allowing(True, ours, [batch]), 1)}
+            versions: dict[str, Work] = {"ours": (lambda _, ours=ours, batch=batch: allowing(True, ours, [batch]), 1)}
+            versions["ours, degrading"] = (degrading, 1)
             once = (lambda _, plain=plain, batch=batch: allowing(False, plain, batch), 1)
-            found += against(f"{recipe} {name}", "steps", once, versions, calls, device)
+            measured = against(f"{recipe} {name}", "steps", once, versions, calls, device)
+            found += measured
+            if arithmetic:
+                with FlopCounterMode(display=False) as counter:
+                    allowing(True, ours, [batch])
+                trillions = counter.get_total_flops() / 1e12
+                found += [
+                    replace(
+                        measured[1], version="ours, arithmetic", unit="10^12", by_clock=measured[1].by_clock * trillions
+                    )
+                ]
     return found
 
 
@@ -80,14 +99,13 @@ def alone(tree: Mapping[str, object], name: str, folder: Path) -> dict[str, obje
     return {**changed, "stages": {name: stage}}
 
 
-def cached(experiment: Experiment, name: str, device: torch.device) -> Batch:
-    """A degraded batch on the device."""
+def undegraded(experiment: Experiment, name: str, device: torch.device) -> tuple[Batch, Mix]:
+    """A batch with its plans, and what degrades it."""
     degradation = experiment.degradation.component(scale=experiment.scale)
     mix = Mix((SourceEntry(Synthetic(8, experiment.data.crop_size)),), ("synthetic",), (degradation,))
     stage, size = build_stage(experiment, name, alone_on(device)), experiment.batch_size(name)
     how = {"stage": name, "batch_size": size, "views": stage.views, "positive": stage.positive}
-    batch = TrainingSet(mix, experiment.data, seed=0, in_worker=True, **how).__getitems__(range(size))
-    return degrade(batch, (), device)
+    return TrainingSet(mix, experiment.data, seed=0, in_worker=False, **how).__getitems__(range(size)), mix
 
 
 def entered(experiment: Experiment, name: str, device: torch.device) -> Trainer:
