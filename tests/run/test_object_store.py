@@ -58,6 +58,18 @@ def test_killed_on_one_machine_it_goes_on_on_another(tmp_path: Path, monkeypatch
         assert all(b"geheim" not in content for content in (*written, second.stdout.encode(), second.stderr.encode()))
 
 
+def test_a_run_goes_on_when_its_folder_becomes_shards(tmp_path: Path) -> None:
+    images, out = pictures(tmp_path / "images"), tmp_path / "set"
+    tree = option_tree(images, psnr=3, gan=2)
+    options = write_options(tmp_path / "folder.yml", tree)
+    expected = finished(options, tmp_path / "expected")
+    finished(options, tmp_path / "runs", "--stage", "psnr")
+    assert prepare(["shards", str(images), "--out", str(out), "--workers", "1"]) == 0
+    tree["data"]["train"]["pictures"] = {"type": "shards", "root": str(out)}
+    done = finished(write_options(tmp_path / "shards.yml", tree), tmp_path / "runs")
+    assert_equal_states(final_states(done.folder), final_states(expected.folder))
+
+
 def test_too_many_unreadable_images_end_a_run_with_everything_saved(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images")
     out = tmp_path / "set"

@@ -108,6 +108,19 @@ def test_only_what_is_needed_is_read(folder: Path, proxy: Proxy) -> None:
     assert proxy.counts == {"GET": 1, "bytes": Path(Folder(str(folder)).name(3)).stat().st_size}
 
 
+def test_ranks_read_what_their_samples_need_and_nothing_twice(folder: Path, proxy: Proxy, tmp_path: Path) -> None:
+    """Two ranks of a node share its cache; an epoch is one request an image."""
+    sources = [build(root=ROOT, cache=str(tmp_path / "cache")) for _ in range(2)]
+    mixes = [Mix((SourceEntry(s),), ("mine",), (DEGRADATIONS.build("bicubic", scale=2),)) for s in sources]
+    options = DataOptions(train={}, crop_size=32, batch_size=12)
+    proxy.counts.clear()
+    for rank, mix in enumerate(mixes):
+        drawn = TrainingSet(mix, options, seed=3, stage="psnr", batch_size=12, in_worker=False)
+        for numbers in StepSampler(12, 1, 2, rank, 2):  # 24 images in all
+            drawn.__getitems__(numbers)
+        assert proxy.counts["GET"] == 12 * (rank + 1)
+
+
 def test_runs_of_neighbours_are_one_request(folder: Path, proxy: Proxy, tmp_path: Path) -> None:
     source = build(root=ROOT, cache=str(tmp_path / "cache"), locality=8)
     proxy.counts.clear()
