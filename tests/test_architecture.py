@@ -188,7 +188,7 @@ def test_importing_models_is_light() -> None:
 
 NOT_FOR_ALL = (
     *("data.prepare", "degradations.kernelgan", "models.embedding", "models.publishing", "models.ablating"),
-    *("matplotlib", "scipy", "torchvision", "triton", "tensorboard"),
+    *("matplotlib", "scipy", "torchvision", "triton", "tensorboard", "fsspec"),
 )
 
 

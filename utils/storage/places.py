@@ -10,14 +10,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import fsspec
-from fsspec import AbstractFileSystem
 
 from utils.options.fields import OptionError
 from utils.storage.files import located, replace_bytes, sync_folder
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 TRIES, FIRST_WAIT = 6, 0.1
 """Of a remote file; each wait is three times the one before, 12 s altogether."""
@@ -79,6 +79,8 @@ class Place:
     def _files(self, anew: bool = False) -> AbstractFileSystem:
         """Return this process's file system: a fork must not use its parent's connections, and one that is opened anew
         asks for credentials again."""
+        import fsspec  # only runs that have URLs, or tar files, pay for it
+
         if anew or self._opened is None or self._owner != os.getpid():
             protocol = self.root.partition("://")[0] if self.remote else "file"
             options = {**_OPTIONS.get(protocol, {}), "use_listings_cache": False, "skip_instance_cache": anew}
