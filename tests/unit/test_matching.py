@@ -11,15 +11,18 @@ from scipy.ndimage import gaussian_filter
 from data.prepare.__main__ import main
 from data.prepare.match import FITTED
 from data.prepare.matching.distances import Traced, compare
+from data.prepare.matching.fit import drawn_ranges
 from data.prepare.matching.traces import TRACES, traces
 from data.prepare.matching.windows import measure_degraded
 from data.sources.photos import Photos
 from degradations import check_degradation, load_degradation
+from degradations.pipeline import Pipeline
 from tests.benchmarks.attribution import PIPELINES, attributed, blurred, pipelines
 from tests.helpers import SHARED
 from utils.images.files import from_tensor, image_files, read_image, to_tensor, to_uint8, write_image
 from utils.logging import Console
 from utils.options import files
+from utils.options.components import flat
 from utils.seeding import generator
 
 NAMES = list(TRACES)
@@ -173,6 +176,26 @@ def test_twenty_pipelines_are_told_apart() -> None:
     ruled_out = [name for name, ranking in found.items() if ranking[name].nearest < 0.025]
     assert not ruled_out
     assert sum(next(iter(ranking)) == name for name, ranking in found.items()) >= 16
+
+
+def test_the_ranges_of_every_pipeline_have_a_place() -> None:
+    found: dict[str, set[str]] = {}
+    for name, options in PIPELINES.items():
+        spec, _ = check_degradation(options, 2)
+        pipeline = spec.build(scale=2)
+        assert isinstance(pipeline, Pipeline)
+        plans = [pipeline.sample(generator(3, number), (192, 192)) for number in range(30)]
+        for where, drawn in drawn_ranges(spec, pipeline, plans).items():
+            current = flat(spec.values)[where]
+            low, high = (-np.inf, np.inf) if current is None else current.at(0)
+            values = np.concatenate([*drawn.values()])
+            assert (values >= low - 1e-9).all() and (values <= high + 1e-9).all(), (name, where)
+            found.setdefault(name, set()).add(where)
+    assert {"orders.first.noise.of.gaussian.level_range", "final.jpeg.quality_range"} <= found["realesrgan"]
+    assert "orders.second.blur.sigma_range" in found["realesrgan"]
+    assert {"steps.noise.log_peak_range", "steps.blur.sigma_range"} <= found["blur, Poisson"]
+    assert {"steps.blur.variance_range", "steps.final_jpeg.quality_range"} <= found["bsrgan"]
+    assert "steps.blur.of.gaussian.variance_range" in found["classical"], "left out in the file, it has a default"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def narrowed(
     told, seen = (_terms(metric(folder.values)) for folder in (draws, photos))
     _, which, windows = np.unique(photos.image, return_inverse=True, return_counts=True)
     found = []
-    for where, by_plan in _drawn(spec, pipeline, plans).items():
+    for where, by_plan in drawn_ranges(spec, pipeline, plans).items():
         if len(by_plan) < _LEAST:
             continue
         values = [np.asarray(drawn) for drawn in by_plan.values()]
@@ -123,7 +123,9 @@ def _rounded(low: float, high: float, whole: bool) -> tuple[float, float]:
 # --- which drawn values a range is of --------------------------------------------------------------------------------
 
 
-def _drawn(spec: Spec[Degradation], pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, dict[int, list[float]]]:
+def drawn_ranges(
+    spec: Spec[Degradation], pipeline: Pipeline, plans: Sequence[Plan]
+) -> dict[str, dict[int, list[float]]]:
     """Return by the place of each range below the degradation: by plan, what it drew of it. Ranges that move with the
     iteration are left out."""
     options = flat(spec.values)
