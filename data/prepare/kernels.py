@@ -131,7 +131,13 @@ def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
         name: flaws(kernel, pool.settings.scale) + ["loss"] * bool(worse)
         for (name, kernel), worse in zip(kernels.items(), outlying(losses), strict=True)
     }
-    accepted = [not faults[name] for name in estimates]
+    good = {name for name, of_one in faults.items() if not of_one}
+    if not good and (good := {name for name, of_one in faults.items() if of_one == ["irregular"]}):
+        console.warn(
+            f"{pool.file}: no kernel is without flaw, so {len(good)} are taken that are irregular alone, which "
+            f"mostly prove wrong; look at {pool.file.stem}.png"
+        )
+    accepted = [name in good for name in estimates]
     size = max(kernel.shape[0] for kernel in kernels.values())  # the frame grows with the shift of the alignment
     content = io.BytesIO()
     np.savez_compressed(
@@ -145,8 +151,8 @@ def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
         version=np.array(str(VERSION)),
     )
     replace_bytes(pool.file, content.getvalue())
-    write_image(pool.file.with_suffix(".png"), _sheet(kernels, faults))
-    for name in (name for name in estimates if mat is not None and not faults[name]):
+    write_image(pool.file.with_suffix(".png"), _sheet(kernels, faults, good))
+    for name in (name for name in estimates if mat is not None and name in good):
         assert mat is not None
         stem = Path(name).name
         (mat / name).mkdir(parents=True, exist_ok=True)
@@ -162,10 +168,10 @@ def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
     console.info(f"{pool.file}: {sum(accepted)} kernels; look at {pool.file.stem}.png")
 
 
-def _sheet(kernels: Mapping[str, np.ndarray], faults: Mapping[str, list[str]]) -> np.ndarray:
+def _sheet(kernels: Mapping[str, np.ndarray], faults: Mapping[str, list[str]], good: set[str]) -> np.ndarray:
     cells = []
-    for good in (True, False):
-        for name in [name for name in kernels if (not faults[name]) == good][:_SHOWN]:
+    for taken in (True, False):
+        for name in [name for name in kernels if (name in good) == taken][:_SHOWN]:
             levels = np.rint(255 * (kernels[name] / kernels[name].max()).clip(0, 1)).astype(np.uint8)
-            cells.append((levels[..., None].repeat(3, axis=2), " ".join([Path(name).name, *faults[name]]), good))
+            cells.append((levels[..., None].repeat(3, axis=2), " ".join([Path(name).name, *faults[name]]), taken))
     return judged(cells, columns=12)

@@ -39,7 +39,7 @@ def picture(level: int, *shape: int, dtype: type = np.uint8) -> np.ndarray:
 
 
 class StandIn:
-    """Gaussians of sigma level / 100; level 0 gives two peaks, level 1 a wide one, level 2 a large loss."""
+    """Gaussians of sigma level / 100; level 0 gives two peaks, 1 a wide one, 2 a large loss, 3 a lower hill."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -63,6 +63,8 @@ class StandIn:
         raw = isotropic_gaussian(13, {1: 5.0, 2: 1.0}.get(level, level / 100 or 1.0))
         if level == 0:
             raw = np.roll(raw, -4, 0) + np.roll(raw, 4, 0)
+        if level == 3:
+            raw = raw + 0.45 * np.roll(raw, (4, -3), (0, 1))
         # Kernels that move farther have larger frames.
         kernel = moved_to_centre(np.roll(raw, -2 * (level == 99), 0), scale)
         return Estimate(kernel / kernel.sum(), raw, {"gan": 0.5, "total": 9.0 if level == 2 else 1 + level / 1e4})
@@ -152,6 +154,18 @@ def test_ranks_share_the_work(source: Path, tmp_path: Path, estimator: StandIn) 
         kernel_pool.collect_kernels(settings, source, tmp_path / f"pool{rank}", processes, Console(1))
     assert [sum(estimator.batches[:1], []), sum(estimator.batches[1:], [])] == [alone[::2], alone[1::2]]
     assert not (tmp_path / "pool1" / "kernels_x2.npz").exists()  # the main one gathers
+
+
+def test_irregular_kernels_are_taken_where_there_are_no_others(
+    tmp_path: Path, estimator: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may be right, as of shake, and the training that waits for them goes on."""
+    for level, accepted in ((3, [True]), (100, [False, True])):
+        write_image(tmp_path / "src" / f"{level:03}.png", picture(level, 64, 64, 3))
+        assert run(tmp_path / "src", tmp_path / "pool") == 0
+        assert ("1 are taken that are irregular alone" in capsys.readouterr().err) == (level != 100)
+        with np.load(tmp_path / "pool" / "kernels_x2.npz", allow_pickle=False) as pool:
+            assert pool["accepted"].tolist() == accepted and "irregular" in pool["flaws"]
 
 
 def test_empty_pools_are_refused(
