@@ -53,15 +53,16 @@ class Variant(PatchEncoder):
         return self.last.softmax(1)
 
 
-def pairs(folder: Path, count: int) -> Tensor:
-    """Return crops (count, 2, 3, 48, 48) of two photographs each, degraded alike but for the noise."""
+def pairs(folder: Path, count: int, same_image: bool) -> Tensor:
+    """Return crops (count, 2, 3, 48, 48) of one photograph or of two each, degraded alike but for the noise."""
     degradation = load_degradation({"type": "gaussian", "steps": STEPS}, 2)
     images = [to_tensor(read_image(path)) for path in image_files(folder)]
     made = []
     for number in range(count):
         rng, views = sample_stream(0, "codebook", number), []
-        for plan in degradation.sample(rng, (CROP, CROP)).views(2):
-            image = images[int(rng.integers(len(images)))]
+        chosen = [images[i] for i in rng.integers(len(images), size=2)]
+        for view, plan in enumerate(degradation.sample(rng, (CROP, CROP)).views(2)):
+            image = chosen[0 if same_image else view]
             top, left = (int(rng.integers(side - CROP + 1)) for side in image.shape[-2:])
             views.append(degradation.apply(image[None, :, top : top + CROP, left : left + CROP], [plan]).lq[0])
         made.append(torch.stack(views))
@@ -73,12 +74,12 @@ def perplexity(shares: Tensor) -> float:
     return float((-(shares * (shares + 1e-12).log()).sum(1)).exp().mean())
 
 
-def learned(how: str, data: Tensor, iterations: int, rate: float, rows: int) -> Iterator[list[object]]:
+def learned(how: str, data: Tensor, iterations: int, rate: float, rows: int, queue: int) -> Iterator[list[object]]:
     """Train, and yield a line every so often."""
     torch.manual_seed(0)
     encoder = Variant(16, rows, "local")
     encoder.how = how
-    keys = KeyEncoder(encoder, encoder.dimension, 2048)
+    keys = KeyEncoder(encoder, encoder.dimension, queue)
     optimizer = torch.optim.Adam(encoder.parameters(), rate, (0.9, 0.99))
     order, seen = np.random.default_rng(0), data[:64, 0]
     for iteration in range(iterations + 1):
@@ -109,13 +110,15 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--same-image", action="store_true", help="crops of one photograph, as released")
+    parser.add_argument("--queue", type=int, default=2048, help="keys; at first they are random directions")
     parser.add_argument("--variants", nargs="+", default=["released", "scaled", "cosine"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data, console = pairs(options.photos, 1088), Console()
+    data, console = pairs(options.photos, 1088, options.same_image), Console()
     heads = ["logits", "iteration", "used", "of an image", "apart", "logit"]
     for how in options.variants:
-        found = learned(how, data, options.iterations, options.rate, options.rows)
+        found = learned(how, data, options.iterations, options.rate, options.rows, options.queue)
         console.info(table(heads, [[f"{v:.3g}" if isinstance(v, float) else v for v in line] for line in found]))
 
 
