@@ -1,4 +1,4 @@
-"""Loading crops in one process: images per second from photographs, from tiles and from LMDB."""
+"""Loading crops in one process: images per second from photographs (decoded each time, or kept), tiles and LMDB."""
 
 import random
 import shutil
@@ -10,6 +10,7 @@ import lmdb
 import numpy as np
 import torch
 
+from data.cache import ImageCache
 from data.prepare.convert import convert
 from data.prepare.lmdb import write_database
 from data.prepare.tiles import Tiles
@@ -18,7 +19,7 @@ from data.sources.folder import Folder
 from data.sources.lmdb import Lmdb
 from data.training import DataOptions, Mix, TrainingSet
 from degradations import DEGRADATIONS
-from tests.benchmarks.measuring import Row, against
+from tests.benchmarks.measuring import Row, Work, against
 from tests.golden.training_inputs import synthetic_batch
 from utils.images.files import image_files, write_image
 from utils.logging import Console
@@ -28,31 +29,41 @@ CROP, BATCH, PHOTO = 256, 8, (1356, 2040)
 
 
 def rows(calls: int) -> list[Row]:
-    """The three kinds of storage; the device has no part in it."""
+    """All kinds of storage; the device has no part in it."""
     found, silent = [], Console(rank=1)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for i, image in enumerate(synthetic_batch(2, *PHOTO, 0)):
-            write_image(folder / "photos" / f"{i}.png", (image.permute(1, 2, 0).numpy() * 255).astype(np.uint8))
-        convert(Tiles(480, 240, 0), folder / "photos", folder / "tiles", "", 0, silent)
+            for kind in ("png", "jpg"):
+                photo = (image.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+                write_image(folder / kind / f"{i}.{kind}", photo)
+        convert(Tiles(480, 240, 0), folder / "png", folder / "tiles", "", 0, silent)
         write_database(folder / "tiles", folder / "tiles.lmdb", "", 0, silent)
         shutil.copytree(folder / "tiles.lmdb", folder / "plain.lmdb")  # LMDB opens none twice in a process
         sources: dict[str, Source] = {
-            "PNG": Folder(str(folder / "photos")),
+            "PNG": Folder(str(folder / "png")),
+            "JPEG": Folder(str(folder / "jpg")),
             "tiles of 480 px": Folder(str(folder / "tiles")),
             "tiles in LMDB": Lmdb(str(folder / "tiles.lmdb")),
         }
         for name, source in sources.items():
-            mix = Mix((SourceEntry(source),), (name,), (DEGRADATIONS.build("bicubic", scale=4),))
-            options = DataOptions(train={}, crop_size=CROP, batch_size=BATCH)
-            ours = TrainingSet(mix, options, seed=0, stage="", batch_size=BATCH, in_worker=False)
-            stored = folder / ("plain.lmdb" if "LMDB" in name else "tiles" if "tiles" in name else "photos")
-            work = (lambda i, ours=ours: ours.__getitems__(range(i * BATCH, (i + 1) * BATCH)), BATCH)
+            versions = {"ours": loaded(source)}
+            if name in ("PNG", "JPEG"):
+                kept = Folder(str(folder / ("png" if name == "PNG" else "jpg")))
+                kept.cache = ImageCache(folder / "cache")
+                versions["ours, data.cache"] = loaded(kept)
+            stored = folder / {"PNG": "png", "JPEG": "jpg", "tiles in LMDB": "plain.lmdb"}.get(name, "tiles")
             plain = (PlainLoader(stored), 1)
-            found += against(
-                f"crops of {CROP} px from {name}", "images", plain, {"ours": work}, calls, torch.device("cpu")
-            )
+            found += against(f"crops of {CROP} px from {name}", "images", plain, versions, calls, torch.device("cpu"))
     return found
+
+
+def loaded(source: Source) -> Work:
+    """Load a batch of crops a call."""
+    mix = Mix((SourceEntry(source),), ("photos",), (DEGRADATIONS.build("bicubic", scale=4),))
+    options = DataOptions(train={}, crop_size=CROP, batch_size=BATCH)
+    crops = TrainingSet(mix, options, seed=0, stage="", batch_size=BATCH, in_worker=False)
+    return lambda i: crops.__getitems__(range(i * BATCH, (i + 1) * BATCH)), BATCH
 
 
 class PlainLoader:

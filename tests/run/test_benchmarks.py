@@ -24,7 +24,7 @@ def test_every_kind_of_benchmark_runs(tmp_path: Path) -> None:
     for row in found["rows"]:
         compared.setdefault(row["what"], []).append(row["version"])
         assert row["by_clock"] > 0 and (row["times_plain"] == 1 or row["version"] != "plain")
-    assert len(compared) == 6 and all(versions[0] == "plain" and len(versions) > 1 for versions in compared.values())
+    assert len(compared) == 7 and all(versions[0] == "plain" and len(versions) > 1 for versions in compared.values())
     assert all(what in run.stdout for what in compared)
 
 
