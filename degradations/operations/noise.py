@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import pi, prod, sqrt
+from math import pi, sqrt
 from typing import Literal
 
 import cv2
@@ -20,20 +20,13 @@ from utils.seeding import draw_seed, random_bits, random_words, torch_generator
 def normal_fields(images: Ragged, seeds: Sequence[int], planes: Sequence[int]) -> Tensor:
     """Draw standard normal fields (B, P, H, W), each from its own seed; image i uses the first `planes[i]` planes.
 
-    By Box and Muller, two values from two random words. On the CPU each field has its own generator, on a device all
-    are one expression.
+    On the CPU each has its own generator. On a device all are one expression: Box and Muller's, two values from the
+    random bits of each pair of columns.
     """
     if images.one_by_one:
         each = zip(images.sizes, seeds, planes, strict=True)
-        return Ragged.pack([_normal_field((n, *size), seed) for size, seed, n in each]).data
+        return Ragged.pack([torch.randn((n, h, w), generator=torch_generator(seed)) for (h, w), seed, n in each]).data
     return normal_fields_batched(images, seeds, max(planes))
-
-
-def _normal_field(shape: tuple[int, ...], seed: int) -> Tensor:
-    first, second = torch.from_numpy(random_words(seed, prod(shape)).view(np.int32)).view(2, -1)
-    radius = first.bitwise_and_(2**31 - 1).float().add_(0.5).mul_(2**-31).log_().mul_(-2).sqrt_()
-    angle = second.float().mul_(2 * pi / 2**32)
-    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])[: prod(shape)].view(shape)
 
 
 def normal_fields_batched(images: Ragged, seeds: Sequence[int], planes: int) -> Tensor:
