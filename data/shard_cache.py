@@ -90,6 +90,7 @@ class Cache:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # of the opened file, so also between threads
             yield
         finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a worker that was forked meanwhile has the file open, too
             os.close(descriptor)
 
     def _path(self, key: str) -> Path:

@@ -1,5 +1,6 @@
 """Shards in object storage: a real S3 server, behind a proxy that adds latency and faults."""
 
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -262,6 +263,18 @@ def test_two_writers_and_a_kill_leave_whole_files_within_the_size(tmp_path: Path
     found = [cache.get(str(number), whole) for number in range(300)]
     assert any(found) and all(len(content) == 5000 for content in found if content is not None)
     assert int((tmp_path / "total").read_text()) == stored(tmp_path)
+
+
+def test_a_fork_does_not_keep_a_lock(tmp_path: Path) -> None:
+    """Workers may be forked while a thread of their parent has one."""
+    cache = Cache(str(tmp_path), 1000)
+    with cache.lock("total"):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    with (tmp_path / "locks" / "total").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    worker.kill()
+    worker.join()
 
 
 def test_a_cache_that_serves_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
