@@ -18,7 +18,7 @@ from utils.images.encoders import Form, png_chunk, png_head
 from utils.images.files import ImageError, Picture, picture_of
 from utils.images.header import Header
 
-_BAND = 2**24  # bytes of pixels that are decoded at once
+_BAND = 2**21  # bytes of pixels that are decoded at once, in some five copies
 _LARGEST_SEGMENT = 2**26  # of a TIFF's strip or row of tiles
 
 
