@@ -157,7 +157,7 @@ def restored_bands(
         threaded: call the network in a thread, for the next tiles while the last ones are put together.
 
     Yields:
-        (B, D, n, w·scale) float32 on the CPU, n up to 16·scale; the bands' heights add up to h·scale. With tiles, the
+        (B, D, n, w·scale) float32 on the CPU, n up to 4·scale; the bands' heights add up to h·scale. With tiles, the
         network's memory depends on them alone, and beside it no more than a row of tiles is held.
 
     Raises:
@@ -177,23 +177,25 @@ def restored_bands(
         return list(sr.chunk(len(group)))
 
     tiles = chain.from_iterable((one_ahead if threaded else map)(run, product(rows, _groups(columns, batch))))
-    band: Tensor | None = None
+    above: list[Tensor] = []  # what the rows so far gave to the next, handed over so that it is not held twice
     for (top, down), below in zip(rows, [*(start for start, _ in rows[1:]), height], strict=True):
-        row = _row(down, columns, scale, tiles, band)
-        done, band = row[..., : (below - top) * scale, :], row[..., (below - top) * scale :, :].clone()
+        row = _row(down, columns, scale, tiles, above)
+        done = row[..., : (below - top) * scale, :]
+        above.append(row[..., (below - top) * scale :, :].clone())
         # As copies: a view that someone still looks at would keep this row beside the next.
-        yield from (part[..., : width * scale].clone() for part in done.split(16 * scale, -2) if part.shape[-2])
+        yield from (part[..., : width * scale].clone() for part in done.split(4 * scale, -2) if part.shape[-2])
         del row, done
 
 
-def _row(down: Tensor, columns: Sequence[Window], scale: int, tiles: Iterator[Tensor], above: Tensor | None) -> Tensor:
+def _row(down: Tensor, columns: Sequence[Window], scale: int, tiles: Iterator[Tensor], above: list[Tensor]) -> Tensor:
     """Weight a row of tiles and add it up, on what the row above gave to its first lines."""
     row: Tensor | None = None
     for (left, across), sr in zip(columns, tiles, strict=False):  # what is left of the tiles is for the next rows
         if row is None:
             row = sr.new_zeros(*sr.shape[:-1], columns[-1][0] * scale + len(columns[-1][1]))
-            if above is not None:
-                row[..., : above.shape[-2], :] = above
+            if above:
+                row[..., : above[0].shape[-2], :] = above[0]
+                above.clear()
         row[..., left * scale :][..., : len(across)] += (sr * down[:, None]).mul_(across)
     assert row is not None
     return row
