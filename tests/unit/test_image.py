@@ -295,7 +295,7 @@ def test_records_of_a_preparation_are_not_named_as_left_out(tmp_path: Path) -> N
         (tmp_path / name).touch()
     assert list_images(tmp_path).remark == ""
     (tmp_path / ".other").touch()
-    assert list_images(tmp_path).remark.endswith("1 files are left out, not images by their names: 1 hidden (.other)")
+    assert list_images(tmp_path).remark.endswith("1 file is left out, not images by their names: 1 hidden (.other)")
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

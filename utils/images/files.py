@@ -217,7 +217,8 @@ class Listing:
         """What is left out and why, or nothing."""
         count = sum(map(len, self.others.values()))
         kinds = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in sorted(self.others.items()))
-        return f"{self.root}: {count} files are left out, not images by their names: {kinds}" * bool(count)
+        files = "1 file is" if count == 1 else f"{count} files are"
+        return f"{self.root}: {files} left out, not images by their names: {kinds}" * bool(count)
 
 
 def changes(headers: Iterable[tuple[str, Header]]) -> list[str]:
