@@ -58,6 +58,7 @@ def test_killed_on_one_machine_it_goes_on_on_another(tmp_path: Path, monkeypatch
         assert all(b"geheim" not in content for content in (*written, second.stdout.encode(), second.stderr.encode()))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_folder_becomes_shards(tmp_path: Path) -> None:
     images, out = pictures(tmp_path / "images"), tmp_path / "set"
     tree = option_tree(images, psnr=3, gan=2)

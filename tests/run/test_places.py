@@ -23,6 +23,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.slow
 def test_a_run_is_where_one_stands_and_so_is_its_next_command(home: Path) -> None:
     """The repository may lie elsewhere; what is printed runs as printed."""
     (home / "repository").symlink_to(ROOT)

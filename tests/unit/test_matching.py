@@ -209,6 +209,7 @@ def degrade(photos: Path, out: Path, options: dict[str, Any]) -> None:
         write_image(out / f"{path.stem}.png", to_uint8(from_tensor(degradation.apply(gt, [plan]).lq[0])))
 
 
+@pytest.mark.slow
 def test_the_command_ranks_draws_and_fits(
     crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
