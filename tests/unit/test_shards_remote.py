@@ -257,12 +257,14 @@ def test_two_writers_and_a_kill_leave_whole_files_within_the_size(tmp_path: Path
     ]
     for writer in writers:
         writer.start()
-    for _ in range(20):
-        time.sleep(0.02)
-        assert stored(tmp_path) <= 200_000 + 2 * 5000  # what is being written aside
-    for writer in writers:
-        os.kill(writer.pid or 0, signal.SIGKILL)
-        writer.join()
+    try:
+        for _ in range(20):
+            time.sleep(0.02)
+            assert stored(tmp_path) <= 200_000 + 2 * 5000  # what is being written aside
+    finally:
+        for writer in writers:
+            os.kill(writer.pid or 0, signal.SIGKILL)
+            writer.join()
     cache = Cache(str(tmp_path), 200_000)
     assert stored(tmp_path) <= 200_000
     found = [cache.get(str(number), whole) for number in range(300)]
