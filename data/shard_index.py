@@ -79,8 +79,10 @@ class TarIndex:
     def from_json(cls, content: bytes) -> TarIndex:
         """Read an index. Raises ValueError for what is none."""
         tree = json.loads(content)
-        if tree.pop("version", None) != VERSION:
+        if not isinstance(tree, dict) or tree.pop("version", None) != VERSION:
             raise ValueError(f"expected an index of version {VERSION}")
+        if tree.keys() != cls.__dataclass_fields__.keys():
+            raise ValueError(f"expected an index of {', '.join(cls.__dataclass_fields__)}")
         return cls(**tree)
 
 

@@ -104,9 +104,17 @@ def _made_before(place: Place, shards: Sequence[Shard]) -> dict[str, bytes]:
     for shard in shards:
         if index_name(shard.tar) in there and shard.tar in there:
             content = place.read(index_name(shard.tar))
-            if TarIndex.from_json(content).made_of == shard.made_of:
+            if (index := _sound(content)) is not None and index.made_of == shard.made_of:
                 found[shard.tar] = content
     return found
+
+
+def _sound(content: bytes) -> TarIndex | None:
+    """Read an index that was made before; None for a damaged one, which is made anew."""
+    try:
+        return TarIndex.from_json(content)
+    except ValueError:
+        return None
 
 
 def finish(place: Place, indices: dict[str, bytes], console: Console, tars: str | None = None) -> None:
@@ -250,8 +258,10 @@ def index_tars(root: str, out: str | None, workers: int, console: Console) -> in
         raise OptionError(f"{root}: there are no files called *.tar")
     there, indices, failed = target.names(), dict[str, bytes](), 0
     for tar, size in tars.items():
-        if index_name(tar) in there and TarIndex.from_json(content := target.read(index_name(tar))).bytes == size:
-            indices[tar] = content
+        if index_name(tar) in there:
+            index = _sound(content := target.read(index_name(tar)))
+            if index is not None and index.bytes == size:
+                indices[tar] = content
     todo = [(tar, size) for tar, size in tars.items() if tar not in indices]
     with console.progress(len(tars), initial=len(indices), desc="index") as progress:
         for (tar, _), content in parallel(partial(_scan, root), todo, workers):

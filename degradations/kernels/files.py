@@ -183,10 +183,13 @@ def _from_npy(path: Path) -> list[Any]:
 
 
 def _from_npz(path: Path) -> list[Any]:
-    with np.load(path, allow_pickle=False) as arrays:
-        if "accepted" in arrays:
-            return _accepted(path, arrays)
-        return [kernel for array in arrays.values() for kernel in _unstacked(array)]
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{other[0]} in it is no array")  # NumPy gives the bytes of other members of the archive
+    if "accepted" in arrays:
+        return _accepted(path, arrays)
+    return [kernel for array in arrays.values() for kernel in _unstacked(array)]
 
 
 def _accepted(path: Path, pool: Mapping[str, np.ndarray]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Our parsers as functions of bytes, each with files to begin from, and the errors by which it may refuse."""
 
 import io
+import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from data.shard_index import TarIndex, scan
 from data.sources.lmdb import parse_meta
 from degradations.kernels.files import read_kernels
 from models.network import NETWORKS
@@ -19,7 +21,8 @@ from models.publishing.ncnn import ncnn_files
 from models.weights.load import read_weights, stated_network
 from models.weights.ncnn import identify, parse_graph, read_weight_file
 from tests.unit import test_formats
-from utils.images.files import ImageError, decode_picture
+from utils.images.bands import read_in_bands, why_not_in_bands
+from utils.images.files import ImageError, decode_picture, read_picture, sound_header
 from utils.images.header import parse_header
 from utils.options.fields import OptionError
 from utils.options.files import parse
@@ -51,6 +54,25 @@ def _image(data: bytes) -> None:
     if header.size is not None:
         assert sorted(header.size) == sorted(picture.pixels.shape[:2]), "the header tells another size"
     picture.srgb()
+
+
+def _bands(path: Path) -> None:
+    """Read a file from top to bottom, where that is done, and compare."""
+    header = sound_header(path.read_bytes(), path, max_megapixels=0.05)
+    if why_not_in_bands(header, path) is None:
+        whole = read_picture(path, max_megapixels=0.05).pixels
+        assert np.array_equal(np.concatenate([band.pixels for band in read_in_bands(path, header)]), whole)
+
+
+def _tar() -> bytes:
+    def save(buffer: io.BytesIO) -> None:
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name in ("a.png", "folder/b.jpg", "c.txt"):
+                info = tarfile.TarInfo(name)
+                info.size = len(content := bytes(test_formats.TABLE[next(iter(test_formats.TABLE))].data))
+                tar.addfile(info, io.BytesIO(content))
+
+    return _saved(save)
 
 
 @cache
@@ -118,6 +140,15 @@ _JSON_TEXT = b'{"a": [1, 2.5e3, null, "x // y"], // c\n "b": {"c": true}}'
 _META_TEXTS = [b"0001.png (480,480,3) 1\nfolder/a b.jpg (1,2,3) 1\nplain\n"]
 PARSERS = {
     "image": Parser(_image, lambda: [bytes(file.data) for file in test_formats.TABLE.values()], (ImageError,)),
+    "bands": Parser(
+        _in_a_file("a", _bands), lambda: [bytes(file.data) for file in test_formats.TABLE.values()], (ImageError,)
+    ),
+    "tar": Parser(lambda data: scan("a", io.BytesIO(data), len(data)), lambda: [_tar()], (OptionError,)),
+    "shard_index": Parser(
+        TarIndex.from_json,
+        lambda: [scan("a", io.BytesIO(tar := _tar()), len(tar)).to_json()],
+        (ValueError,),
+    ),
     "ncnn_graph": Parser(
         lambda data: identify(parse_graph(data, "a"), "a"),
         lambda: [_network(kind)[1].encode() for kind in ("srvgg", "rrdbnet")],

@@ -3,8 +3,10 @@
 `python -m tests.fuzzing` does the same for longer, guided by coverage.
 """
 
+import io
 import struct
 import time
+import zipfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -66,6 +68,14 @@ def with_tag(number: int, count: int) -> bytes:
     return bytes(data)
 
 
+def with_text() -> bytes:
+    """An archive with a text among its arrays."""
+    buffer = io.BytesIO(PARSERS["npz"].seeds()[0])
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("accepted", "yes")
+    return buffer.getvalue()
+
+
 GRAPH = PARSERS["ncnn_graph"].seeds()[1].decode()
 ONCE_BROKE = {
     "a TIFF in a circle": ("image", circle()),
@@ -78,6 +88,8 @@ ONCE_BROKE = {
         "pickle",
         PARSERS["pickle"].seeds()[0].replace(b"data.pkl", b"\x90ata.pkl"),
     ),
+    "an archive with a text": ("npz", with_text()),
+    "an index that is a number": ("shard_index", b"0"),
     "an archive of a version to come": ("npz", PARSERS["npz"].seeds()[0].replace(b"PK\1\2-\3-\0", b"PK\1\2-\3\xff\0")),
 }
 

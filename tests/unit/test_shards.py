@@ -102,6 +102,10 @@ def test_several_machines_make_one_set_and_go_on_where_they_stopped(tmp_path: Pa
     assert (out / "000000.tar").stat().st_mtime_ns == before, "made of the same files, so kept"
     assert_same(build(root=str(out)), Folder(str(root)))
 
+    (out / "000000.tar.json").write_text("{")
+    assert prepare([*command, str(out)]) == 0, "a damaged index is made anew"
+    assert_same(build(root=str(out)), Folder(str(root)))
+
 
 def test_whoever_ends_last_ends_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine makes its part while this one works."""
