@@ -7,13 +7,15 @@ import io
 import struct
 import time
 import zipfile
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzzing.parsers import PARSERS
-from tests.unit.test_formats import RGB8, by_tifffile
+from tests.unit.test_formats import GRAY8, RGB8, by_tifffile
 
 SECONDS = 5  # of the processor, for a file of some kilobytes
 
@@ -68,6 +70,15 @@ def with_tag(number: int, count: int) -> bytes:
     return bytes(data)
 
 
+def gray_with(number: int, value: int, **options: Any) -> bytes:
+    """A TIFF of one channel, a tag of which has another value."""
+    data = bytearray(by_tifffile(GRAY8, **options))
+    (first,) = struct.unpack_from("<I", data, 4)
+    at = next(at for at in range(first + 2, len(data), 12) if struct.unpack_from("<H", data, at)[0] == number)
+    struct.pack_into("<H", data, at + 8, value)
+    return bytes(data)
+
+
 def with_text() -> bytes:
     """An archive with a text among its arrays."""
     buffer = io.BytesIO(PARSERS["npz"].seeds()[0])
@@ -80,6 +91,8 @@ GRAPH = PARSERS["ncnn_graph"].seeds()[1].decode()
 ONCE_BROKE = {
     "a TIFF in a circle": ("image", circle()),
     "a TIFF with many widths": ("image", with_tag(256, 20)),
+    "a TIFF without rows": ("image", gray_with(257, 0, photometric="palette", colormap=np.zeros((3, 256), np.uint16))),
+    "a TIFF of 48 bits": ("bands", gray_with(258, 48, photometric="minisblack")),
     "a graph that unshuffles by 0": ("ncnn_graph", GRAPH.replace("0=2", "0=0").encode()),
     "a graph of infinite size": ("ncnn_graph", GRAPH.replace("0=2", "0=1e400").encode()),
     "YAML of an empty number": ("yaml", b"a: !!int ''"),

@@ -37,6 +37,8 @@ def decoded(data: bytes, header: Header) -> np.ndarray:
         array = _by_pillow(data, header)
     if array.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"holds {array.dtype} values; 8 and 16 bit images are supported")
+    if array.size == 0:
+        raise ValueError("has no pixels")
     if array.ndim not in (2, 3) or array.shape[2:] > (4,):
         raise ValueError(f"has the shape {array.shape}; gray, RGB and RGBA are supported")
     return _full_range(array, header)
