@@ -6,6 +6,7 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from tokenize import TokenError
 from uuid import uuid4
 
 import cv2
@@ -50,7 +51,7 @@ class ImageCache:
             stamp = _stamp(path)
         except OSError:
             return read_image(path)  # says what is wrong
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, SyntaxError, TokenError):  # the last two are NumPy's, of a damaged header
             return _mapped(kept, stamp)
         image = read_image(path)
         with suppress(OSError):

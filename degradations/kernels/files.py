@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, pi
 from pathlib import Path
+from tokenize import TokenError  # NumPy's, of a header that is no Python
 from typing import Any
 from zipfile import BadZipFile
 
@@ -138,7 +139,7 @@ def _checked(kernel: np.ndarray, where: str) -> np.ndarray:
 
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryError),
-    *(BadZipFile, zlib.error, struct.error, MatReadError),
+    *(BadZipFile, zlib.error, struct.error, MatReadError, TokenError),
 )
 
 

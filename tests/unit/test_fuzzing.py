@@ -87,6 +87,14 @@ def with_text() -> bytes:
     return buffer.getvalue()
 
 
+def with_half_a_header() -> bytes:
+    """An archive with an array whose header opens a bracket more than it closes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("kernels.npy", b"\x93NUMPY\1\0\x08\0{(('a': \n")
+    return buffer.getvalue()
+
+
 GRAPH = PARSERS["ncnn_graph"].seeds()[1].decode()
 ONCE_BROKE = {
     "a TIFF in a circle": ("image", circle()),
@@ -102,6 +110,7 @@ ONCE_BROKE = {
         PARSERS["pickle"].seeds()[0].replace(b"data.pkl", b"\x90ata.pkl"),
     ),
     "an archive with a text": ("npz", with_text()),
+    "an archive whose array begins with half a line": ("npz", with_half_a_header()),
     "an index that is a number": ("shard_index", b"0"),
     "an archive of a version to come": ("npz", PARSERS["npz"].seeds()[0].replace(b"PK\1\2-\3-\0", b"PK\1\2-\3\xff\0")),
 }

@@ -35,7 +35,10 @@ def why_not_in_bands(header: Header, path: Path) -> str | None:
     if header.kind == "png":
         with path.open("rb") as file:
             return "it is interlaced" if file.read(29)[28] else None
-    return _why_no_strips(path)
+    try:
+        return _why_no_strips(path)
+    except Exception:  # noqa: BLE001 - reading it as a whole says what is wrong
+        return "its tags are of no plain kind"
 
 
 def read_in_bands(path: Path, header: Header) -> Iterator[Picture]:

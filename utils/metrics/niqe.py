@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated
 
 import cv2
@@ -171,7 +172,7 @@ class NiqeModel:
         except FileNotFoundError:
             raise OptionError(f"model: there is no file {path}; {_TWO_WAYS}") from None
         # TypeError: a single array (.npy) has no keys.
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, TypeError, TokenError, zipfile.BadZipFile) as error:
             raise OptionError(f"model: {path} cannot be read as .npz ({error}); {_TWO_WAYS}") from error
         pair = next(((arrays[mean], arrays[cov]) for mean, cov in _KEYS if {mean, cov} <= arrays.keys()), None)
         if pair is None:
