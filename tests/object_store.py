@@ -122,11 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if fault == "truncate":
             content, self.close_connection = content[: len(content) // 2], True
-        if self.command != "HEAD":
-            self.wfile.write(content)
-        with self.proxy.lock:
+        with self.proxy.lock:  # before it is sent: whoever has it finds it counted
             self.proxy.counts[self.command] += 1
             self.proxy.counts["bytes"] += len(content) * (self.command == "GET")
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:  # noqa: ANN401
         pass
