@@ -17,7 +17,6 @@ from utils.images.files import read_image
 from utils.options.fields import OptionError
 
 _HEAD = 4096  # bytes of a photograph that are compared, besides its size and time
-_STAMP = 32  # bytes behind the pixels
 _ABANDONED = 3600  # seconds after which a file that is still being written belongs to a process that was killed
 
 
