@@ -209,10 +209,15 @@ class TrainingSet(Dataset[Batch]):
         images = {index: self._read(source, index) for index in dict.fromkeys(indices)}
         scale = self.mix.degradations[source].scale
         kind = self.mix.entries[source].augment or self.options.augment
-        crops = {index: self._crop(*pair, scale, kind, rng) for index, pair in images.items()}
+        crops = [self._crop(*images[index], scale, rng) for index in indices]
+        turns = {index: draw_augment(rng, kind) for index in images}  # of an image, not of a crop, as DASR released it
+        views = [
+            (augment(gt, *turns[index]), None if lq is None else augment(lq, *turns[index]))
+            for index, (gt, lq) in zip(indices, crops, strict=True)
+        ]
         return Sample(
-            gts=[_to_tensor(crops[index][0]) for index in indices],
-            lqs=[None if (lq := crops[index][1]) is None else _to_tensor(lq) for index in indices],
+            gts=[_to_tensor(gt) for gt, _ in views],
+            lqs=[None if lq is None else _to_tensor(lq) for _, lq in views],
             plans=self._draw(source, number, rng),
             paths=[self.mix.entries[source].source.name(index) for index in indices],
             source=source,
@@ -251,16 +256,15 @@ class TrainingSet(Dataset[Batch]):
         return (reflect_to(gt, crop), None) if lq is None else reflect_pair(gt, lq, crop, degradation.scale)
 
     def _crop(
-        self, gt: np.ndarray, lq: np.ndarray | None, scale: int, kind: Augment, rng: np.random.Generator
+        self, gt: np.ndarray, lq: np.ndarray | None, scale: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Cut out a random square, of a pair on the low-quality grid, and turn it at random."""
+        """Cut out a random square, of a pair on the low-quality grid."""
         crop, step = self.options.crop_size, 1 if lq is None else scale
         top, left = (step * int(rng.integers((side - crop) // step + 1)) for side in gt.shape[:2])
         gt = gt[top : top + crop, left : left + crop]
         if lq is not None:
             lq = lq[top // scale : (top + crop) // scale, left // scale : (left + crop) // scale]
-        turn = draw_augment(rng, kind)
-        return augment(gt, *turn), None if lq is None else augment(lq, *turn)
+        return gt, lq
 
     def _draw(self, source: int, number: int, rng: np.random.Generator) -> list[Plan]:
         """Draw a plan for each view, with its final crop."""

@@ -129,10 +129,7 @@ def convert(c: Conversion, which: str) -> None:
     _degradation(c, a, which)
     root = f"{a['dir_data']}/{a['data_train']}" + ("/HR" if which == "dasr" else "")
     c.put("data.train.hr", {"type": "folder", "root": root}, "dir_data", "data_train")
-    gt_size = a["patch_size"] * scale
-    why = "both views are cut from a part of the image of twice the size"
-    c.put("data.crop_size", 2 * gt_size, "patch_size", why=why)
-    c.put("data.gt_size", gt_size, "patch_size", why="times the scale")
+    c.put("data.crop_size", a["patch_size"] * scale, "patch_size", why="times the scale")
     c.put("data.batch_size", a["batch_size"], "batch_size")
     c.put("data.workers", a["n_threads"], "n_threads")
     c.put("data.augment", "none" if a["no_augment"] else "flips_and_turns", "no_augment")

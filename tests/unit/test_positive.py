@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from data import DATASETS
 from data.training import DataOptions, Mix, TrainingSet, degrade
 from degradations import DEGRADATIONS, Batch, Plan
 from tests.run.tiny import pictures
+from utils.images.files import write_image
 
 SCALE, COUNT = 2, 12
 CROPS = {"bsrgan": 40, "realesrgan": 256, "gaussian": 40}
@@ -47,3 +49,18 @@ def test_views_have_in_common_what_is_asked_for(tmp_path: Path, kind: str, posit
     assert not any(set(seeds(a)) & set(seeds(b)) for a, b in plans), "noise is drawn anew"
     assert sum(a.crop != b.crop for a, b in plans) > 0.8 * COUNT
     assert not any(torch.equal(a, b) for a, b in zip(query.lq, key.lq, strict=True))
+
+
+def test_views_of_one_image_are_cut_from_all_of_it_and_turned_alike(tmp_path: Path) -> None:
+    rows, columns = np.indices((120, 200), dtype=np.uint8)
+    write_image(tmp_path / "places.png", np.stack([rows, columns, rows], 2))
+    spec = DATASETS.check({"type": "folder", "root": str(tmp_path)}, "data.train.a", scale=SCALE)
+    mix = Mix.build({"a": spec}, DEGRADATIONS.build("gaussian", scale=SCALE), SCALE)
+    more: dict[str, Any] = {"seed": 1, "stage": "s", "batch_size": COUNT, "in_worker": False, "views": 2}
+    data = TrainingSet(mix, DataOptions({"a": spec}, crop_size=40, batch_size=COUNT), **more)
+    views = [torch.stack(data.sample(number).gts)[:, :2].int() for number in range(200)]
+    corners = torch.stack([pair.amin((2, 3)) for pair in views])
+    assert corners.amin((0, 1)).max() < 8 and (corners.amax((0, 1)) > torch.tensor([72, 150])).all()
+    apart = ((corners[:, 0] - corners[:, 1]).abs() >= 40).any(1)
+    assert apart.float().mean() == pytest.approx(1 - (1 - 0.5**2) * (1 - 0.75**2), abs=0.12)
+    assert all(torch.equal(*(places - places[:, :, :1, :1] for places in pair[:, None])) for pair in views)
