@@ -6,7 +6,6 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from tokenize import TokenError
 from uuid import uuid4
 
 import cv2
@@ -15,6 +14,7 @@ import PIL
 
 from utils.images.files import read_image
 from utils.options.fields import OptionError
+from utils.storage.files import DAMAGED_ARRAY
 
 _HEAD = 4096  # bytes of a photograph that are compared, besides its size and time
 _ABANDONED = 3600  # seconds after which a file that is still being written belongs to a process that was killed
@@ -50,7 +50,7 @@ class ImageCache:
             stamp = _stamp(path)
         except OSError:
             return read_image(path)  # says what is wrong
-        with suppress(OSError, ValueError, SyntaxError, TokenError):  # the last two are NumPy's, of a damaged header
+        with suppress(OSError, *DAMAGED_ARRAY):
             return _mapped(kept, stamp)
         image = read_image(path)
         with suppress(OSError):

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.source import Source, UnreadableImageError
 from data.sources.folder import read_listed
-from data.training import RefusedImageError, ValidationItem, ValidationSet
+from data.validation import RefusedImageError, ValidationItem, ValidationSet
 from degradations import Plan
 from utils.images.files import from_tensor, image_files, to_float, to_uint8, to_uint16, write_image
 from utils.logging import Console

@@ -1,11 +1,9 @@
-"""From images on disk to batches: reading, cropping, drawing plans, degrading; and the validation sets."""
+"""From images on disk to batches: reading, cropping, drawing plans, degrading."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -21,14 +19,11 @@ from data.source import Augment, Source, SourceEntry, UnreadableImageError, fing
 from degradations import Batch, Degradation, Degraded, Plan, paired_crop
 from utils.options.components import Spec
 from utils.options.fields import Count, OptionError, PositiveInt
-from utils.seeding import sample_stream, step_stream, validation_stream
+from utils.seeding import sample_stream, step_stream
 from utils.storage.files import located
 
 MAX_ATTEMPTS = 50
 """Draws for one sample before the data set counts as unusable."""
-
-END_OF_SCHEDULES = 2**62
-"""An iteration past every schedule."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +211,8 @@ class TrainingSet(Dataset[Batch]):
             for index, (gt, lq) in zip(indices, crops, strict=True)
         ]
         return Sample(
-            gts=[_to_tensor(gt) for gt, _ in views],
-            lqs=[None if lq is None else _to_tensor(lq) for _, lq in views],
+            gts=[to_tensor(gt) for gt, _ in views],
+            lqs=[None if lq is None else to_tensor(lq) for _, lq in views],
             plans=self._draw(source, number, rng),
             paths=[self.mix.entries[source].source.name(index) for index in indices],
             source=source,
@@ -277,7 +272,7 @@ class TrainingSet(Dataset[Batch]):
         return [plan.with_crop(rng, self.options.gt_size) for plan in plans]
 
 
-def _to_tensor(image: np.ndarray) -> Tensor:
+def to_tensor(image: np.ndarray) -> Tensor:
     """Make (3, H, W): uint8 stays, a quarter of the bytes from worker to device; uint16 becomes float32."""
     array = np.ascontiguousarray(image.transpose(2, 0, 1))
     return torch.from_numpy(array) if array.dtype == np.uint8 else torch.from_numpy(array.astype(np.float32) / 65535)
@@ -388,87 +383,3 @@ def augment(image: np.ndarray, flip: bool, turns: int) -> np.ndarray:
     """Turn (H, W, C) counter-clockwise by quarter turns, then flip it upside down."""
     turned = np.rot90(image, turns)
     return turned[::-1] if flip else turned
-
-
-@dataclass(frozen=True)
-class ValidationItem:
-    """One validation image: (1, C, …) tensors on the CPU, with the plan that made it."""
-
-    name: str
-    batch: Batch
-
-    @property
-    def gt(self) -> Tensor:
-        """Return the plain ground truth (1, C, H, W)."""
-        return self.batch.targets["plain"]
-
-
-class RefusedImageError(OptionError):
-    """An image that its degradation cannot be applied to, such as one thinner than a kernel."""
-
-
-class ValidationSet:
-    """Whole images with frozen degradations: they depend on (validation seed, set name, index) alone. `gray` ones have
-    one channel."""
-
-    def __init__(
-        self,
-        name: str,
-        entry: SourceEntry,
-        default: Degradation,
-        *,
-        seed: int,
-        scale: int,
-        section: str = "data.validation",
-        gray: bool = False,
-    ) -> None:
-        self.name, self.entry, self.seed, self.scale, self.gray = name, entry, seed, scale, gray
-        self.degradation = degradation_of(entry, default, scale, f"{section}.{name}")
-
-    def __len__(self) -> int:
-        return len(self.entry.source) * self.entry.repeats
-
-    def remarks(self) -> list[str]:
-        """Say which files are left out and what reading changes in the images."""
-        return self.entry.source.remarks()
-
-    def item_name(self, number: int) -> str:
-        """Return the name of an item: its image's, with a number where one image is degraded several times."""
-        index, again = number % len(self.entry.source), number // len(self.entry.source)
-        path = Path(self.entry.source.name(index))
-        return str(path.with_stem(f"{path.stem}_{again}") if again else path)
-
-    def __getitem__(self, number: int) -> ValidationItem:
-        """Return an image. Raises UnreadableImageError for a file that cannot be read, since a set must be whole, and
-        RefusedImageError for one that the degradation refuses."""
-        source = self.entry.source
-        index = number % len(source)
-        given = source.read_lq(index) if self.degradation.starts_from_lq else None
-        gt, lq = _window(source.read(index), given, self.scale, self.entry.crop, self.entry.multiple)
-        rng = validation_stream(self.seed, self.name, number)
-        # A range that follows a schedule stands at its end: validation does not move with the training.
-        shared = {**self.degradation.draw_shared(rng), "scale": self.scale}
-        path = source.name(index)
-        try:
-            plan = self.degradation.sample(rng, (gt.shape[0], gt.shape[1]), END_OF_SCHEDULES, shared)
-        except ValueError as error:
-            raise RefusedImageError(f"{self.name}, {path}: {error}") from error
-        sample = Sample([_to_tensor(gt)], [None if lq is None else _to_tensor(lq)], [plan], [path])
-        batch = degrade(collate([sample]), [self.degradation], torch.device("cpu"))
-        return ValidationItem(self.item_name(number), batch.gray() if self.gray else batch)
-
-
-def _window(
-    gt: np.ndarray, lq: np.ndarray | None, scale: int, crop: int | None, multiple: int = 1
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cut bottom and right to multiples of the scale (and of `multiple`); with `crop`, keep a central part on the
-    low-quality grid."""
-    unit = math.lcm(scale, multiple)
-    height, width = (side // unit * unit // scale for side in gt.shape[:2])
-    top = left = 0
-    if crop is not None:
-        kept = max(1, crop // scale)
-        top, left = max(0, height - kept) // 2, max(0, width - kept) // 2
-        height, width = min(height, kept), min(width, kept)
-    rows, columns = slice(top * scale, (top + height) * scale), slice(left * scale, (left + width) * scale)
-    return gt[rows, columns], None if lq is None else lq[top : top + height, left : left + width]

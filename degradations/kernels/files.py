@@ -6,15 +6,12 @@ import os
 import re
 import struct
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, pi
 from pathlib import Path
-from tokenize import TokenError  # NumPy's, of a header that is no Python
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import scipy.io
@@ -24,7 +21,7 @@ from scipy.io.matlab import MatReadError
 from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian
 from degradations.plan import MissingPoolError
 from utils.options.fields import OptionError
-from utils.storage.files import looked_in
+from utils.storage.files import DAMAGED_ARRAY, looked_in
 
 CLOSED_FORMS = "usrnet_8"
 """The word that stands for `usrnet_kernels` instead of a path."""
@@ -137,10 +134,7 @@ def _checked(kernel: np.ndarray, where: str) -> np.ndarray:
 
 # --- formats ---------------------------------------------------------------------------------------------------------
 
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryError),
-    *(BadZipFile, zlib.error, struct.error, MatReadError, TokenError),
-)
+_UNREADABLE = (OSError, *DAMAGED_ARRAY, LookupError, RuntimeError, MemoryError, struct.error, MatReadError)
 
 
 def _from_mat(path: Path) -> list[Any]:

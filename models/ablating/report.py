@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.overlap import content_digest
-from data.training import ValidationSet
+from data.validation import ValidationSet
 from models.ablating.statistics import Difference, compare, holm, in_words
 from models.benchmarking.benchmark import BICUBIC, SMOOTHED, BenchmarkSet, Measure, SetResult
 from utils.seeding import generator

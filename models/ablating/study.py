@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from data.overlap import overlap
 from data.source import Source
-from data.training import Mix, ValidationSet
+from data.training import Mix
+from data.validation import ValidationSet
 from models.benchmarking.benchmark import (
     BenchmarkOptions,
     BenchmarkSet,

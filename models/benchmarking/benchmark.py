@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.source import SourceEntry
 from data.sources.folder import read_listed
-from data.training import ValidationItem, ValidationSet
+from data.validation import ValidationItem, ValidationSet
 from degradations import DEGRADATIONS, Batch, Degradation, Plan
 from models.benchmarking.figures import Crop, write_figure
 from models.network import NETWORKS, Network

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.source import Source
-from data.training import END_OF_SCHEDULES, ValidationSet
+from data.validation import END_OF_SCHEDULES, ValidationSet
 from degradations import Degradation, Plan
 from models.embedding.probes import explained, probe_accuracy, projection, retrieval
 from utils.images.files import to_tensor, write_image

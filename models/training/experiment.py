@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from data.prepare.section import Prepare
-from data.training import DataOptions, ValidationSet
+from data.training import DataOptions
+from data.validation import ValidationSet
 from degradations import Degradation
 from degradations.plan import MissingPoolError
 from models.network import Network

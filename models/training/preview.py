@@ -29,7 +29,8 @@ from torch import Tensor
 from data.pairs import Files, named_files, plan_of, read_plans, write_pairs
 from data.sampler import numbers_of_step
 from data.source import SourceEntry
-from data.training import Mix, Sample, TrainingSet, ValidationSet, as_float, collate, degrade
+from data.training import Mix, Sample, TrainingSet, as_float, collate, degrade
+from data.validation import ValidationSet
 from degradations import Batch, Degradation, Plan
 from degradations.drawn import drawn_picture, drawn_table, drawn_text
 from models.training.experiment import Experiment, load_experiment

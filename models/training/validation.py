@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.training import ValidationSet
+from data.validation import ValidationSet
 from degradations import Batch
 from models.stages.stage import wrong_size
 from models.training.experiment import Experiment, Logger, build_generator

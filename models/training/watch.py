@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data.overlap import overlap
-from data.training import Mix, ValidationSet
+from data.training import Mix
+from data.validation import ValidationSet
 from degradations import Batch
 from models.networks.blocks import EncoderNetwork
 from models.training.experiment import Health, Logger

@@ -13,7 +13,7 @@ import pytest
 
 from data.source import SourceEntry
 from data.sources.folder import Folder
-from data.training import ValidationSet
+from data.validation import ValidationSet
 from degradations import DEGRADATIONS
 from models.ablating.page import write_page
 from models.ablating.paper import latex, markdown, write_figures

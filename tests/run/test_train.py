@@ -371,7 +371,7 @@ def test_a_transient_fault_is_cured_by_the_last_good_checkpoint(images: Path, tm
 
 LONG_VALIDATION = """
 import sys, time, train
-from data.training import ValidationSet
+from data.validation import ValidationSet
 from pathlib import Path
 plain = ValidationSet.__getitem__
 def slow(self, number):

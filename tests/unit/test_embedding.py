@@ -11,7 +11,7 @@ from torch import nn
 
 from data.source import SourceEntry
 from data.sources.folder import Folder
-from data.training import ValidationSet
+from data.validation import ValidationSet
 from degradations import DEGRADATIONS
 from degradations.kernels.families import anisotropic_gaussian, isotropic_gaussian
 from models.embedding.__main__ import KERNELS, LEVELS, grid_plans, main

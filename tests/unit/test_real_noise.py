@@ -12,7 +12,8 @@ import torch
 from data.prepare.lmdb import write_database
 from data.source import SourceEntry
 from data.sources.paired import Paired
-from data.training import DataOptions, Mix, TrainingSet, ValidationSet, degrade
+from data.training import DataOptions, Mix, TrainingSet, degrade
+from data.validation import ValidationSet
 from degradations import DEGRADATIONS, STEPS, Degradation, Plan, Ragged, State
 from degradations.kernels.files import read_bank, usrnet_kernels
 from degradations.plan import MissingPoolError

@@ -12,11 +12,9 @@ from __future__ import annotations
 import io
 import math
 import sys
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated
 
 import cv2
@@ -32,7 +30,7 @@ from utils.logging import Console
 from utils.metrics import METRICS, Metric
 from utils.options.arguments import Arg, parse_command
 from utils.options.fields import OptionError
-from utils.storage.files import write_durably
+from utils.storage.files import DAMAGED_ARRAY, write_durably
 
 BLOCK = 96
 """Side of the blocks of which features are taken, at full size; half of it at half size."""
@@ -171,8 +169,7 @@ class NiqeModel:
                 arrays = {key: np.asarray(file[key], np.float64) for keys in _KEYS for key in keys if key in file}
         except FileNotFoundError:
             raise OptionError(f"model: there is no file {path}; {_TWO_WAYS}") from None
-        # TypeError: a single array (.npy) has no keys.
-        except (OSError, EOFError, ValueError, TypeError, TokenError, zipfile.BadZipFile) as error:
+        except (OSError, *DAMAGED_ARRAY) as error:  # a TypeError is a single array's (.npy), which has no keys
             raise OptionError(f"model: {path} cannot be read as .npz ({error}); {_TWO_WAYS}") from error
         pair = next(((arrays[mean], arrays[cov]) for mean, cov in _KEYS if {mean, cov} <= arrays.keys()), None)
         if pair is None:

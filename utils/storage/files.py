@@ -1,9 +1,16 @@
 """Writing files so that a kill or a power cut leaves either the old content or the new one, never half of it; and
-reading texts and paths that were written on Windows."""
+reading texts and paths that were written on Windows, and arrays that are damaged."""
 
 import codecs
 import os
+import zlib
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
+
+DAMAGED_ARRAY = (EOFError, ValueError, TypeError, SyntaxError, TokenError, BadZipFile, zlib.error)
+"""What NumPy raises for a damaged .npy or .npz, besides OSError. It reads a header as Python and tells what it stumbled
+over: hence SyntaxError and TokenError."""
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
