@@ -40,11 +40,10 @@ class Bands:
         first = np.minimum.reduceat(places.min(1), starts)
         width = int((np.maximum.reduceat(places.max(1), starts) - first).max()) + 1
         first = np.minimum(first, inputs - width)  # no block reaches beyond the axis
-        matrix = np.zeros((len(starts) * _BLOCK, width), np.float32)
         rows = np.arange(outputs)
-        within = places - first[rows // _BLOCK, None]
-        for place, weight in zip(within.T, weights.T, strict=True):
-            matrix[rows, place] += weight
+        cells = places + (rows * width - first[rows // _BLOCK])[:, None]
+        matrix = np.bincount(cells.ravel(), weights.ravel(), len(starts) * _BLOCK * width).astype(np.float32)
+        matrix = matrix.reshape(-1, width)
         blocks = [
             (slice(at, min(at + _BLOCK, outputs)), slice(low, low + width), torch.from_numpy(block[: outputs - at]))
             for at, low, block in zip(starts.tolist(), first.tolist(), np.split(matrix, len(starts)), strict=True)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from degradations.operations.diffjpeg import CHROMA, LUMA
-from degradations.operations.ragged import Ragged, Size, largest, on_device
+from degradations.operations.ragged import Ragged, Size, from_levels, largest, on_device
 
 # Rows of the 8-point cosine transform times 2^13 (and times sqrt 8), left halves; odd rows are antisymmetric.
 _TRANSFORM = (
@@ -66,8 +66,9 @@ def _through_opencv(image: Tensor, quality: int) -> Tensor:
     code = cv2.imencode(".jpg", cv2.merge([*levels[::-1]]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded = cv2.imdecode(code, cv2.IMREAD_UNCHANGED)
     assert decoded is not None
-    planes = np.stack(cv2.split(decoded)[::-1])
-    return torch.from_numpy(planes).to(image.dtype).div_(255)
+    planes = np.empty_like(levels)
+    cv2.split(decoded, [*planes[::-1]])
+    return from_levels(torch.from_numpy(planes))
 
 
 @lru_cache(maxsize=1)

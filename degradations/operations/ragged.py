@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -143,15 +144,28 @@ class Ragged:
         """Clip, and round to whole 8-bit levels, uint8; halves go to the even level."""
         if not self.one_by_one:
             return self.map(lambda data: data.clamp(0, 1).mul_(255).round_().to(torch.uint8))
-        result = Ragged(torch.empty_like(self.data, dtype=torch.uint8), self.sizes)
-        for image, made in zip(self.images(), result.images(), strict=True):
-            for plane, place in zip(image, made, strict=True):
-                place.copy_(torch.from_numpy(cv2.convertScaleAbs(plane.clamp(0, 1).numpy(), alpha=255)))
-        return result
+        return self.per_image(lambda image, _: _levels_one(image))
 
     def round(self) -> Ragged:
         """Clip, and round to whole 8-bit levels divided by 255; halves go to the even level."""
-        return self.levels().map(lambda levels: levels.to(self.data.dtype).div_(255))
+        levels = self.levels()
+        return (
+            levels.map(from_levels) if self.one_by_one else levels.map(lambda data: data.to(self.data.dtype).div_(255))
+        )
+
+
+def _levels_one(image: Tensor) -> Tensor:
+    """Return the levels of an image (C, h, w) on the CPU, by OpenCV, which rounds and cuts as it converts."""
+    rows = image.flatten(0, 1).numpy()
+    return torch.from_numpy(cv2.addWeighted(rows, 255, rows, 0, 0, dtype=cv2.CV_8U)).view(image.shape)
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """Return 8-bit levels on the CPU, contiguous, divided by 255: float32, by a table, faster than by a division."""
+    return torch.from_numpy(cv2.LUT(levels.view(-1).numpy(), _UNITS)).view(levels.shape)
+
+
+_UNITS = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 def mix_channels(matrices: Tensor, planes: Tensor) -> Tensor:
