@@ -21,6 +21,7 @@ from utils.options.fields import PositiveInt
 
 PATCH = 12
 Attend = Literal["released", "paper"]
+Pixels = Literal["image", "detail"]
 
 
 class ConvUnit(nn.Module):
@@ -44,10 +45,10 @@ class PatchEncoder(nn.Module):
     bottom it ignores, as released; an image below 12 px is mirrored there up to one tile, where released code fails.
     """
 
-    def __init__(self, num_feat: int, num_code: int, batch_norm: BatchStatistics) -> None:
+    def __init__(self, num_feat: int, num_code: int, batch_norm: BatchStatistics, pixels: Pixels = "image") -> None:
         super().__init__()
         half, full = 2 * num_feat, 4 * num_feat
-        self.dimension = full
+        self.dimension, self.pixels = full, pixels
         self.conv1 = ConvUnit(3, num_feat, 7, batch_norm, padding=3)
         self.conv2 = ConvUnit(num_feat, num_feat, 1, batch_norm)
         self.conv3 = ConvUnit(num_feat, half, 3, batch_norm, stride=2, padding=1)
@@ -66,7 +67,7 @@ class PatchEncoder(nn.Module):
 
     def forward(self, lq: Tensor) -> tuple[Tensor, Tensor]:
         height, width = lq.shape[-2:]
-        pixels, patches = lq, mirrored(lq, max(PATCH - height, 0), max(PATCH - width, 0))
+        pixels, patches = self.seen_pixels(lq), mirrored(lq, max(PATCH - height, 0), max(PATCH - width, 0))
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.conv6):
             pixels = layer(pixels)
         for layer in (self.pconv1, self.pconv2, self.pconv3, self.pconv4):
@@ -74,6 +75,12 @@ class PatchEncoder(nn.Module):
         seen = torch.cat((pixels.mean((2, 3)), patches.mean((2, 3))), 1)
         embedding = self.code_weights(self.mlp1(seen)) @ self.feature_bank.weight
         return embedding, self.mlp(embedding)
+
+    def seen_pixels(self, lq: Tensor) -> Tensor:
+        """Return what the branch of pixels is given of images (B, 3, h, w), as large."""
+        if self.pixels == "image":
+            return lq
+        return lq - F.avg_pool2d(lq, 3, 1, 1, count_include_pad=False)
 
     def code_weights(self, seen: Tensor) -> Tensor:
         """Return the share (B, num_code) of each codebook row in the embedding (CSC), from features (B, dimension)."""
@@ -176,6 +183,10 @@ class CDSR(EncoderNetwork):
         num_code: rows of the codebook.
         attend: which code weights the channels: the block's own (`released`), or the one after attention (`paper`,
             as its figure of the DQA shows). They are the same at the start of training, where `gamma` is 0.
+        pixels: what the encoder's first branch is given: the `image` (released), or its `detail`, what each pixel is
+            above the mean of 3x3. Content is nearly all of an image, and noise and sharpness are most of its detail:
+            short trainings learn degradations from this, and content or one row of the codebook from images
+            (tests/benchmarks/SCIENCE.md).
         batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
             (`global`).
         fixed_embedding: for an ablation, a number in place of all that the encoder says.
@@ -196,9 +207,10 @@ class CDSR(EncoderNetwork):
         encoder_feat: PositiveInt = 64,
         num_code: PositiveInt = 1024,
         attend: Attend = "released",
+        pixels: Pixels = "image",
         batch_norm: BatchStatistics = "local",
         fixed_embedding: float | None = None,
     ) -> None:
-        encoder = PatchEncoder(encoder_feat, num_code, batch_norm)
+        encoder = PatchEncoder(encoder_feat, num_code, batch_norm, pixels)
         generator = CDSRGenerator(scale, num_feat, num_block, num_grow_ch, encoder.dimension, attend)
         super().__init__(scale, encoder, generator, fixed_embedding)

@@ -74,6 +74,7 @@ VARIANTS = [
     *[(name, {"scale": scale}) for name in ("dasr", "cdsr") for scale in (3, 4)],
     *[(name, {"batch_norm": "global"}) for name in ("dasr", "cdsr")],
     ("cdsr", {"attend": "paper"}),
+    ("cdsr", {"pixels": "detail"}),
     ("closed_form", {"scale": 4, "start": "bicubic", "prior": "flat"}),
     ("closed_form", {"scale": 3, "start": "nearest"}),
 ]

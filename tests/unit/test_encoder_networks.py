@@ -18,7 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small(name: str, scale: int = 2, **options: float) -> Any:  # noqa: ANN401
+def small(name: str, scale: int = 2, **options: float | str) -> Any:  # noqa: ANN401
     torch.manual_seed(0)
     network = NETWORKS.build({"type": name, "scale": scale, **SMALL[name], **options}).eval().requires_grad_(False)
     assert isinstance(network, EncoderNetwork)
@@ -51,6 +51,18 @@ def test_cdsr_patches_ignore_what_no_whole_tile_covers() -> None:
     cropped[..., :24, :24] = lq[..., :24, :24]
     patches = [encoder.pconv4(encoder.pconv3(encoder.pconv2(encoder.pconv1(each)))) for each in (lq, cropped)]
     assert patches[0].shape == (2, 16, 2, 2) and torch.equal(*patches)
+
+
+def test_cdsr_may_see_the_detail_of_pixels_alone() -> None:
+    encoder, lq = small("cdsr", pixels="detail").encoder, image(20, 25)
+    seen: list[Tensor] = []
+    encoder.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder(lq)
+    encoder(0.5 * lq + torch.linspace(0, 0.5, 25))
+    padded = np.pad(lq.double().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    np.testing.assert_allclose(seen[0], lq.numpy() - np.nanmean(windows, (-1, -2)), atol=1e-6)
+    torch.testing.assert_close(seen[1][..., 1:-1], 0.5 * seen[0][..., 1:-1])
 
 
 @pytest.mark.parametrize("name", SMALL)
