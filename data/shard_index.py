@@ -58,9 +58,9 @@ class TarIndex:
     def add(self, name: str, offset: int, content: bytes) -> str | None:
         """Enter an image. Returns the reason why it cannot be used, or None."""
         header = parse_header(content)
-        if header.damage is not None or header.size is None:
-            return header.damage or "this is not an image of a format that is read here"
-        height, width = header.size if header.orientation < 5 else header.size[::-1]
+        if header.damage is not None or header.upright is None:
+            return header.damage or "its size is not known before it is decoded"
+        height, width = header.upright
         self.names.append(name)
         self.offset.append(offset)
         self.length.append(len(content))

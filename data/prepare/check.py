@@ -11,7 +11,7 @@ import numpy as np
 
 from data.prepare.work import Record, parallel, stamp, tell
 from data.sources.folder import listable
-from utils.images.files import ImageError, decode_image, list_images
+from utils.images.files import ImageError, decode_image, list_images, read_bytes
 from utils.images.header import parse_header
 from utils.logging import Console, table
 from utils.options.fields import OptionError
@@ -109,16 +109,12 @@ def examine(path: Path) -> Facts:
     """Read and decode a file."""
     before = stamp(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return Facts("unreadable", before, f"{path}: cannot be read ({error.strerror or error})")
-    if not data:
-        return Facts("truncated", before, f"{path}: the file is empty")
-    try:
+        data = read_bytes(path)
         image = decode_image(data, path)
     except ImageError as error:
-        damage = parse_header(data).damage or ""
-        return Facts("truncated" if "cut off" in damage else "unreadable", before, str(error))
+        reason = str(error).removeprefix(str(path))
+        cut = "cut off" in reason or "is empty" in reason
+        return Facts("truncated" if cut else "unreadable", before, str(error))
     header = parse_header(data)
     digest = hashlib.sha256(repr((image.shape, image.dtype.str)).encode())
     digest.update(image.tobytes())

@@ -229,9 +229,8 @@ def _members(entry: Entry, tile: int | None) -> Iterator[tuple[str, bytes]]:
                 content = path.read_bytes()
             except OSError as error:
                 raise ImageError(f"cannot be read ({error.strerror})") from error
-            header = parse_header(content)
-            if header.damage is not None or header.size is None:
-                raise ImageError(header.damage or "this is not an image of a format that is read here")
+            if (damage := parse_header(content).damage) is not None:
+                raise ImageError(damage)
             yield name, content
         else:
             picture = read_picture(path).srgb()

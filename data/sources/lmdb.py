@@ -9,8 +9,8 @@ import lmdb
 import numpy as np
 
 from data.source import DATASETS, Source, UnreadableImageError
-from utils.images.files import IMAGE_SUFFIXES, ImageError, changes, decode_image
-from utils.images.header import parse_header
+from utils.images.files import ImageError, changes, decode_image
+from utils.images.header import IMAGE_SUFFIXES, parse_header
 from utils.options.fields import PositiveInt
 from utils.storage.files import located, looked_in, read_text
 from utils.storage.lmdb_reader import reader

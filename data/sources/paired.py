@@ -110,12 +110,8 @@ def image_size(path: Path) -> Size:
 
     Raises ImageError.
     """
-    header = read_header(path)
-    if header.size is None:
-        height, width = read_image(path).shape[:2]
-        return height, width
-    height, width = header.size
-    return (height, width) if header.orientation < 5 else (width, height)
+    height, width = read_header(path).upright or read_image(path).shape[:2]
+    return height, width
 
 
 Pairs = tuple[list[tuple[Path, Path]], list[str], list[str]]

@@ -270,9 +270,8 @@ def unwritable(files: Mapping[Path, Path], factor: float) -> dict[Path, str]:
             header = read_header(source)
         except ImageError:
             continue  # whoever reads it says so
-        height, width = header.size or (1, 1)
-        size = (height, width) if header.orientation < 5 else (width, height)
-        problem = why_not_held(target.suffix.lower(), enlarged(size, factor), header.highest > 255, header.alpha)
+        size = enlarged(header.upright or (1, 1), factor)
+        problem = why_not_held(target.suffix.lower(), size, header.highest > 255, header.alpha)
         if problem is not None:
             problems[source] = f"{source}: {problem}; use --ext png"
     return problems

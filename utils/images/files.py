@@ -6,7 +6,7 @@ Arrays are (H, W, 3) RGB, uint8 or uint16; tensors are (3, H, W) float32 in [0, 
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -20,13 +20,9 @@ from torch import Tensor
 from utils.images.colour import cicp_profile, is_srgb, to_srgb
 from utils.images.decoders import decoded
 from utils.images.encoders import Form, write_encoded
-from utils.images.header import Header, parse_header
+from utils.images.header import IMAGE_SUFFIXES, Header, parse_header
 from utils.storage.files import looked_in
 
-IMAGE_SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif"),
-    *(".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
-)
 _WRITE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # can hold 16 bits
 ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
@@ -37,17 +33,6 @@ _HEAD = 2**18  # bytes; sizes stand behind EXIF and colour profiles, of at most 
 _TURNS_OF_LINKS = 100
 _RECORDS = ("run.lock", ".prepared.jsonl")  # what data.prepare leaves beside its images
 _SHOWN = 5  # names in a message
-
-# What makes an image upright, by its EXIF orientation.
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda a: np.rot90(a),
-}
 
 
 class ImageError(OSError):
@@ -144,8 +129,6 @@ def sound_header(data: bytes, name: str | Path, max_megapixels: float = 400) -> 
         _check_size(name, header.size, max_megapixels)
     if header.damage is not None:
         raise ImageError(f"{name}: {header.damage}")
-    if not header.kind:
-        raise ImageError(f"{name}: this is not an image of a format that is read here ({' '.join(IMAGE_SUFFIXES)})")
     return header
 
 
@@ -182,23 +165,24 @@ def _check_size(path: str | Path, size: tuple[int, ...], max_megapixels: float) 
 
 def picture_of(name: str | Path, image: np.ndarray, header: Header) -> Picture:
     """Make a picture of what was decoded of a file."""
-    image = _UPRIGHT.get(header.orientation, lambda a: a)(image)
-    channels = image.shape[2] if image.ndim == 3 else 1
+    image = _upright(image if image.ndim == 3 else image[..., None], header.orientation)
+    channels = image.shape[2]
     alpha = np.ascontiguousarray(image[..., -1]) if channels in (2, 4) else None
-    if channels <= 2:
-        light = np.ascontiguousarray(image if image.ndim == 2 else image[..., 0])
-        pixels, gray = cv2.cvtColor(light, cv2.COLOR_GRAY2RGB), True
-    else:
-        pixels, gray = np.ascontiguousarray(image[..., :3]), header.gray
-    space = header.profile[16:20]
-    profile = header.profile if space == b"RGB " or (space == b"GRAY" and gray) else b""
+    pixels, gray = np.ascontiguousarray(image[..., : 3 if channels > 2 else 1]), channels <= 2 or header.gray
+    pixels = pixels if channels > 2 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    profile = header.profile if header.profile[16:20] in ((b"RGB ", b"GRAY") if gray else (b"RGB ",)) else b""
     cicp = header.cicp if header.kind == "png" or not profile else b""
     if cicp:
-        try:
+        profile = b""
+        with suppress(ValueError):  # colours that a PNG can carry, and nothing convert
             profile = cicp_profile(cicp)
-        except ValueError:
-            profile = b""  # colours that a PNG can carry, and nothing convert
     return Picture(str(name), pixels, alpha, gray, profile, cicp, header.pages)
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image as its EXIF orientation says: mirrored at the diagonal, then upside down, then left to right."""
+    image = image.swapaxes(0, 1) if orientation >= 5 else image
+    return image[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 # --- listing ---------------------------------------------------------------------------------------------------
@@ -436,11 +420,7 @@ def image_names(sources: Sequence[str]) -> list[str]:
     short = [path.stem for path in paths]
     if len(set(short)) == len(short):
         return short
-    common = _common_folder(paths)
+    common = os.path.commonpath([path.parent for path in paths])
     full = [str(path.relative_to(common)) for path in paths]
     stems = [str(Path(name).with_suffix("")) for name in full]
     return [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, full, strict=True)]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    return next(folder for folder in paths[0].parents if all(path.is_relative_to(folder) for path in paths))
