@@ -9,6 +9,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,18 @@ from degradations import DEGRADATIONS
 from models.restoring.files import restoration_targets, restore_files
 from models.restoring.generator import bicubic_generator
 from models.restoring.restorer import Restorer
-from utils.images.files import ImageError, changes, headers, list_images, read_image, read_picture, to_float
+from utils.images.bands import why_not_in_bands
+from utils.images.files import (
+    ImageError,
+    changes,
+    decode_picture,
+    headers,
+    list_images,
+    read_image,
+    read_picture,
+    to_float,
+)
+from utils.images.header import parse_header
 from utils.logging import Console
 
 MAGICK = shutil.which("convert-im6.q16") or shutil.which("magick")
@@ -287,7 +299,142 @@ def turned() -> Iterator[tuple[str, File]]:
         yield f"turned_{orientation}.tif", File(data, deep)
 
 
-TABLE = dict([*pngs(), *tiffs(), *lossy(), *others(), *turned()])
+# --- what is seldom met --------------------------------------------------------------------------------------------
+
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def by_hand(array: np.ndarray, bits: int, colours: int, interlaced: bool = False, **chunks: bytes) -> bytes:
+    """A PNG of any depth, which no library at hand writes."""
+
+    def lines(part: np.ndarray) -> bytes:
+        values = part.reshape(len(part), -1)
+        if bits < 8:
+            packed = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :]
+            values = np.packbits(packed.reshape(len(part), -1), 1)
+        return b"".join(b"\0" + row.astype(">u2" if bits == 16 else "u1").tobytes() for row in values)
+
+    parts = [array[y::v, x::h] for x, y, h, v in ADAM7] if interlaced else [array]
+    pixels = zlib.compress(b"".join(lines(part) for part in parts if part.size))
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, colours, 0, 0, interlaced)
+    more = b"".join(chunk(kind.encode(), body) for kind, body in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def odd_pngs() -> Iterator[tuple[str, File]]:
+    for bits in (1, 2, 4, 8, 16):
+        gray = shaped(7, 1, 2**bits - 1)
+        expected, key = whole_of(gray, bits), gray[3, 4]
+        unseen = np.where(gray == key, 0, np.iinfo(expected.dtype).max).astype(expected.dtype)
+        for interlaced in (False, True):
+            data = by_hand(gray, bits, 0, interlaced, tRNS=struct.pack(">H", key))
+            yield f"png_gray{bits}_trns{interlaced:d}.png", File(data, rgb_of(expected), unseen)
+        if bits == 16:
+            continue
+        colours, table = shaped(8, 3, 255).reshape(-1, 3)[: 2**bits], bytes(range(0, 255, 9))[: 2**bits]
+        opacity = np.array([*table, *[255] * (2**bits - len(table))], np.uint8)
+        data = by_hand(gray, bits, 3, bits == 2, PLTE=colours.tobytes(), tRNS=table)
+        yield f"png_palette{bits}_by_hand.png", File(data, colours[gray], opacity[gray])
+    for kind, channels in {2: 3, 4: 2, 6: 4}.items():
+        deep = shaped(9, channels, 65535)
+        yield f"png_16_{channels}_interlaced.png", File(by_hand(deep, 16, kind, True), rgb_of(deep), alpha_of(deep))
+    coarse = shaped(9, 3, 65535) // 9000 * 9000
+    unseen = np.where((coarse == coarse[3, 4]).all(2), 0, 65535).astype(np.uint16)
+    yield "png_rgb16_trns.png", File(by_hand(coarse, 16, 2, tRNS=struct.pack(">HHH", *coarse[3, 4])), coarse, unseen)
+    gamma, short = struct.pack(">I", 100000), b"\1"  # of tRNS
+    yield "png_remarks.png", File(by_hand(RGB8, 8, 2, sBIT=b"\5\5\5", gAMA=gamma, tRNS=short), RGB8)
+
+
+def odd_tiffs() -> Iterator[tuple[str, File]]:
+    for bits in (8, 16):
+        array, top = shaped(2, 2, 2**bits - 1), 2**bits - 1
+        data = by_tifffile(array, photometric="miniswhite", extrasamples=["unassalpha"], planarconfig="contig")
+        yield f"tiff_{bits}_white_alpha.tif", File(data, rgb_of(top - array[..., :1]), array[..., 1])
+        planes, how = np.moveaxis(shaped(2, 4, top), 2, 0), {"tile": (16, 16), "compression": "zstd", "predictor": True}
+        data = by_tifffile(planes, photometric="rgb", planarconfig="separate", extrasamples=["unassalpha"], **how)
+        yield f"tiff_{bits}_planar_alpha.tif", File(data, rgb_of(shaped(2, 4, top)), planes[3])
+        table = np.random.default_rng(0).integers(0, 65536, (3, 2**bits), dtype=np.uint16)
+        index = shaped(3, 1, top)
+        data = by_tifffile(index, photometric="palette", colormap=table)
+        yield f"tiff_{bits}_colours.tif", File(data, (np.moveaxis(table, 0, -1)[index] >> 8).astype(np.uint8))
+    for bits in (2, 4, 10, 12):
+        gray = shaped(3, 1, 2**bits - 1)
+        for photometric, expected in {"minisblack": gray, "miniswhite": 2**bits - 1 - gray}.items():
+            data = by_tifffile(gray, photometric=photometric, bitspersample=bits)
+            yield f"tiff_{bits}_{photometric}.tif", File(data, rgb_of(whole_of(expected, bits)))
+    for turn, upright in {3: RGB8[::-1, ::-1], 6: np.rot90(RGB8, -1), 8: np.rot90(RGB8)}.items():
+        exif = Image.Exif()
+        exif[274] = turn
+        for mode in ("CMYK", "YCbCr"):
+            data = saved(Image.fromarray(RGB8).convert(mode), "TIFF", exif=exif)
+            yield f"turned_{turn}_{mode.lower()}.tif", File(data, upright, within=3)
+    small, buffer = RGB8[::2, ::2], BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(RGB8, photometric="rgb", subifds=1)
+        file.write(small, photometric="rgb", subfiletype=1)
+        file.write(small, photometric="rgb", subfiletype=1)
+    yield "tiff_thumbnails.tif", File(buffer.getvalue(), RGB8)
+
+
+def odd_others() -> Iterator[tuple[str, File]]:
+    cmyk = 255 - np.asarray(Image.fromarray(RGB8).convert("CMYK"))  # as Adobe stores it
+    for stored in ("CMYK", "YCCK"):
+        data = imagecodecs.jpeg8_encode(cmyk, level=98, colorspace="CMYK", outcolorspace=stored)
+        yield f"jpeg_cmyk_{stored}.jpg", File(data, RGB8, within=16)
+    yield "jpeg_rgb.jpg", File(by_pillow(RGB8, "JPEG", quality=98, keep_rgb=True), RGB8, within=6)
+    long = struct.pack(">I", len(WIDE) + 150_000) + WIDE[4:] + bytes(150_000)
+    data = by_pillow(RGB8, "JPEG", quality=98, icc_profile=long)
+    yield "jpeg_icc_in_three.jpg", File(data, RGB8, within=14, profile=long)
+    plain = by_pillow(RGB8, "JPEG2000")
+    colour, outer = plain.index(b"colr") - 4, plain.index(b"jp2h") - 4
+    box = struct.pack(">I4sHB", 11 + len(WIDE), b"colr", 0x200, 0) + WIDE
+    length = struct.unpack_from(">I", plain, outer)[0] - 15 + len(box)
+    data = plain[:outer] + struct.pack(">I", length) + plain[outer + 4 : colour] + box + plain[colour + 15 :]
+    yield "jp2_icc.jp2", File(data, read_srgb(RGB8, WIDE), within=2)  # OpenJPEG converts
+    for kind in ("P2", "P3", "P5", "P6"):
+        for top in (1, 7, 200, 4095):
+            yield f"netpbm_{kind}_{top}.pnm", netpbm(kind, top)
+    for depth, name in {1: "GRAYSCALE", 2: "GRAYSCALE_ALPHA", 3: "RGB", 4: "RGB_ALPHA"}.items():
+        for top in (1, 200, 1023):
+            array = shaped(6, depth, top)
+            head = f"P7\nWIDTH {SIZE[1]}\nHEIGHT {SIZE[0]}\nDEPTH {depth}\nMAXVAL {top}\nTUPLTYPE {name}\nENDHDR\n"
+            expected = np.rint(array / top * np.iinfo(array.dtype).max).astype(array.dtype)
+            data = head.encode() + array.astype(">u2" if top > 255 else "u1").tobytes()
+            yield f"pam_{depth}_{top}.pam", File(data, rgb_of(expected), alpha_of(expected))
+    bgra = np.ascontiguousarray(RGBA8[..., [2, 1, 0, 3]])
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    for height, rows in {SIZE[0]: bgra[::-1], -SIZE[0]: bgra}.items():
+        data = bitmap(rows.tobytes(), height, 32, masks)
+        yield f"bmp_v5_{height}.bmp", File(data, rgb_of(RGBA8), alpha_of(RGBA8))
+    levels = np.array([31, 63, 31])
+    coarse = np.rint(RGB8 / 255 * levels).astype("<u2")
+    packed = coarse[..., 0] << 11 | coarse[..., 1] << 5 | coarse[..., 2]
+    data = bitmap(packed[::-1].tobytes(), SIZE[0], 16, (0xF800, 0x7E0, 0x1F, 0))
+    yield "bmp_565.bmp", File(data, np.rint(coarse / levels * 255).astype(np.uint8), within=1)
+    for packed in (False, True):
+        pixels = b"".join(b"\x27" * packed + row.tobytes() for row in bgra)  # of the packed, each row is as it is
+        data = struct.pack("<BBB5xHHHHBB", 0, 0, 10 if packed else 2, 0, 0, SIZE[1], SIZE[0], 32, 0x28) + pixels
+        yield f"tga_top_left_{packed:d}.tga", File(data, rgb_of(RGBA8), alpha_of(RGBA8))
+
+
+def bitmap(pixels: bytes, height: int, bits: int, masks: tuple[int, int, int, int]) -> bytes:
+    """A BMP of version 5, with the bits of its channels in masks."""
+    about = struct.pack("<IiiHHIIiiII", 124, SIZE[1], height, 1, bits, 3, len(pixels), 2835, 2835, 0, 0)
+    about += struct.pack("<IIII4s", *masks, b"BGRs") + bytes(64)
+    return struct.pack("<2sIHHI", b"BM", 14 + len(about) + len(pixels), 0, 0, 14 + len(about)) + about + pixels
+
+
+def read_srgb(array: np.ndarray, profile: bytes) -> np.ndarray:
+    return imagecodecs.cms_transform(
+        array, profile, imagecodecs.cms_profile("srgb"), colorspace="rgb", outcolorspace="rgb"
+    )
+
+
+TABLE = dict([*pngs(), *tiffs(), *lossy(), *others(), *turned(), *odd_pngs(), *odd_tiffs(), *odd_others()])
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> int:
@@ -369,7 +516,45 @@ def test_of_several_pages_the_first_is_read_and_the_others_named(tmp_path: Path,
     assert "1 of 1 images have several pages, of which the first is taken" in Folder(str(tmp_path)).remarks()[0]
 
 
+def thumbnail_first() -> bytes:
+    """As cameras' raw files are: TIFFs whose first page is small, and another further in."""
+    buffer = BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(RGB8[::4, ::4], photometric="rgb", subfiletype=1, subifds=1)
+        file.write(RGB16[..., 0], photometric="cfa")
+    return buffer.getvalue()
+
+
+CMYK8 = np.asarray(Image.fromarray(RGB8).convert("CMYK"))
 REFUSED = {
+    "raw.tif": (thumbnail_first(), "its first page is a thumbnail"),
+    "cmyk16.tif": (
+        by_tifffile(CMYK8.astype(np.uint16) * 257, photometric="separated"),
+        "has the colours CMYK, 16 bits",
+    ),
+    "cmyka.tif": (
+        by_tifffile(np.dstack([CMYK8, GRAY8]), photometric="separated", extrasamples=["unassalpha"]),
+        "has the colours CMYK, 8 bits, in a form",
+    ),
+    "three_gray.tif": (by_tifffile(RGB8, photometric="minisblack", planarconfig="contig"), "has 3 channels; gray, RGB"),
+    "cmyk12.jpg": (
+        imagecodecs.jpeg8_encode(
+            shaped(2, 4, 4095), level=98, bitspersample=12, colorspace="CMYK", outcolorspace="CMYK"
+        ),
+        "has CMYK colours of more than 8 bits",
+    ),
+    "a.jls": (imagecodecs.jpegls_encode(RGB8), "JPEG-LS is not read here"),
+    "a.jxr": (imagecodecs.jpegxr_encode(RGB8), "JPEG XR is not read here"),
+    "a.ico": (saved(Image.fromarray(RGBA8), "ICO"), "ICO is not read here"),
+    "a.dds": (saved(Image.fromarray(RGBA8), "DDS"), "DDS is not read here"),
+    "a.qoi": (imagecodecs.qoi_encode(RGB8), "QOI is not read here"),
+    "a.hdr": (imagecodecs.rgbe_encode(RGB8.astype(np.float32)), "Radiance HDR is not read here"),
+    "argb1555.bmp": (
+        bitmap(bytes(2 * GRAY8.size), SIZE[0], 16, (0x7C00, 0x3E0, 0x1F, 0x8000)),
+        "a BMP of 16 bits with alpha",
+    ),
+    "two.json": (b"{}", "this is not an image"),
+    "code.c": (b"/* no picture */ int main;", "this is not an image"),
     "lab16.tif": (by_tifffile(RGB16, photometric="cielab"), "has the colours LAB, 16 bits, in a form"),
     "volume.tif": (
         by_tifffile(np.stack([GRAY8] * 5), photometric="minisblack", volumetric=True, tile=(1, 16, 16)),
@@ -390,6 +575,42 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "TGA", "WEBP", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (24, 1)])
+def test_images_of_one_row_or_column(kind: str, size: tuple[int, int]) -> None:
+    array = np.ascontiguousarray(RGB8[: size[0], : size[1]])
+    data = by_pillow(array, kind, lossless=True) if kind == "WEBP" else by_pillow(array, kind)
+    np.testing.assert_array_equal(decode_picture(data, "a").pixels, array)
+
+
+def test_a_palette_of_a_tiff_keeps_its_alpha() -> None:
+    """tifffile writes no such file: the tag of the colours is put in afterwards."""
+    index, alpha = np.uint8(GRAY8 // 16), shaped(5, 1, 255)
+    table = np.random.default_rng(0).integers(0, 65536, (3, 256), dtype=np.uint16)
+    how: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    data = bytearray(by_tifffile(np.dstack([index, alpha]), extratags=[(320, 3, 768, table.ravel(), True)], **how))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        place = file.pages.first.tags["PhotometricInterpretation"].valueoffset
+    data[place : place + 2] = struct.pack("<H", 3)
+    picture = decode_picture(bytes(data), "a")
+    np.testing.assert_array_equal(picture.pixels, (np.moveaxis(table, 0, -1)[index] >> 8).astype(np.uint8))
+    np.testing.assert_array_equal(picture.alpha, alpha)
+
+
+@pytest.mark.parametrize("tag", ["TileLength", "TileWidth", "ImageLength", "SamplesPerPixel"])
+def test_a_tag_of_two_values_is_no_crash(tmp_path: Path, tag: str) -> None:
+    """Where one is due, tifffile gives both."""
+    data = bytearray(by_tifffile(RGB8, photometric="rgb", tile=(16, 16)))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        found = file.pages.first.tags[tag]
+    data[found.offset + 2 : found.offset + 12] = struct.pack("<HIHH", 3, 2, found.value, found.value)
+    (path := tmp_path / "two.tif").write_bytes(data)
+    header = parse_header(bytes(data))
+    assert header.damage is not None or why_not_in_bands(header, path) == "its tags are of no plain kind"
+    with suppress(ImageError):  # or in words
+        np.testing.assert_array_equal(read_picture(path).pixels, RGB8)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     data, reason = REFUSED[name]
@@ -405,8 +626,8 @@ def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, capfd: p
 
 def with_cicp(*code: int) -> bytes:
     """A PNG of RGB8 whose cICP says how its colours are coded (ITU-T H.273)."""
-    data, chunk = by_pillow(RGB8, "PNG"), b"cICP" + bytes(code)
-    return data[:33] + struct.pack(">I", len(code)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+    data = by_pillow(RGB8, "PNG")
+    return data[:33] + chunk(b"cICP", bytes(code)) + data[33:]
 
 
 def from_linear(x: np.ndarray) -> np.ndarray:
