@@ -2,12 +2,11 @@
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.network import NETWORKS, Network
-from models.networks.usrnet import DataTerm, psf_on_canvas
+from models.networks.usrnet import DataTerm, natural_step, psf_on_canvas
 from utils.images.resize import imresize
 from utils.options.fields import Positive, PositiveInt
 
@@ -55,10 +54,7 @@ class ClosedForm(Network):
         strength = self.alpha + sigma.to(psf.dtype).square()[:, None, None, None] / self.variance
         if self.prior == "flat":
             return DataTerm.of(lq, psf, scale).step(x, strength)
-        # With x = Lu and LLᵀ = P, u is white: the flat problem, with the blur kL.
-        amplitude = _natural_amplitude(psf)
-        whitened = _filtered(x.to(psf.dtype), amplitude.reciprocal())
-        return _filtered(DataTerm.of(lq, _filtered(psf, amplitude), scale).step(whitened, strength), amplitude)
+        return natural_step(x, lq, psf, strength, scale)
 
     def _start(self, lq: Tensor, scale: int) -> Tensor:
         match self.start:
@@ -68,16 +64,3 @@ class ClosedForm(Network):
                 return F.interpolate(lq, scale_factor=scale, mode="nearest")
             case _:
                 return lq.new_zeros(*lq.shape[:-2], lq.shape[-2] * scale, lq.shape[-1] * scale)
-
-
-def _filtered(image: Tensor, transfer: Tensor) -> Tensor:
-    """Multiply the half spectrum of (..., H, W)."""
-    return torch.fft.irfft2(torch.fft.rfft2(image) * transfer, s=image.shape[-2:])
-
-
-def _natural_amplitude(like: Tensor) -> Tensor:
-    """Return the square root of P over the half spectrum (H, W//2 + 1) of images (..., H, W)."""
-    size = like.shape[-2:]
-    fy, fx = (torch.fft.fftfreq(side, dtype=like.dtype, device=like.device) for side in size)
-    power = (fy[:, None].square() + fx.square()).clamp_min(1 / max(size) ** 2).reciprocal()
-    return (power / power.mean()).sqrt()[:, : size[1] // 2 + 1]

@@ -160,6 +160,33 @@ def test_identity_start_learns_and_reaches_every_weight() -> None:
     assert not dead
 
 
+def test_closed_form_start_follows_the_noise_level() -> None:
+    network = usrnet(init="closed_form", h_nc=16)
+    sigma = torch.tensor([0.0, 0.25, 1, 2.55, 7.65, 25, 64]) / 255
+    alphas, betas = network.h(sigma, 2)[:, :, 0, 0].chunk(2, 1)
+    expected = (sigma.square() / 0.001 + 1e-6)[:, None]
+    assert ((alphas / expected).log().abs() < math.log(1.2))[1:].all(), "at knots exactly, between them by a tenth"
+    assert (alphas[0] < 3e-6).all(), "of clean images nothing but the floor, and that of the released module"
+    assert ((betas.square() / expected).log().abs() < math.log(1.3))[1:].all()
+
+    loss = network.h(sigma, 2).log().square().mean()
+    loss.backward()
+    assert network.h.mlp[-2].weight.grad.abs().sum((1, 2, 3)).min() > 0
+
+
+@pytest.mark.parametrize("level", [0, 2.55, 7.65])
+def test_untrained_it_is_as_good_as_the_closed_form_it_starts_at(level: float) -> None:
+    network, linear = usrnet(init="closed_form", start="natural"), closed_form(2, alpha=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    gt = F.interpolate(torch.rand(1, 3, 12, 16, generator=generator), scale_factor=4, mode="bicubic")
+    kernel = torch.rand(1, 7, 7, generator=generator)
+    kernel = kernel / kernel.sum()
+    lq = blurred(gt, kernel, 2)
+    lq, sigma = lq + level / 255 * torch.randn(lq.shape, generator=generator), torch.tensor([level / 255])
+    ours, its = ((one(lq, kernel, sigma) - gt).square().mean().sqrt().item() for one in (network, linear))
+    assert ours < 1.03 * its
+
+
 # --- closed form --------------------------------------------------------------------------------------------------
 
 
