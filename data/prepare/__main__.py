@@ -231,8 +231,9 @@ class Match:
     """Write the nearest candidate with its ranges narrowed to what the photographs show."""
     scale: PositiveInt | None = None
     """Of presets, which tell none."""
-    window: PositiveInt = 96
-    """Side in pixels of what is measured; good images need as many times more as the scale is."""
+    window: PositiveInt | None = None
+    """Side in pixels of what is measured, by default as large as most images allow, to 192; good images need as many
+    times more as the scale is."""
     draws: PositiveInt = 300
     """Images that each candidate makes."""
     seed: Count = 0

@@ -10,7 +10,7 @@ from data.prepare.matching.distances import Comparison, compare
 from data.prepare.matching.fit import Narrowed, narrowed
 from data.prepare.matching.picture import picture
 from data.prepare.matching.traces import SMALLEST, TRACES
-from data.prepare.matching.windows import Measured, measure_degraded, measure_photos
+from data.prepare.matching.windows import Measured, common_window, measure_degraded, measure_photos
 from data.prepare.work import named_images
 from degradations import DEGRADATIONS, Degradation, check_degradation
 from degradations.pipeline import Pipeline
@@ -57,7 +57,7 @@ def match(
     console: Console,
     *,
     scale: int | None = None,
-    window: int = 96,
+    window: int | None = None,
     draws: int = 300,
     fit: Path | None = None,
     workers: int = 1,
@@ -71,7 +71,8 @@ def match(
         gt: a folder of good images, which the candidates degrade. Other scenes will do; other kinds of scenes show.
         out: the picture.
         scale: of presets, which tell none.
-        window: side in pixels of what is measured; good images need `scale` times as many.
+        window: side in pixels of what is measured; good images need `scale` times as many. Left out, see
+            `common_window`.
         draws: of each candidate.
         fit: where the nearest candidate goes with its ranges narrowed to what the photographs show; a new file.
 
@@ -83,14 +84,16 @@ def match(
     Raises:
         OptionError: no folder, too few images of use, or a candidate that cannot be built.
     """
-    if window < SMALLEST:
+    if window is not None and window < SMALLEST:
         raise OptionError(f"--window {window} is too small, expected {SMALLEST} or more")
     if fit is not None and (fit.exists() or fit.suffix not in (".yml", ".yaml")):
         wrong = "exists; choose another name" if fit.exists() else "is no name of an option file, expected NAME.yml"
         raise OptionError(f"--fit {fit} {wrong}")
     candidates = {name: Candidate.read(source, scale) for name, source in _names(sources).items()}
-    seen = measure_photos([*named_images(photos, console=console).values()], window, workers, console)
-    good = [*named_images(gt, console=console).values()]
+    real, good = ([*named_images(folder, console=console).values()] for folder in (photos, gt))
+    window = window or common_window(real, good, max(one.scale for one in candidates.values()))
+    console.info(f"windows of {window}x{window} pixels are measured")
+    seen = measure_photos(real, window, workers, console)
 
     def made(wanted: Mapping[str, Degradation], seed: int) -> dict[str, Measured]:
         return measure_degraded(wanted, good, window, draws, workers, console, seed)

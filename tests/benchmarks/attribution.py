@@ -23,7 +23,7 @@ import torch
 
 from data.prepare.match import FITTED, match
 from data.prepare.matching.distances import Traced, nearest
-from data.prepare.matching.windows import Measured, measure_degraded
+from data.prepare.matching.windows import Measured, common_window, measure_degraded
 from degradations import Degradation, load_degradation
 from utils.images.files import from_tensor, image_files, read_image, to_tensor, to_uint8, write_image
 from utils.logging import Console, table
@@ -74,15 +74,21 @@ def pipelines(names: list[str] | None = None) -> dict[str, Degradation]:
 def attributed(
     folders: Mapping[str, Measured], candidates: Mapping[str, Measured], count: int, images: int, seed: int = 0
 ) -> dict[str, Counter[str]]:
-    """Return by maker what its folders are taken for: `count` folders of so many images each, one draw of an image."""
+    """Return by maker what its folders are taken for: `count` folders of so many images each, one draw of an image.
+
+    Of one draw of all photographs as many folders are made as they fill, so those share none.
+    """
     traced = {name: one.traced for name, one in candidates.items()}
     taken: dict[str, Counter[str]] = {}
     for name, made in folders.items():
         rng, numbers = np.random.default_rng(seed), made.traced.image
+        photos = order = np.unique(numbers)
         taken[name] = Counter()
         for folder in range(count):
-            few = rng.choice(np.unique(numbers), images, replace=False)
-            rows = [np.flatnonzero(numbers == image)[folder] for image in few]
+            draw, part = divmod(folder, len(photos) // images)
+            order = rng.permutation(photos) if part == 0 else order
+            few = order[part * images : (part + 1) * images]
+            rows = [np.flatnonzero(numbers == image)[draw] for image in few]
             taken[name][nearest(Traced(made.traced.values[rows], np.arange(images)), traced)] += 1
     return taken
 
@@ -146,7 +152,7 @@ def main() -> None:
     parser.add_argument("--folders", type=int, default=10, help="of each pipeline")
     parser.add_argument("--images", type=int, default=30, help="of each folder")
     parser.add_argument("--draws", type=int, default=300, help="of each candidate")
-    parser.add_argument("--window", type=int, default=96, help="side in pixels of what is measured")
+    parser.add_argument("--window", type=int, help="side in pixels of what is measured; default as `match` has it")
     parser.add_argument("--out", type=Path, help="all traces")
     parser.add_argument("--fits", type=int, default=0, help="narrow the wide pipeline to so many folders instead")
     options = parser.parse_args()
@@ -156,10 +162,11 @@ def main() -> None:
         fits(options.photos, options.gt, options.fits, options.images, options.draws, console)
         return
     photos, gt = image_files(options.photos), image_files(options.gt)
-    folders = measure_degraded(
-        made, photos, options.window, options.folders * len(photos), workers=1, console=console, seed=1
-    )
-    candidates = measure_degraded(made, gt, options.window, options.draws, workers=1, console=console)
+    # Folders are of windows, as large as photographs of low quality would have room for.
+    window = options.window or common_window([], [*photos, *gt], SCALE)
+    count = -(-options.folders // (len(photos) // options.images)) * len(photos)
+    folders = measure_degraded(made, photos, window, count, workers=1, console=console, seed=1)
+    candidates = measure_degraded(made, gt, window, options.draws, workers=1, console=console)
     if options.out:
         parts: dict[str, Any] = {f"photos {name}": one.traced.values for name, one in folders.items()}
         parts |= {f"gt {name}": one.traced.values for name, one in candidates.items()}

@@ -13,7 +13,7 @@ from data.prepare.match import FITTED
 from data.prepare.matching.distances import Traced, compare
 from data.prepare.matching.fit import drawn_ranges
 from data.prepare.matching.traces import TRACES, traces
-from data.prepare.matching.windows import measure_degraded
+from data.prepare.matching.windows import common_window, measure_degraded
 from data.sources.photos import Photos
 from degradations import check_degradation, load_degradation
 from degradations.pipeline import Pipeline
@@ -124,6 +124,18 @@ def test_windows_of_one_photograph_are_one_witness() -> None:
     one, four = (compare(folder, {"a": candidate})["a"].total for folder in (alone, copies))
     assert four.value == pytest.approx(one.value, rel=0.02, abs=1e-3)
     assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.25)
+
+
+def test_windows_are_as_large_as_nine_in_ten_images_allow(tmp_path: Path) -> None:
+    def folder(name: str, *sides: tuple[int, int]) -> list[Path]:
+        for number, side in enumerate(sides):
+            write_image(tmp_path / name / f"{number}.png", np.zeros((*side, 3), np.uint8))
+        return image_files(tmp_path / name)
+
+    photos, good = folder("photos", *[(150, 130)] * 10, (40, 40)), folder("good", (700, 350), (340, 800))
+    assert common_window(photos, good, 1) == 128, "the smallest of eleven does not count; a multiple of 8"
+    assert common_window(photos, good, 3) == 112
+    assert common_window(good, good, 1) == 192 and common_window(photos, good, 8) == 64
 
 
 # --- attribution -----------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data.prepare.matching.distances import Traced
-from data.prepare.matching.traces import traces
+from data.prepare.matching.traces import SMALLEST, traces
 from data.prepare.work import Failure, parallel
 from degradations import Degradation, Plan
-from utils.images.files import ImageError, from_tensor, read_image, to_tensor, to_uint8
+from utils.images.files import ImageError, from_tensor, headers, read_image, to_tensor, to_uint8
 from utils.logging import Console
 from utils.options.fields import OptionError
 from utils.seeding import generator, sample_stream
@@ -19,7 +19,22 @@ from utils.seeding import generator, sample_stream
 STREAM = "match"
 PER_PHOTO = 4
 """Windows of a photograph, where it is that large."""
+LARGEST = 192
+"""Pixels of a side of a window, beyond which there is little to learn from an image."""
 _GRID = 8
+
+
+def common_window(photos: Sequence[Path], good: Sequence[Path], scale: int) -> int:
+    """Return the side of the largest window, of 64 to 192 pixels, for which nine in ten images have room on both sides.
+
+    What an image shows moves its traces less, the more of it is seen. Good images need `scale` times as many pixels.
+    """
+    sides = (
+        [min(header.size) // by for _, header in headers(paths) if header.size]
+        for paths, by in ((photos, 1), (good, scale))
+    )
+    room = min((float(np.quantile(side, 0.1, method="lower")) for side in sides if side), default=0.0)
+    return int(np.clip(room // _GRID * _GRID, SMALLEST, LARGEST))
 
 
 @dataclass
