@@ -5,9 +5,11 @@ A server that has imported it, and has done nothing else, is forked for each cal
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -26,22 +28,49 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def call(module: str, *arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run `main` of a module with a command line, in a folder; return exit status and output. Raises TimeoutError."""
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def call(
+    module: str, *arguments: str | Path, cwd: Path, timeout: float = 300, ranks: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run `main` of a module with a command line, in a folder, in as many processes as torchrun would start.
+
+    Returns the worst exit status, what the first rank put out and the errors of all. Raises TimeoutError.
+    """
     with tempfile.TemporaryDirectory() as place:
-        out, err = Path(place) / "out", Path(place) / "err"
-        given = [str(argument) for argument in arguments]
+        given, port = [str(argument) for argument in arguments], free_port()
+        outs, errs = ([Path(place) / f"{name}{rank}" for rank in range(ranks)] for name in ("out", "err"))
         path, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), str(ROOT)  # for the server, when it starts
+        processes = []
         try:
-            process = _CONTEXT.Process(target=_run, args=(module, given, str(cwd), environment(), str(out), str(err)))
-            process.start()
+            for rank, (out, err) in enumerate(zip(outs, errs, strict=True)):
+                variables = environment() | (as_rank(rank, ranks, port) if ranks > 1 else {})
+                about = (module, given, str(cwd), variables, str(out), str(err))
+                processes.append(_CONTEXT.Process(target=_run, args=about))
+                processes[-1].start()
         finally:
             os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"hangs; it said\n{out.read_text()}\n{err.read_text()}")
-        return subprocess.CompletedProcess([module, *given], process.exitcode, out.read_text(), err.read_text())
+        end = time.monotonic() + timeout
+        for process in processes:
+            process.join(max(0, end - time.monotonic()))
+        said = "".join(err.read_text() for err in errs if err.exists())
+        if any(process.exitcode is None for process in processes):
+            for process in processes:
+                process.kill()
+            raise TimeoutError(f"hangs; it said\n{outs[0].read_text()}\n{said}")
+        status = max((process.exitcode or 0 for process in processes), key=abs)
+        return subprocess.CompletedProcess([module, *given], status, outs[0].read_text(), said)
+
+
+def as_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """The variables that torchrun gives to one of its workers."""
+    about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+    return {name: str(value) for name, value in about.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
 def _run(module: str, arguments: list[str], cwd: str, variables: dict[str, str], out: str, err: str) -> None:

@@ -6,24 +6,32 @@ autograd, hence `apart`: the lives of a test are lived in a process of its own.
 
 import json
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tests.helpers import ROOT
-from tests.run.tiny import PATIENCE, environment, free_port
+from tests.programs import as_rank, call, free_port
+from tests.run.tiny import PATIENCE
 
 
-def apart(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
-    """What a function of a test module returns (as JSON) when a fresh process calls it with these words."""
-    calls = f"import json, sys; from {function.__module__} import {function.__name__} as f"
-    command = [sys.executable, "-c", f"{calls}; print(json.dumps(f(*sys.argv[1:])))", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+def apart(function: Callable[..., Any], *arguments: object, ranks: int = 1) -> Any:  # noqa: ANN401
+    """What a function of a test module returns (as JSON) when a fresh process calls it with these words; of several,
+    which have the environment of torchrun's workers, what the first one returns."""
+    words = (function.__module__, function.__name__, *map(str, arguments))
+    done = call("tests.run.lives", *words, cwd=ROOT, timeout=PATIENCE, ranks=ranks)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    """Do as `apart` asks, in the process of its own."""
+    module, name, *arguments = sys.argv[1:]
+    sys.stdout.write(json.dumps(getattr(import_module(module), name)(*arguments)) + "\n")
+    return 0
 
 
 def warm() -> None:
@@ -53,8 +61,7 @@ class Life:
                 written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 for stream in (1, 2):
                     os.dup2(written, stream)
-                about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
-                os.environ.update({name: str(value) for name, value in about.items()}, MASTER_ADDR="127.0.0.1")
+                os.environ.update(as_rank(rank, ranks, port))
                 status = work()
             except BaseException:  # noqa: BLE001 - a fork must never return into its parent's code
                 traceback.print_exc()

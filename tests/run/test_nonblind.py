@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,8 @@ from models.restoring.generator import at_scale, load_generator
 from models.restoring.nonblind import Assumption
 from models.restoring.restorer import Restorer
 from tests.helpers import ROOT, SHARED
+from tests.programs import call
 from tests.run.test_test_py import picture, run, save_ours
-from tests.run.tiny import environment
 from utils.images.files import read_image, write_image
 from utils.options import files as option_files
 from utils.options.fields import OptionError
@@ -73,9 +71,7 @@ def test_a_grid_is_the_same_on_one_rank_and_on_two(tmp_path: Path, weights: Path
     arguments = ("--opt", "tiny.yml", "--weights", f"ours={weights}", "-o")
     first = run(*arguments, "one", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, str(ROOT / "test.py"), *arguments, "two", "--device", "cpu"]
-    second = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    second = call("test", *arguments, "two", "--device", "cpu", cwd=tmp_path, ranks=2)
     assert second.returncode == 0, second.stderr
     texts = [(tmp_path / name / "results.md").read_text() for name in ("one", "two")]
     assert texts[0] == texts[1] and texts[0] in first.stdout
@@ -231,6 +227,5 @@ def test_an_image_that_the_degradation_refuses_is_named(tmp_path: Path, weights:
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "test.py"), "--data", "S=gt", "--device", "cuda:7"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    done = call("test", "--data", "S=gt", "--device", "cuda:7", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: device: GPU 7 is asked for")

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +17,13 @@ from data.ahead import loader_options
 from data.sampler import StepSampler
 from data.training import Mix, TrainingSet, degrade
 from degradations import Batch
-from models.training.experiment import check_experiment
-from tests.helpers import ROOT
-from tests.run.tiny import environment, free_port, option_tree, pictures, write_options
+from models.training.experiment import check_experiment, load_experiment
+from tests.run.lives import apart
+from tests.run.tiny import option_tree, pictures, write_options
+from train import Trainer
+from utils.logging import Console
 from utils.options.fields import OptionError
+from utils.processes import distributed
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -119,35 +120,19 @@ def test_another_seed_or_stage_is_another_sample(tree: dict[str, Any], expected:
     assert not set(drawn(dataset, StepSampler(BATCH, 1, STEPS)).values()) & set(expected.values())
 
 
-RANK_SCRIPT = """
-import json, sys
-from pathlib import Path
-from models.training.experiment import load_experiment
-from tests.run.test_samples import fingerprints
-from train import Trainer
-from utils.processes import distributed
-from utils.logging import Console
-processes = distributed.start("cpu")
-experiment, tree = load_experiment(sys.argv[1])
-folder = Path(sys.argv[2])
-trainer = Trainer(experiment, tree, processes, folder / "run", Console(processes.rank))
-trainer.enter("psnr", None)
-found, dataset = [], type("Set", (), {"mix": trainer.mix})
-for micros in trainer.batches(3):
-    for samples in micros:
-        found += fingerprints(dataset, samples, range(len(samples.plans))).values()
-(folder / f"{processes.rank}.json").write_text(json.dumps(found))
-distributed.barrier()
-distributed.stop()
-"""
-
-
-def start_rank(options: Path, folder: Path, rank: int, ranks: int, port: int) -> subprocess.Popen[str]:
-    """One of the processes that torchrun would start."""
-    about = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", RANK_SCRIPT, str(options), str(folder)]
-    return subprocess.Popen(command, cwd=ROOT, env={**environment(), **about}, stderr=subprocess.PIPE, text=True)
+def draw_as_a_rank(options: str, folder: str) -> None:
+    """Writes the fingerprints of three steps of the trainer's own batches."""
+    processes = distributed.start("cpu")
+    experiment, tree = load_experiment(Path(options))
+    trainer = Trainer(experiment, tree, processes, Path(folder) / "run", Console(processes.rank))
+    trainer.enter("psnr", None)
+    found = []
+    for micros in trainer.batches(STEPS):
+        for samples in micros:
+            found += fingerprints(trainer, samples, range(len(samples.plans))).values()
+    (Path(folder) / f"{processes.rank}.json").write_text(json.dumps(found))
+    distributed.barrier()
+    distributed.stop()
 
 
 def test_the_trainer_of_two_gloo_processes_draws_what_one_draws(
@@ -156,10 +141,7 @@ def test_the_trainer_of_two_gloo_processes_draws_what_one_draws(
     """The trainer's own batches, in real processes, over all micro-batches of three steps."""
     tree["seed"], tree["stages"]["psnr"]["accumulate"] = SEED, 2
     options = write_options(tmp_path / "options.yml", tree)
-    port = free_port()
-    for process in [start_rank(options, tmp_path, rank, 2, port) for rank in (0, 1)]:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    apart(draw_as_a_rank, options, tmp_path, ranks=2)
     shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     half = BATCH // 2  # each rank has a contiguous share of every step
     joined = [shares[rank][step * half + i] for step in range(STEPS) for rank in (0, 1) for i in range(half)]

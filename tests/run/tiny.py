@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -149,13 +148,14 @@ class Training(Ended):
         return self
 
 
-def train(options: Path, runs: Path, *arguments: str, **more: Any) -> Ended:  # noqa: ANN401
+def train(options: Path, runs: Path, *arguments: str, ranks: int = 1, **more: Any) -> Ended:  # noqa: ANN401
     """Runs train.py to its end; where nothing more is said of how it starts, without importing PyTorch again."""
     if more:
-        run = Training(options, runs, *arguments, **more)
+        run = Training(options, runs, *arguments, ranks=ranks, **more)
         run.wait()
         return run
-    done = call("train", "--opt", options, "--runs", runs, "--device", "cpu", *arguments, cwd=ROOT, timeout=PATIENCE)
+    given = ("--opt", options, "--runs", runs, "--device", "cpu", *arguments)
+    done = call("train", *given, cwd=ROOT, timeout=PATIENCE, ranks=ranks)
     run = Ended(runs / "tiny")
     run.out, run.err, run.code = done.stdout, done.stderr, done.returncode
     return run
@@ -193,10 +193,3 @@ def assert_equal_states(one: Mapping[str, torch.Tensor], other: Mapping[str, tor
     assert len(one) > 30
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, f"{len(different)} of {len(one)} differ, such as {different[:5]}"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

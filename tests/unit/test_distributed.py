@@ -1,64 +1,44 @@
 """Collectives over two gloo processes, and their absence in a run of one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.run.lives import apart
 from utils.options.fields import OptionError
 from utils.processes import distributed
 
-ROOT = Path(__file__).resolve().parents[2]
-WORK = """
-import json, sys, torch
-from utils.processes import distributed
-p = distributed.start("cpu")
-x = torch.tensor([1.0, 2.0], dtype=torch.float64).mul(p.rank + 1).requires_grad_()
-mean = distributed.all_mean(x)
-# A loss that differs by rank: DDP averages the ranks' gradients, so the objective is the mean of the ranks' losses.
-loss = (mean**3).sum() * (p.rank + 1)
-(gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-(second,) = torch.autograd.grad(gradient.sum(), x)
-turned = distributed.all_mean(torch.arange(6.0).reshape(2, 3).t() * (p.rank + 1))
-flags = torch.tensor([p.rank, 1 - p.rank, 5], dtype=torch.int32)
-result = {
-    "rank": p.rank, "local_rank": p.local_rank, "world_size": p.world_size, "main": p.is_main, "device": str(p.device),
-    "x": x.tolist(), "mean": mean.tolist(), "gradient": gradient.tolist(), "second": second.tolist(),
-    "turned": turned.tolist(),
-    "agreed": distributed.agree(flags), "flags": flags.tolist(),
-    "gathered": distributed.gather_objects({"rank": p.rank}),
-    "text": distributed.broadcast_string(f"from {p.rank}"),
-}
-distributed.barrier()
-distributed.stop()
-open(f"{sys.argv[1]}/{p.rank}.json", "w").write(json.dumps(result))
-"""
 
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+def work(folder: str) -> None:
+    p = distributed.start("cpu")
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64).mul(p.rank + 1).requires_grad_()
+    mean = distributed.all_mean(x)
+    # A loss that differs by rank: DDP averages the ranks' gradients, so the objective is the mean of the ranks' losses.
+    loss = (mean**3).sum() * (p.rank + 1)
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    turned = distributed.all_mean(torch.arange(6.0).reshape(2, 3).t() * (p.rank + 1))
+    flags = torch.tensor([p.rank, 1 - p.rank, 5], dtype=torch.int32)
+    result = {
+        **{"rank": p.rank, "local_rank": p.local_rank, "world_size": p.world_size, "main": p.is_main},
+        "device": str(p.device),
+        **{"x": x.tolist(), "mean": mean.tolist(), "gradient": gradient.tolist(), "second": second.tolist()},
+        "turned": turned.tolist(),
+        **{"agreed": distributed.agree(flags), "flags": flags.tolist()},
+        "gathered": distributed.gather_objects({"rank": p.rank}),
+        "text": distributed.broadcast_string(f"from {p.rank}"),
+    }
+    distributed.barrier()
+    distributed.stop()
+    (Path(folder) / f"{p.rank}.json").write_text(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": "2"}
-    ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} for rank in range(2)]
-    command = [sys.executable, "-c", WORK, str(folder)]
-    running = [subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) for env in ranks]
-    for process in running:
-        try:
-            _, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors
+    apart(work, folder, ranks=2)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
