@@ -35,36 +35,53 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+class Program:
+    """`main` of a module at work with a command line, in a folder, in a session of its own, as many times as torchrun
+    would start it."""
+
+    def __init__(self, module: str, *arguments: str | Path, cwd: Path, ranks: int = 1) -> None:
+        self._place, port = tempfile.TemporaryDirectory(), free_port()
+        self._outs, self._errs = ([Path(self._place.name) / f"{name}{i}" for i in range(ranks)] for name in ("o", "e"))
+        given, self.processes = [str(argument) for argument in arguments], []
+        path, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), str(ROOT)  # for the server, when it starts
+        try:
+            for rank, (out, err) in enumerate(zip(self._outs, self._errs, strict=True)):
+                variables = environment() | (as_rank(rank, ranks, port) if ranks > 1 else {})
+                about = (module, given, str(cwd), variables, str(out), str(err))
+                self.processes.append(_CONTEXT.Process(target=_run, args=about))
+                self.processes[-1].start()
+        finally:
+            os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
+
+    @property
+    def pid(self) -> int:
+        """The first rank's, and of its session and process group."""
+        return self.processes[0].pid or 0
+
+    def poll(self) -> int | None:
+        """The exit status of the first rank, as `subprocess` gives it; None before its end."""
+        return self.processes[0].exitcode
+
+    def wait(self, timeout: float) -> tuple[int, str, str]:
+        """The worst exit status, what the first rank put out and the errors of all. Raises TimeoutError."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0, end - time.monotonic()))
+        said = ["".join(file.read_text() for file in files if file.exists()) for files in (self._outs[:1], self._errs)]
+        if any(process.exitcode is None for process in self.processes):
+            for process in self.processes:
+                process.kill()
+            raise TimeoutError("hangs; it said\n{}\n{}".format(*said))
+        return max((process.exitcode or 0 for process in self.processes), key=abs), said[0], said[1]
+
+
 def call(
     module: str, *arguments: str | Path, cwd: Path, timeout: float = 300, ranks: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """Run `main` of a module with a command line, in a folder, in as many processes as torchrun would start.
-
-    Returns the worst exit status, what the first rank put out and the errors of all. Raises TimeoutError.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        given, port = [str(argument) for argument in arguments], free_port()
-        outs, errs = ([Path(place) / f"{name}{rank}" for rank in range(ranks)] for name in ("out", "err"))
-        path, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), str(ROOT)  # for the server, when it starts
-        processes = []
-        try:
-            for rank, (out, err) in enumerate(zip(outs, errs, strict=True)):
-                variables = environment() | (as_rank(rank, ranks, port) if ranks > 1 else {})
-                about = (module, given, str(cwd), variables, str(out), str(err))
-                processes.append(_CONTEXT.Process(target=_run, args=about))
-                processes[-1].start()
-        finally:
-            os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
-        end = time.monotonic() + timeout
-        for process in processes:
-            process.join(max(0, end - time.monotonic()))
-        said = "".join(err.read_text() for err in errs if err.exists())
-        if any(process.exitcode is None for process in processes):
-            for process in processes:
-                process.kill()
-            raise TimeoutError(f"hangs; it said\n{outs[0].read_text()}\n{said}")
-        status = max((process.exitcode or 0 for process in processes), key=abs)
-        return subprocess.CompletedProcess([module, *given], status, outs[0].read_text(), said)
+    """Run `main` of a module to its end, see `Program`. Raises TimeoutError."""
+    return subprocess.CompletedProcess(
+        [module, *map(str, arguments)], *Program(module, *arguments, cwd=cwd, ranks=ranks).wait(timeout)
+    )
 
 
 def as_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -74,6 +91,7 @@ def as_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
 
 
 def _run(module: str, arguments: list[str], cwd: str, variables: dict[str, str], out: str, err: str) -> None:
+    os.setsid()
     os.environ.clear()
     os.environ.update(variables)
     for number, name in ((1, out), (2, err)):

@@ -164,7 +164,7 @@ def test_too_many_workers_are_warned_of_once(tmp_path: Path) -> None:
 def test_ctrl_c_at_any_moment_is_no_page(tmp_path: Path) -> None:
     """While PyTorch is imported nothing is said, later one word; a training run saves (tests/run/test_train.py)."""
     options = write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images")))
-    early = Training(options, tmp_path / "runs", "--dry-run")
+    early = Training(options, tmp_path / "runs", "--dry-run", command=("train.py",))
     time.sleep(1)
     early.stop(signal.SIGINT)
     assert early.wait() in (-signal.SIGINT, 130) and early.err in ("", "error: interrupted\n")

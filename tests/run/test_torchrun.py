@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
-from tests.run.tiny import PATIENCE, Training, finished, free_port, option_tree, pictures, write_options
+from tests.programs import free_port
+from tests.run.tiny import PATIENCE, Training, finished, option_tree, pictures, write_options
 from utils.storage.checkpoint import Checkpoints, load
 
 pytestmark = pytest.mark.slow

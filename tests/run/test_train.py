@@ -140,7 +140,7 @@ def test_the_other_way_round(reference: Training, options: Path, tmp_path: Path)
         killed = Training(options, runs).until(reached)
         killed.stop(signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
-    stopped = Training(options, runs).until("gan_00000005")
+    stopped = Training(options, runs, command=("train.py",)).until("gan_00000005")  # SIGINT is ours from the start
     stopped.stop(signal.SIGINT)
     stopped.stop(signal.SIGINT)  # impatience does not break the save
     assert stopped.wait() == PREEMPTED, stopped.err

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from tests.helpers import ROOT
-from tests.programs import call, environment
+from tests.programs import Program, call, environment
 from utils.options.files import dump
 from utils.storage import checkpoint
 
@@ -89,46 +89,29 @@ class Ended:
 
 
 class Training(Ended):
-    """A started `train.py`, in a process group of its own."""
+    """A started `train.py`, in a process group of its own; a new interpreter where more is said of how it starts."""
 
-    def __init__(
-        self,
-        options: Path,
-        runs: Path,
-        *arguments: str,
-        ranks: int = 1,
-        torchrun: Sequence[str] = (),
-        preexec: Callable[[], None] | None = None,
-        command: Sequence[str] = ("train.py",),
-        launcher_module: str = "torch.distributed.run",
-    ) -> None:
-        launcher = [sys.executable]
-        if ranks > 1:
-            torchrun = ("--standalone", f"--nproc-per-node={ranks}", *torchrun)
-        if torchrun:
-            launcher += ["-m", launcher_module, *torchrun]
-        whole = [*launcher, *command, "--opt", str(options), "--runs", str(runs), "--device", "cpu", *arguments]
+    process: subprocess.Popen[str] | Program
+
+    def __init__(self, options: Path, runs: Path, *arguments: str, ranks: int = 1, **more: Any) -> None:  # noqa: ANN401
         super().__init__(runs / "tiny")
-        self.process = subprocess.Popen(
-            whole,
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=preexec,
-        )
+        given = ("--opt", str(options), "--runs", str(runs), "--device", "cpu", *arguments)
+        if ranks > 1:
+            more["torchrun"] = ("--standalone", f"--nproc-per-node={ranks}", *more.get("torchrun", ()))
+        self.process = interpreter(given, **more) if more else Program("train", *given, cwd=ROOT)
 
     def wait(self) -> int:
         """Waits for the end; returns the exit status and fills `out` and `err`."""
         try:
-            self.out, self.err = self.process.communicate(timeout=PATIENCE)
+            if isinstance(self.process, Program):
+                self.code, self.out, self.err = self.process.wait(PATIENCE)
+            else:
+                self.out, self.err = self.process.communicate(timeout=PATIENCE)
+                self.code = self.process.returncode
         except subprocess.TimeoutExpired:
             self.stop(signal.SIGKILL)
             self.out, self.err = self.process.communicate()
             raise AssertionError(f"hangs; it said\n{self.out}\n{self.err}") from None
-        self.code = self.process.returncode
         return self.code
 
     def stop(self, number: int, group: bool = True) -> None:
@@ -142,10 +125,31 @@ class Training(Ended):
         while not (self.folder / "checkpoints" / checkpoint_name).is_dir():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop(signal.SIGKILL)
-                out, err = self.process.communicate()
-                raise AssertionError(f"ended before {checkpoint_name} was there; it said\n{out}\n{err}")
+                self.wait()
+                raise AssertionError(f"ended before {checkpoint_name} was there; it said\n{self.out}\n{self.err}")
             time.sleep(0.002)
         return self
+
+
+def interpreter(
+    given: Sequence[str],
+    torchrun: Sequence[str] = (),
+    preexec: Callable[[], None] | None = None,
+    command: Sequence[str] = ("train.py",),
+    launcher_module: str = "torch.distributed.run",
+) -> subprocess.Popen[str]:
+    """A new interpreter that runs a command with these words, under a launcher if it has words of its own."""
+    launcher = ["-m", launcher_module, *torchrun] if torchrun else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, *command, *given],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=preexec,
+    )
 
 
 def train(options: Path, runs: Path, *arguments: str, ranks: int = 1, **more: Any) -> Ended:  # noqa: ANN401
