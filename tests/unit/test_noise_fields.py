@@ -9,7 +9,9 @@ from scipy import stats
 
 from degradations import Ragged
 from degradations.operations.noise import (
+    _MANY,
     _alias_tables,
+    many_counts,
     normal_fields,
     normal_fields_batched,
     poisson_counts,
@@ -102,7 +104,19 @@ def test_tables_of_the_cpu_hold_poissons_law(peak: int) -> None:
     assert np.abs(expected.sum(1) - 1).max() < 1e-11, "no count that could happen is left out"
 
 
-@pytest.mark.parametrize("peak", [4.0, 256.0])
+@pytest.mark.parametrize("rate", [_MANY, 33.7, 100.0, 1000.0, 10000.0])
+def test_many_counts_of_the_cpu_hold_poissons_law(rate: float) -> None:
+    """But for one pixel in 80,000, of higher rates fewer: the probability of each count, between two places."""
+    whole, *coefficients = many_counts(np.array([rate]))
+    normal = np.linspace(-9, 9, 400_001)
+    places = whole + np.polynomial.polynomial.polyval(normal, np.ravel(coefficients))
+    assert (np.diff(places) > 0).all() and places[normal > -6][0] > 0, "single precision knows none beyond 6"
+    counts = np.arange(max(0, int(rate - 9 * rate**0.5)), int(rate + 10 * rate**0.5) + 9)
+    law = np.diff(stats.norm.cdf(np.interp(counts, places, normal)), append=1)
+    assert np.abs(law - stats.poisson.pmf(counts, rate)).sum() / 2 < 1.25e-5 * (_MANY / rate) ** 1.5 + 1e-9
+
+
+@pytest.mark.parametrize("peak", [4.0, 256.0, 100.5, 7000.0])
 def test_counts_of_the_cpu_are_drawn_from_their_tables(peak: float) -> None:
     levels = torch.tensor([0, 1, 60, 128, 255], dtype=torch.uint8)
     images = Ragged.of(levels[None, :, None, None].expand(1, 5, 200, 200).contiguous())
