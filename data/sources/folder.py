@@ -119,9 +119,10 @@ def present(root: Path, names: Sequence[str], listing: Path, option: str = "root
 
 
 def listable(name: str) -> bool:
-    """Tell whether a path relative to the root comes out of a list as it went in."""
+    """Tell whether a path relative to the root comes out of a list, which is UTF-8, as it went in."""
     match = _LISTED.match(name)
-    return match is not None and match[1] == name and name == name.strip() and len(name.splitlines()) == 1
+    written = name.encode(errors="ignore").decode().strip()  # which drops bytes of a name that are no text
+    return match is not None and match[1] == name == written and len(name.splitlines()) == 1
 
 
 def _names(line: str, where: str) -> tuple[str, ...]:

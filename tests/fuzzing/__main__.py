@@ -1,15 +1,17 @@
 """Fuzzes one parser, or all by turns, guided by coverage: `python -m tests.fuzzing [--minutes 30] [PARSER ...]`.
 
-Needs `pip install atheris`. Each parser works in a process of its own, with a limit of memory and of 10 seconds for a
-file. What breaks it is kept in OUT/PARSER, named crash-, timeout- or oom-; `--file` reads one such file again.
+Needs `pip install atheris`. Each parser works in a process of its own, forked when all is imported, with a limit of
+memory and of 10 seconds for a file. What breaks it is kept in OUT/PARSER, named crash-, timeout- or oom-; `--file`
+reads one such file again.
 """
 
 import argparse
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 MEGABYTES, SECONDS, LARGEST = 3000, 10, 1 << 16
+OURS = ("utils.images", "utils.options", "models.weights", "data.sources", "data.shard_index", "degradations.kernels")
 
 
 def main() -> int:
@@ -19,20 +21,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="in all (default: 30)")
     parser.add_argument("--out", type=Path, default=Path("fuzzing"), help="where files are kept (default: fuzzing)")
     parser.add_argument("--file", type=Path, help="read this file once, and do nothing else")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        fuzz(args.parsers[0], args.out / args.parsers[0], round(60 * args.minutes))
-    from tests.fuzzing.parsers import PARSERS
-
-    names = args.parsers or list(PARSERS)
     if args.file is not None:
-        PARSERS[names[0]](args.file.read_bytes())
+        from tests.fuzzing.parsers import PARSERS
+
+        PARSERS[args.parsers[0] if args.parsers else "image"](args.file.read_bytes())
         return 0
-    broke = 0
+    import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
+
+    with atheris.instrument_imports(include=[*OURS, "tifffile", "PIL"]):  # pyright: ignore[reportAttributeAccessIssue]
+        from tests.fuzzing.parsers import PARSERS
+    names, broke = args.parsers or list(PARSERS), 0
     for name in names:
-        share = ["--minutes", str(args.minutes / len(names)), "--out", str(args.out), "--worker"]
-        broke += subprocess.run([sys.executable, "-m", "tests.fuzzing", name, *share]).returncode != 0
+        sys.stderr.write(f"--- {name}\n")
+        if (child := os.fork()) == 0:
+            fuzz(name, args.out / name, round(60 * args.minutes / len(names)))
+        broke += os.waitpid(child, 0)[1] != 0
     return broke
 
 
@@ -40,11 +44,8 @@ def fuzz(name: str, folder: Path, seconds: int) -> None:
     """Change files until the time is over, keeping what reaches new code. Ends the process."""
     import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
-    ours = ["utils.images", "utils.options", "models.weights", "data.sources", "data.shard_index"]
-    theirs = ["tifffile", "PIL"] if name in ("image", "bands") else []  # takes half a minute
-    included = [*ours, "degradations.kernels", *theirs]
-    with atheris.instrument_imports(include=included):  # pyright: ignore[reportAttributeAccessIssue]
-        from tests.fuzzing.parsers import PARSERS
+    from tests.fuzzing.parsers import PARSERS
+
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(PARSERS[name].seeds()):

@@ -1,5 +1,6 @@
 """Lists of images as BasicSR, Real-ESRGAN and Windows write them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 from data import DATASETS, Source
+from data.prepare.check import check
 from data.sources.folder import listable
 from utils.images.files import write_image
+from utils.logging import Console
 from utils.options.fields import OptionError
 
 NAMES = ("gt/a.png", "gt/sub dir/b 1.png")
@@ -81,3 +84,12 @@ def test_refused(
 
 def test_a_name_that_reads_as_a_pair_is_not_listed() -> None:
     assert listable("x, y.png") and not listable("x.png, y.png")
+
+
+def test_a_name_that_is_no_text_is_not_listed(tmp_path: Path) -> None:
+    """Linux takes any bytes for a name."""
+    for name, level in {b"ok.png": 1, b"bad\xff.png": 2}.items():
+        write_image(tmp_path / "a.png", np.full((8, 8, 3), level, np.uint8))
+        os.rename(tmp_path / "a.png", os.path.join(os.fsencode(tmp_path), name))
+    assert check([tmp_path], tmp_path / "list.txt", 1, 1, Console()) == 0
+    assert (tmp_path / "list.txt").read_text() == "ok.png\n"
