@@ -389,12 +389,10 @@ def odd_others() -> Iterator[tuple[str, File]]:
     long = struct.pack(">I", len(WIDE) + 150_000) + WIDE[4:] + bytes(150_000)
     data = by_pillow(RGB8, "JPEG", quality=98, icc_profile=long)
     yield "jpeg_icc_in_three.jpg", File(data, RGB8, within=14, profile=long)
-    plain = by_pillow(RGB8, "JPEG2000")
-    colour, outer = plain.index(b"colr") - 4, plain.index(b"jp2h") - 4
-    box = struct.pack(">I4sHB", 11 + len(WIDE), b"colr", 0x200, 0) + WIDE
-    length = struct.unpack_from(">I", plain, outer)[0] - 15 + len(box)
-    data = plain[:outer] + struct.pack(">I", length) + plain[outer + 4 : colour] + box + plain[colour + 15 :]
-    yield "jp2_icc.jp2", File(data, read_srgb(RGB8, WIDE), within=2)  # OpenJPEG converts
+    for bits in (8, 12, 16):
+        array = shaped(4, 3, 2**bits - 1)
+        data = profiled(imagecodecs.jpeg2k_encode(array, level=0, reversible=True, bitspersample=bits), WIDE)
+        yield f"jp2_icc_{bits}.jp2", File(data, whole_of(array, bits), profile=WIDE)
     for kind in ("P2", "P3", "P5", "P6"):
         for top in (1, 7, 200, 4095):
             yield f"netpbm_{kind}_{top}.pnm", netpbm(kind, top)
@@ -428,10 +426,13 @@ def bitmap(pixels: bytes, height: int, bits: int, masks: tuple[int, int, int, in
     return struct.pack("<2sIHHI", b"BM", 14 + len(about) + len(pixels), 0, 0, 14 + len(about)) + about + pixels
 
 
-def read_srgb(array: np.ndarray, profile: bytes) -> np.ndarray:
-    return imagecodecs.cms_transform(
-        array, profile, imagecodecs.cms_profile("srgb"), colorspace="rgb", outcolorspace="rgb"
-    )
+def profiled(data: bytes, profile: bytes) -> bytes:
+    """A JPEG 2000 with a profile where its colours were named, which no library at hand writes."""
+    inner, outer = data.index(b"colr") - 4, data.index(b"jp2h") - 4
+    (old,), box = struct.unpack_from(">I", data, inner), b"colr\2\0\0" + profile
+    length = struct.unpack_from(">I", data, outer)[0] - old + 4 + len(box)
+    before = data[:outer] + struct.pack(">I", length) + data[outer + 4 : inner]
+    return before + struct.pack(">I", 4 + len(box)) + box + data[inner + old :]
 
 
 TABLE = dict([*pngs(), *tiffs(), *lossy(), *others(), *turned(), *odd_pngs(), *odd_tiffs(), *odd_others()])

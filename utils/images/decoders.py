@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from utils.images.header import TIFF_BY_PILLOW, Header
+from utils.images.header import BY_PILLOW, Header
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read is in our messages
 
@@ -26,13 +26,17 @@ def decoded(data: bytes, header: Header) -> np.ndarray:
         raise ValueError("has CMYK colours of more than 8 bits, which are not converted; save it as RGB")
     if header.kind == "avif" and deep and header.pages > 1:  # imagecodecs 2026.3 reads all frames or none
         raise ValueError(f"has {header.pages} frames of more than 8 bits, of which none is read")
-    if header.kind == "tiff" and header.mode not in TIFF_BY_PILLOW:
+    if header.mode in BY_PILLOW:
+        array = _by_pillow(data)
+    elif header.kind == "tiff":
         array = _by_tifffile(data, header)
-    elif header.kind == "jpeg2000" or (header.kind == "avif" and deep):
-        array = _by_imagecodecs(data, "jpeg2k" if header.kind == "jpeg2000" else "avif")
+    elif header.kind == "jpeg2000":  # of which OpenJPEG would convert colours, by deep profiles wrongly
+        array = _by_imagecodecs(data.replace(b"colr\2", b"free\2", 1) if header.profile else data, "jpeg2k")
+    elif header.kind == "avif" and deep:
+        array = _by_imagecodecs(data, "avif")
     elif header.kind == "pam":
         array = _pam(data, header)
-    elif header.mode != "CMYK" and (header.kind in ("png", "jpeg", "webp") or (header.kind == "pnm" and deep)):
+    elif header.kind in ("png", "jpeg", "webp") or (header.kind == "pnm" and deep):
         array = _by_opencv(data, header)
     else:
         array = _by_pillow(data)

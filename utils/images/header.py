@@ -44,6 +44,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNM = re.compile(rb"P([1-6])(?:\s|#[^\n\r]*)+(\d{1,9})(?:\s|#[^\n\r]*)+(\d{1,9})(?:(?:\s|#[^\n\r]*)+(\d{1,5}))?")
 _PAM = re.compile(rb"(HEIGHT|WIDTH|DEPTH|MAXVAL)\s+(\d{1,9})")
 _JP2_DEPTH = re.compile(rb"\xff\x4f\xff\x51.{38}(.)", re.DOTALL)  # Ssiz of the codestream's SIZ (ISO 15444-1, A.5.1)
+_JP2_PROFILE = re.compile(rb"(.{4})colr\x02..", re.DOTALL)  # length of the box, and its method 2 (I.5.3.3)
 _AVIF_DEPTH = re.compile(rb"av1C.{2}(.)", re.DOTALL)  # high_bitdepth and twelve_bit of the AV1 codec box
 _AVIF_COLOUR = re.compile(rb"colrnclx\0(.)\0(.)", re.DOTALL)
 
@@ -52,7 +53,7 @@ _JPEG_MODES = {1: "gray", 3: "RGB", 4: "CMYK"}
 _PAM_MODES = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}
 _TIFF_MODES = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
 _PILLOW_MODES = {"1": "gray", "L": "gray", "I;16": "gray", "LA": "gray + alpha", "P": "palette", "PA": "palette"}
-TIFF_BY_PILLOW = ("CMYK", "LAB", "YCbCr")  # modes of TIFF that are converted
+BY_PILLOW = ("CMYK", "LAB", "YCbCr")  # modes that are converted
 _LIGHT = {"gray": 1, "palette": 1, "RGB": 3}  # channels of a TIFF, without alpha
 _TIFF_JPEG = (6, 7, 33003, 33005, 34712)  # compressions whose YCbCr is decoded to RGB
 
@@ -201,7 +202,7 @@ def _tiff(data: bytes) -> Header:
             mode = "RGB"
         size, pages, bits = (int(page.imagelength), int(page.imagewidth)), _full_pages(file), page.bitspersample
         orientation = turn if (turn := page.tags.valueof(274)) in range(1, 9) else 1
-        if mode in TIFF_BY_PILLOW:  # which turns it upright
+        if mode in BY_PILLOW:  # which turns it upright
             size, orientation = Header(size=size, orientation=orientation).upright, 1
         return Header(
             "tiff",
@@ -235,7 +236,7 @@ def _why_no_picture(page: TiffPage, mode: str, pages: int) -> str | None:
         return f"has the colours {page.photometric!s}, {bits} bits, which are not converted; save it as RGB"
     if page.dtype is None or page.dtype.kind not in "bu" or page.dtype.itemsize > 2:
         return f"holds {page.dtype} values; 8 and 16 bit images are supported"
-    if mode in TIFF_BY_PILLOW and (bits, channels) != (8, 4 if mode == "CMYK" else 3):
+    if mode in BY_PILLOW and (bits, channels) != (8, 4 if mode == "CMYK" else 3):
         return f"has the colours {mode}, {bits} bits, in a form that is not converted; save it as RGB"
     if channels - _LIGHT.get(mode, channels) not in (0, 1) or layers > 1:
         return f"has {channels} channels{f' in {layers} layers' * (layers > 1)}; gray, RGB and RGBA are supported"
@@ -251,8 +252,11 @@ def _by_pillow(data: bytes) -> Header:
         return Header(damage=_what_else(data))
     with image:
         kind, depth, colour = str(image.format).lower(), 1 if image.mode == "1" else 8, None
+        profile = image.info.get("icc_profile") or b""
         if kind == "jpeg2000":
             depth = (_JP2_DEPTH.search(data) or [b"", b"\7"])[1][0] % 128 + 1
+            if (match := _JP2_PROFILE.search(data)) is not None:
+                profile = data[match.end() : match.start() + int.from_bytes(match[1])]
         elif kind == "avif":
             flags, colour = (_AVIF_DEPTH.search(data) or [b"", b"\0"])[1][0], _AVIF_COLOUR.search(data)
             depth = 8 + 2 * (flags >> 6 & 1) + 2 * (flags >> 5 & 1)
@@ -264,7 +268,7 @@ def _by_pillow(data: bytes) -> Header:
             mode=_PILLOW_MODES.get(image.mode, image.mode),
             highest=2**depth - 1,
             transparent=image.has_transparency_data,
-            profile=_profile(image.info.get("icc_profile") or b""),
+            profile=_profile(profile),
             cicp=b"" if colour is None else colour[1] + colour[2] + b"\0\1",
             pages=getattr(image, "n_frames", 1),
             damage="a BMP of 16 bits with alpha is not read here; save it as PNG" if argb16 else None,
