@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -37,9 +38,16 @@ def free_port() -> int:
 
 class Program:
     """`main` of a module at work with a command line, in a folder, in a session of its own, as many times as torchrun
-    would start it."""
+    would start it. `before`, a function of a test module, is called there first, to change what it will meet."""
 
-    def __init__(self, module: str, *arguments: str | Path, cwd: Path, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        module: str,
+        *arguments: str | Path,
+        cwd: Path,
+        ranks: int = 1,
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self._place, port = tempfile.TemporaryDirectory(), free_port()
         self._outs, self._errs = ([Path(self._place.name) / f"{name}{i}" for i in range(ranks)] for name in ("o", "e"))
         given, self.processes = [str(argument) for argument in arguments], []
@@ -47,7 +55,7 @@ class Program:
         try:
             for rank, (out, err) in enumerate(zip(self._outs, self._errs, strict=True)):
                 variables = environment() | (as_rank(rank, ranks, port) if ranks > 1 else {})
-                about = (module, given, str(cwd), variables, str(out), str(err))
+                about = (module, given, str(cwd), variables, str(out), str(err), before)
                 self.processes.append(_CONTEXT.Process(target=_run, args=about))
                 self.processes[-1].start()
         finally:
@@ -90,7 +98,15 @@ def as_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in about.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
-def _run(module: str, arguments: list[str], cwd: str, variables: dict[str, str], out: str, err: str) -> None:
+def _run(
+    module: str,
+    arguments: list[str],
+    cwd: str,
+    variables: dict[str, str],
+    out: str,
+    err: str,
+    before: Callable[[], None] | None,
+) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(variables)
@@ -103,6 +119,8 @@ def _run(module: str, arguments: list[str], cwd: str, variables: dict[str, str],
     torch.set_num_threads(1)
     sys.argv = [f"{module}.py", *arguments]
     try:
+        if before is not None:
+            before()
         status = import_module(module).main()
     except SystemExit as ended:
         status = ended.code

@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import train as program
 from tests.helpers import ROOT
 from tests.run.tiny import (
     Training,
@@ -26,6 +28,7 @@ from tests.run.tiny import (
     write_options,
 )
 from utils.logging import Console, reserve, write_status
+from utils.metrics import METRICS, Metric
 from utils.options.fields import OptionError
 from utils.options.files import load
 from utils.storage.checkpoint import Checkpoints
@@ -82,31 +85,28 @@ def test_small_recipes_train_and_their_next_command_runs(recipe: Path, tmp_path:
     assert (tmp_path / "results" / "short" / "results.md").is_file()
 
 
+def with_a_noise_metric() -> None:
+    @METRICS.register("noise")
+    class Noise(Metric):
+        higher_is_better, channels = False, ("rgb",)
+
+        def __call__(self, sr: np.ndarray, gt: np.ndarray | None) -> float:
+            return float(abs(sr - gt).mean())
+
+
 def test_any_metric_is_measured_at_validation(tmp_path: Path) -> None:
     """In RGB and Y, also a lower one that is better, by which the best checkpoint is chosen; in log and table."""
     images = pictures(tmp_path / "images")
     tree = option_tree(images, psnr=2, luma=True, best_by="NOISE", metrics={"noise": {"type": "noise"}})
     del tree["stages"]["gan"]
     options = write_options(tmp_path / "tiny.yml", tree)
-    run = finished(options, tmp_path / "runs", command=("-c", NOISE_METRIC))
+    run = finished(options, tmp_path / "runs", before=with_a_noise_metric)
     line = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
     numbers = ("PSNR", "SSIM", "NOISE", "PSNR Y", "SSIM Y")
     assert [name for name in line if "/" in name] == [f"pictures/{name}" for name in numbers]
     assert "| PSNR Y |" in (run.folder / "results.md").read_text().replace("  ", " ")
-    wrong = train(options, tmp_path / "wrong", "--set", "logger.best_by=PSNR_Y", command=("-c", NOISE_METRIC))
+    wrong = train(options, tmp_path / "wrong", "--set", "logger.best_by=PSNR_Y", before=with_a_noise_metric)
     assert wrong.code == 1 and "expected one of PSNR, SSIM" in wrong.err
-
-
-NOISE_METRIC = """
-import sys, train
-from utils.metrics import METRICS, Metric
-@METRICS.register("noise")
-class Noise(Metric):
-    higher_is_better, channels = False, ("rgb",)
-    def __call__(self, sr, gt):
-        return float(abs(sr - gt).mean())
-sys.exit(train.main())
-"""
 
 
 def test_a_network_that_is_not_finite_is_said_at_validation(tmp_path: Path) -> None:
@@ -146,19 +146,17 @@ def test_a_second_run_on_the_same_folder(tmp_path: Path) -> None:
     assert_equal_states(final_states(first.folder, ["psnr"]), saved)
 
 
-INTERRUPTED = """
-import sys, train
-def load(*given):
-    raise KeyboardInterrupt
-train.load_experiment = load
-sys.exit(train.main())
-"""
-
-
 def test_too_many_workers_are_warned_of_once(tmp_path: Path) -> None:
     many = ("--dry-run", "--set", f"data.workers={(os.cpu_count() or 1) + 1}")
     run = finished(write_options(tmp_path / "tiny.yml", option_tree(pictures(tmp_path / "images"))), tmp_path, *many)
     assert run.err.count("are more than this machine has cores for") == 1 and "DataLoader" not in run.err
+
+
+def interrupt_loading() -> None:
+    def load_experiment(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    program.load_experiment = load_experiment  # type: ignore[assignment]
 
 
 def test_ctrl_c_at_any_moment_is_no_page(tmp_path: Path) -> None:
@@ -168,7 +166,7 @@ def test_ctrl_c_at_any_moment_is_no_page(tmp_path: Path) -> None:
     time.sleep(1)
     early.stop(signal.SIGINT)
     assert early.wait() in (-signal.SIGINT, 130) and early.err in ("", "error: interrupted\n")
-    late = train(options, tmp_path / "runs", "--dry-run", command=("-c", INTERRUPTED))
+    late = train(options, tmp_path / "runs", "--dry-run", before=interrupt_loading)
     assert late.code == 130 and late.err == "error: interrupted\n"
 
 

@@ -3,13 +3,18 @@
 import json
 import resource
 import signal
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data.validation import ValidationItem, ValidationSet
+from degradations import Batch
+from models.stages.stage import Phase
 from tests.run.tiny import (
     PREEMPTED,
     Training,
@@ -21,6 +26,7 @@ from tests.run.tiny import (
     train,
     write_options,
 )
+from train import Trainer
 from utils.images.files import read_image
 from utils.options.files import load
 from utils.storage import checkpoint
@@ -347,43 +353,40 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(images: Path, 
         assert checkpoint.all_finite(weights)
 
 
-TRANSIENT = """
-import sys, train
-honest, failures = train.Trainer.finish_phase, [3]
-def faulty(self, phase, finite, batches):
-    broken = self.iteration > 7 and failures[0] > 0
-    failures[0] -= broken
-    honest(self, phase, finite & (not broken), batches)
-train.Trainer.finish_phase = faulty
-sys.exit(train.main())
-"""
+def three_bad_gradients() -> None:
+    honest, failures = Trainer.finish_phase, [3]
+
+    def faulty(self: Trainer, phase: Phase, finite: torch.Tensor, batches: Sequence[Batch]) -> None:
+        broken = self.iteration > 7 and failures[0] > 0
+        failures[0] -= broken
+        honest(self, phase, finite & (not broken), batches)
+
+    Trainer.finish_phase = faulty
 
 
 def test_a_transient_fault_is_cured_by_the_last_good_checkpoint(images: Path, tmp_path: Path) -> None:
     """Three bad gradients, as from a faulty device: the run goes back to iteration 5, and ends as if nothing was."""
     options = write_options(tmp_path / "tiny.yml", option_tree(images, psnr=12, gan=2, nonfinite_in_a_row=3))
     plain = train(options, tmp_path / "plain")
-    cured = train(options, tmp_path / "cured", command=("-c", TRANSIENT))
+    cured = train(options, tmp_path / "cured", before=three_bad_gradients)
     assert cured.code == 0 and cured.err.count("going back to the newest checkpoint, once") == 1
     assert "iteration 5" in cured.out
     assert_equal_states(final_states(cured.folder), final_states(plain.folder))
 
 
-LONG_VALIDATION = """
-import sys, time, train
-from data.validation import ValidationSet
-from pathlib import Path
-plain = ValidationSet.__getitem__
-def slow(self, number):
-    marker = Path(sys.argv[sys.argv.index("--runs") + 1]) / "validating"
-    if marker.parent.joinpath("tiny/checkpoints/psnr_00000002").is_dir():
-        with marker.open("a") as file:
-            file.write("x")
-        time.sleep(0.3)
-    return plain(self, number)
-ValidationSet.__getitem__ = slow
-sys.exit(train.main())
-"""
+def slow_second_validation() -> None:
+    """Validation takes a minute once iteration 2 is saved, and marks each of its images."""
+    plain = ValidationSet.__getitem__
+
+    def slow(self: ValidationSet, number: int) -> ValidationItem:
+        marker = Path(sys.argv[sys.argv.index("--runs") + 1]) / "validating"
+        if marker.parent.joinpath("tiny/checkpoints/psnr_00000002").is_dir():
+            with marker.open("a") as file:
+                file.write("x")
+            time.sleep(0.3)
+        return plain(self, number)
+
+    ValidationSet.__getitem__ = slow
 
 
 def test_a_signal_ends_a_long_validation(images: Path, tmp_path: Path) -> None:
@@ -391,7 +394,7 @@ def test_a_signal_ends_a_long_validation(images: Path, tmp_path: Path) -> None:
     tree = option_tree(images, psnr=6, gan=2, save_every=2, validate_every=3)
     tree["data"]["validation"]["pictures"]["repeats"] = 120
     options = write_options(tmp_path / "tiny.yml", tree)
-    run = Training(options, tmp_path / "runs", command=("-c", LONG_VALIDATION))
+    run = Training(options, tmp_path / "runs", before=slow_second_validation)
     while not (tmp_path / "runs" / "validating").exists():
         assert run.process.poll() is None
         time.sleep(0.05)
@@ -409,7 +412,7 @@ def test_a_full_disk_is_warned_of_and_ends_the_run_only_after_a_while(images: Pa
     """As a full disk would, a limit on the size of files makes every save fail."""
     tree = option_tree(images, psnr=50, save_every=5, save_failures=3)
     tree["data"]["workers"] = 0  # workers hand over batches in files, too
-    run = train(write_options(tmp_path / "tiny.yml", tree), tmp_path / "runs", preexec=_limit_files)
+    run = train(write_options(tmp_path / "tiny.yml", tree), tmp_path / "runs", before=_limit_files)
     assert run.code == 1 and "Traceback" not in run.err
     assert run.err.count("checkpoint not saved, training goes on") == 3
     assert "3 checkpoints in a row could not be saved" in run.err

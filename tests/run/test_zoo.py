@@ -1,38 +1,20 @@
 """A real run over a folder of bad and odd image files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from degradations import Batch
 from tests.run.tiny import option_tree, train, write_options
 from tests.unit.test_image import bomb_png
+from train import Trainer
+from utils.storage.checkpoint import LoadedCheckpoint
 
 Image = pytest.importorskip("PIL.Image")
-
-MEANWHILE = """
-import json, sys
-from pathlib import Path
-import train
-enter, step = train.Trainer.enter, train.Trainer.train_step
-def spoil(self, name, resume):  # after the folder was listed
-    for path in self.mix.entries[0].source._paths:
-        if Path(path).stem in ("gone", "turned"):
-            Path(path).unlink()
-        if Path(path).stem == "turned":
-            Path(path).mkdir()
-    enter(self, name, resume)
-def note(self, micros):
-    for samples in micros:
-        for path, gt in zip(samples.paths, samples.targets["plain"]):
-            line = [Path(path).name, [float(gt[c].min()) for c in range(3)], [float(gt[c].max()) for c in range(3)]]
-            with (self.folder / "seen.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\\n")
-    return step(self, micros)
-train.Trainer.enter, train.Trainer.train_step = spoil, note
-sys.exit(train.main())
-"""
 
 DEEP = 51300
 """A 16-bit value that 8 bits do not hold."""
@@ -75,12 +57,35 @@ def zoo(folder: Path) -> dict[str, tuple[float, float, float]]:
     return {**wanted, "deep.tif": (DEEP / 65535,) * 3}  # type: ignore[dict-item]
 
 
+def spoil_and_note() -> None:
+    """Files go and turn into folders after they were listed; what is trained on is written down."""
+    enter, step = Trainer.enter, Trainer.train_step
+
+    def spoil(self: Trainer, name: str, resume: LoadedCheckpoint | None) -> None:
+        for path in map(Path, self.mix.entries[0].source._paths):  # type: ignore[attr-defined]
+            if path.stem in ("gone", "turned"):
+                path.unlink()
+            if path.stem == "turned":
+                path.mkdir()
+        enter(self, name, resume)
+
+    def note(self: Trainer, micros: Sequence[Batch]) -> dict[str, Tensor]:
+        for samples in micros:
+            for path, gt in zip(samples.paths, samples.targets["plain"], strict=True):
+                line = [Path(path).name, [float(gt[c].min()) for c in range(3)], [float(gt[c].max()) for c in range(3)]]
+                with (self.folder / "seen.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        return step(self, micros)
+
+    Trainer.enter, Trainer.train_step = spoil, note
+
+
 def test_each_bad_file_is_named_once_and_none_is_silently_changed(tmp_path: Path) -> None:
     colours = zoo(tmp_path / "images")
     tree = option_tree(tmp_path / "images", psnr=40)
     tree["data"] |= {"batch_size": 4, "workers": 1, "validation": {}, "max_unreadable": 5}
     options = write_options(tmp_path / "tiny.yml", tree)
-    run = train(options, tmp_path / "runs", "--stage", "psnr", command=("-c", MEANWHILE))
+    run = train(options, tmp_path / "runs", "--stage", "psnr", before=spoil_and_note)
     assert run.code == 0 and run.status["state"] == "finished", run.err
     reasons = {
         "cut": "cut off",

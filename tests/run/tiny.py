@@ -93,12 +93,20 @@ class Training(Ended):
 
     process: subprocess.Popen[str] | Program
 
-    def __init__(self, options: Path, runs: Path, *arguments: str, ranks: int = 1, **more: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        options: Path,
+        runs: Path,
+        *arguments: str,
+        ranks: int = 1,
+        before: Callable[[], None] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(runs / "tiny")
         given = ("--opt", str(options), "--runs", str(runs), "--device", "cpu", *arguments)
         if ranks > 1:
             more["torchrun"] = ("--standalone", f"--nproc-per-node={ranks}", *more.get("torchrun", ()))
-        self.process = interpreter(given, **more) if more else Program("train", *given, cwd=ROOT)
+        self.process = interpreter(given, **more) if more else Program("train", *given, cwd=ROOT, before=before)
 
     def wait(self) -> int:
         """Waits for the end; returns the exit status and fills `out` and `err`."""
@@ -134,7 +142,6 @@ class Training(Ended):
 def interpreter(
     given: Sequence[str],
     torchrun: Sequence[str] = (),
-    preexec: Callable[[], None] | None = None,
     command: Sequence[str] = ("train.py",),
     launcher_module: str = "torch.distributed.run",
 ) -> subprocess.Popen[str]:
@@ -148,14 +155,13 @@ def interpreter(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=preexec,
     )
 
 
 def train(options: Path, runs: Path, *arguments: str, ranks: int = 1, **more: Any) -> Ended:  # noqa: ANN401
-    """Runs train.py to its end; where nothing more is said of how it starts, without importing PyTorch again."""
-    if more:
-        run = Training(options, runs, *arguments, ranks=ranks, **more)
+    """Runs train.py to its end; several ranks without torchrun."""
+    if ranks == 1:
+        run = Training(options, runs, *arguments, **more)
         run.wait()
         return run
     given = ("--opt", options, "--runs", runs, "--device", "cpu", *arguments)
