@@ -170,5 +170,7 @@ _UNITS = np.arange(256, dtype=np.float32) / np.float32(255)
 
 def mix_channels(matrices: Tensor, planes: Tensor) -> Tensor:
     """Mix planes (B, P, H, W) by a matrix (C, P) for each image to (B, C, H, W); in full float32 on any device."""
+    if planes.device.type == "cpu":
+        return (matrices @ planes.flatten(2)).unflatten(2, planes.shape[2:])
     first, *others = (matrices[:, :, i, None, None] * planes[:, i, None] for i in range(planes.shape[1]))
     return sum(others, first)

@@ -151,26 +151,31 @@ def develop_tone(linear: Tensor, drawn: Sequence[Drawn]) -> Tensor:
     device = linear.device
     inverse_gamma, toe = column([1 / d["gamma"] for d in drawn], device), column([d["toe"] for d in drawn], device)
     black = toe**inverse_gamma
-    power = (linear + toe).pow_(inverse_gamma).sub_(black).div_((1 + toe) ** inverse_gamma - black)
+    # The power by its logarithm, in a third of the time of `pow`.
+    power = (linear + toe).log_().mul_(inverse_gamma).exp_().sub_(black).div_((1 + toe) ** inverse_gamma - black)
     waves = on_device([d["waves"] for d in drawn], device)
     result = power.clone()
     for k, c in enumerate(waves.unbind(1), 1):
-        result += torch.sin(power * (k * np.pi)).mul_(c[:, None, None, None] / (k * np.pi))
+        result.addcmul_((power * (k * np.pi)).sin_(), c[:, None, None, None] / (k * np.pi))
     return result.clamp_(0, 1)
 
 
 def undo_tone(data: Tensor, drawn: Sequence[Drawn]) -> Tensor:
     """Invert `develop_tone`, by linear interpolation in a table; values are clipped to [0, 1] first."""
-    tables = on_device(np.stack([_undo_table(d) for d in drawn]), data.device)
-    at = (data.clamp(0, 1) * (_KNOTS - 1)).flatten(1)
-    low = at.long().clamp_(0, _KNOTS - 2)  # both ends: padding may hold anything, NaN too
-    start, slope = (table.gather(1, low) for table in (tables[:, :-1], tables.diff(dim=1)))
-    return slope.mul_(at - low).add_(start).unflatten(1, data.shape[1:])
+    tables = np.stack([_undo_table(d) for d in drawn])
+    at = data.clamp(0, 1).mul_(_KNOTS - 1).flatten(1)
+    low = at.int().clamp_(0, _KNOTS - 2)  # both ends: padding may hold anything, NaN too
+    places = (low + torch.arange(len(drawn), device=data.device, dtype=torch.int)[:, None] * _KNOTS).flatten()
+    start, slope = (
+        on_device(np.stack([tables, np.diff(tables, append=tables[:, -1:])]), data.device).flatten(1).unbind()
+    )
+    risen = (at - low).flatten().mul_(slope.index_select(0, places))
+    return risen.add_(start.index_select(0, places)).view(data.shape)
 
 
 def _undo_table(drawn: Drawn) -> np.ndarray:
     """Return `undo_tone` at equally spaced values: (knots,) float32."""
-    dense = np.linspace(0, 1, 8 * _KNOTS)
+    dense = np.linspace(0, 1, 2 * _KNOTS)
     k = np.arange(1, len(drawn["waves"]) + 1)
     waved = dense + np.sin(dense[:, None] * k * np.pi) @ (np.array(drawn["waves"]) / (k * np.pi))
     power = np.interp(np.linspace(0, 1, _KNOTS), waved, dense)
