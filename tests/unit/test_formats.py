@@ -391,7 +391,7 @@ def odd_others() -> Iterator[tuple[str, File]]:
     yield "jpeg_icc_in_three.jpg", File(data, RGB8, within=14, profile=long)
     for bits in (8, 12, 16):
         array = shaped(4, 3, 2**bits - 1)
-        data = profiled(imagecodecs.jpeg2k_encode(array, level=0, reversible=True, bitspersample=bits), WIDE)
+        data = profiled(bytes(imagecodecs.jpeg2k_encode(array, level=0, reversible=True, bitspersample=bits)), WIDE)
         yield f"jp2_icc_{bits}.jp2", File(data, whole_of(array, bits), profile=WIDE)
     for kind in ("P2", "P3", "P5", "P6"):
         for top in (1, 7, 200, 4095):
