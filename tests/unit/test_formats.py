@@ -44,7 +44,7 @@ from utils.images.files import (
     read_picture,
     to_float,
 )
-from utils.images.header import parse_header
+from utils.images.header import Header, parse_header
 from utils.logging import Console
 
 MAGICK = shutil.which("convert-im6.q16") or shutil.which("magick")
@@ -582,6 +582,13 @@ def test_images_of_one_row_or_column(kind: str, size: tuple[int, int]) -> None:
     array = np.ascontiguousarray(RGB8[: size[0], : size[1]])
     data = by_pillow(array, kind, lossless=True) if kind == "WEBP" else by_pillow(array, kind)
     np.testing.assert_array_equal(decode_picture(data, "a").pixels, array)
+
+
+@pytest.mark.parametrize("megapixels", [95, 190])
+def test_pillow_neither_warns_of_large_images_nor_refuses_them(megapixels: int, recwarn: Any) -> None:
+    data = saved(Image.new("1", (megapixels * 100, 10_000)), "BMP")
+    assert parse_header(data) == Header("bmp", (10_000, megapixels * 100), mode="gray", highest=1)
+    assert not recwarn.list
 
 
 def test_a_palette_of_a_tiff_keeps_its_alpha() -> None:

@@ -57,19 +57,17 @@ def write_encoded(file: BinaryIO, suffix: str, form: Form, bands: Iterable[np.nd
 
 def _blocks(form: Form, bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
     """Cut bands anew, so that each but the last has `height` rows. Raises ValueError if they are not the image."""
-    waiting: list[np.ndarray] = []
-    rows = 0
+    waiting, rows = np.empty((0, *form.shape[1:]), form.dtype), 0
     for band in bands:
         if band.shape[1:] != form.shape[1:] or band.dtype != form.dtype:
             raise ValueError(f"found rows {band.shape[1:]} of {band.dtype}, expected {form.shape[1:]} of {form.dtype}")
         rows += len(band)
-        while sum(map(len, waiting)) + len(band) >= height:
-            missing = height - sum(map(len, waiting))
-            yield np.concatenate([*waiting, band[:missing]]) if waiting else np.ascontiguousarray(band[:missing])
-            band, waiting = band[missing:], []
-        waiting += [band] * bool(len(band))
-    if waiting:
-        yield np.concatenate(waiting)
+        waiting = np.concatenate([waiting, band]) if len(waiting) else band
+        while len(waiting) >= height:
+            yield np.ascontiguousarray(waiting[:height])
+            waiting = waiting[height:]
+    if len(waiting):
+        yield np.ascontiguousarray(waiting)
     if rows != form.shape[0]:
         raise ValueError(f"found {rows} rows, expected {form.shape[0]}")
 

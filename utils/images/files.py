@@ -135,11 +135,15 @@ def sound_header(data: bytes, name: str | Path, max_megapixels: float = 400) -> 
 def read_header(path: str | Path) -> Header:
     """Read what a file says of itself, from its head where that tells. Raises ImageError if it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
-            header = parse_header(file.read(_HEAD))
+        header = parse_header(_head(Path(path)))
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
     return header if header.size is not None else parse_header(read_bytes(path))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -260,7 +264,7 @@ def list_images(root: str | Path) -> Listing:
     def refuse(error: OSError) -> None:
         raise OSError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error
 
-    found, others, visits = [], dict[str, list[str]](), Counter[str]()
+    found, others, visits = list[Path](), dict[str, list[str]](), Counter[str]()
     above: dict[str, frozenset[str]] = {str(root): frozenset()}
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
@@ -270,19 +274,29 @@ def list_images(root: str | Path) -> Listing:
         visits[real] += 1
         if visits[real] > _TURNS_OF_LINKS:
             raise OSError(f"{folder}: links lead here in more than {_TURNS_OF_LINKS} ways; remove some of them")
-        files = [name for name in files if name not in _RECORDS]
-        hidden = [name for name in (*inner, *files) if name.startswith(".")]
-        others.setdefault("hidden", []).extend(hidden)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        hidden = [name for name in inner if name.startswith(".")]
+        inner[:] = sorted(set(inner) - set(hidden))
         above.update({os.path.join(folder, name): known | {real} for name in inner})
-        for path in (Path(folder, name) for name in files if not name.startswith(".")):
-            if not path.is_file() and path.exists():
-                others.setdefault("no regular files", []).append(path.name)
-            elif is_image_name(path.name) or (not path.suffix and _is_image(path)):
+        for path in (Path(folder, name) for name in (*hidden, *files) if name not in _RECORDS):
+            if (kind := _kind_left_out(path)) is None:
                 found.append(path)
             else:
-                others.setdefault(path.suffix.lower() or "without an ending", []).append(path.name)
-    return Listing(root, sorted(found), {kind: names for kind, names in others.items() if names})
+                others.setdefault(kind, []).append(path.name)
+    return Listing(root, sorted(found), others)
+
+
+def _kind_left_out(path: Path) -> str | None:
+    """Return what a file is that is no image by its name or content, or None if it is one."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.exists() and not path.is_file():
+        return "no regular files"
+    if is_image_name(path.name):
+        return None
+    with suppress(OSError):
+        if not path.suffix and parse_header(_head(path)).kind:
+            return None
+    return path.suffix.lower() or "without an ending"
 
 
 def image_files(root: str | Path) -> list[Path]:
@@ -293,13 +307,6 @@ def image_files(root: str | Path) -> list[Path]:
 def is_image_name(name: str) -> bool:
     """Return whether a file name has an accepted suffix, in any case, and is not hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        return bool(path.is_file() and parse_header(path.open("rb").read(_HEAD)).kind)
-    except OSError:
-        return False
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif"),
-    *(".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".tga", ".icb", ".vda", ".vst"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
 )
 _PILLOW_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "TGA", "WEBP")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -59,6 +60,7 @@ _TIFF_JPEG = (6, 7, 33003, 33005, 34712)  # compressions whose YCbCr is decoded 
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of odd files goes into our messages
 logging.getLogger("tifffile").propagate = False
+Image.MAX_IMAGE_PIXELS = None  # it warns and refuses below our own limit, which is checked before pixels are decoded
 
 
 @dataclass(frozen=True)
