@@ -49,15 +49,16 @@ def convolve(images: Ragged, kernels: Sequence[np.ndarray], border: Border = "mi
 
 def _trimmed(kernel: np.ndarray) -> np.ndarray:
     """Cut off margins that together weigh less than 1e-7: a narrow Gaussian in a large frame is common."""
-    total, keep = np.abs(kernel).sum(), kernel.shape[0] // 2
-    while keep > 0:
-        margin = kernel.shape[0] // 2 - keep + 1
-        inner = kernel[(slice(margin, -margin),) * kernel.ndim]
-        if total - np.abs(inner).sum() > 1e-7 * total:
-            break
-        keep -= 1
-    margin = kernel.shape[0] // 2 - keep
+    outside = np.bincount(_depths(kernel.shape[0], kernel.ndim), np.abs(kernel).ravel()).cumsum()
+    margin = int((outside <= 1e-7 * outside[-1]).sum())
     return kernel[(slice(margin, kernel.shape[0] - margin),) * kernel.ndim]
+
+
+@lru_cache(maxsize=64)
+def _depths(size: int, ndim: int) -> np.ndarray:
+    """Return how far from the frame's edge each number of a kernel stands, in reading order."""
+    depth = np.minimum(np.arange(size), np.arange(size)[::-1])
+    return np.minimum.outer(depth, depth).ravel() if ndim == 2 else depth
 
 
 def _convolve_one(image: Tensor, kernel: np.ndarray, border: Border) -> Tensor:
