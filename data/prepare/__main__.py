@@ -234,7 +234,7 @@ class Match:
     window: PositiveInt | None = None
     """Side in pixels of what is measured, by default as large as most images allow, to 192; good images need as many
     times more as the scale is."""
-    draws: PositiveInt = 300
+    draws: PositiveInt = 600
     """Images that each candidate makes."""
     seed: Count = 0
     """Of everything random."""

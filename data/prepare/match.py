@@ -58,7 +58,7 @@ def match(
     *,
     scale: int | None = None,
     window: int | None = None,
-    draws: int = 300,
+    draws: int = 600,
     fit: Path | None = None,
     workers: int = 1,
     seed: int = 0,

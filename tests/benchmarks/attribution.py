@@ -1,6 +1,6 @@
 """Are folders of degraded photographs attributed to the pipeline that made them? (`python -m data.prepare match`)
 
-    python -m tests.benchmarks.attribution PHOTOS GT [--folders 10] [--images 30] [--draws 300] [--out TRACES.npz]
+    python -m tests.benchmarks.attribution PHOTOS GT [--folders 10] [--images 30] [--draws 600] [--out TRACES.npz]
     python -m tests.benchmarks.attribution PHOTOS GT --fits 8
 
 Twenty pipelines for x2 degrade photographs; folders of some of them, with draws of their own, are compared with what
@@ -151,8 +151,9 @@ def main() -> None:
     parser.add_argument("gt", type=Path, help="other photographs, for the candidates")
     parser.add_argument("--folders", type=int, default=10, help="of each pipeline")
     parser.add_argument("--images", type=int, default=30, help="of each folder")
-    parser.add_argument("--draws", type=int, default=300, help="of each candidate")
+    parser.add_argument("--draws", type=int, default=600, help="of each candidate")
     parser.add_argument("--window", type=int, help="side in pixels of what is measured; default as `match` has it")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws")
     parser.add_argument("--out", type=Path, help="all traces")
     parser.add_argument("--fits", type=int, default=0, help="narrow the wide pipeline to so many folders instead")
     options = parser.parse_args()
@@ -165,8 +166,8 @@ def main() -> None:
     # Folders are of windows, as large as photographs of low quality would have room for.
     window = options.window or common_window([], [*photos, *gt], SCALE)
     count = -(-options.folders // (len(photos) // options.images)) * len(photos)
-    folders = measure_degraded(made, photos, window, count, workers=1, console=console, seed=1)
-    candidates = measure_degraded(made, gt, window, options.draws, workers=1, console=console)
+    folders = measure_degraded(made, photos, window, count, 1, console, options.seed + 1)
+    candidates = measure_degraded(made, gt, window, options.draws, 1, console, options.seed)
     if options.out:
         parts: dict[str, Any] = {f"photos {name}": one.traced.values for name, one in folders.items()}
         parts |= {f"gt {name}": one.traced.values for name, one in candidates.items()}
