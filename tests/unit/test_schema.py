@@ -4,6 +4,7 @@ The server runs where YAML_LANGUAGE_SERVER names it: `npm install yaml-language-
 `node_modules/.bin/yaml-language-server`.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -33,7 +34,14 @@ from utils.options.schema import SCHEMA_FILE
 
 OPTIONS = ROOT / "options"
 HEAD = "# yaml-language-server: $schema="
-SCHEMAS = json.loads(json.dumps(schemas()))
+
+
+@functools.cache
+def written() -> dict[str, Any]:
+    """The schemas as files hold them; making them takes seconds."""
+    return json.loads(json.dumps(schemas()))
+
+
 SHIPPED = sorted(OPTIONS.rglob("*.yml"))
 RANGE = "degradation: {type: bsrgan, steps: {jpeg: {quality_range: %s}}}"
 TEST = "name: a\nscale: 2\n"
@@ -82,8 +90,8 @@ def schema_of(folder: Path) -> Path:
 
 def marks(schema: Path, text: str) -> list[str]:
     """What a validator finds wrong."""
-    shared = Registry().with_resource(f"../{SCHEMA_FILE}", Resource.from_contents(SCHEMAS[SCHEMA_FILE]))
-    validator = Draft202012Validator(SCHEMAS[str(schema.relative_to(OPTIONS))], registry=shared)
+    shared = Registry().with_resource(f"../{SCHEMA_FILE}", Resource.from_contents(written()[SCHEMA_FILE]))
+    validator = Draft202012Validator(written()[str(schema.relative_to(OPTIONS))], registry=shared)
     return [
         f"{'.'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(parse(text, "text"))
     ]
@@ -91,7 +99,7 @@ def marks(schema: Path, text: str) -> list[str]:
 
 def test_the_shipped_schemas_are_current() -> None:
     """Renew them with: python train.py --schema"""
-    for name, schema in SCHEMAS.items():
+    for name, schema in written().items():
         assert json.loads((OPTIONS / name).read_text(encoding="utf-8")) == schema, name
 
 

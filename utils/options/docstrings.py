@@ -43,6 +43,7 @@ def _entries(documented: Any) -> dict[str, str]:  # noqa: ANN401
     return texts
 
 
+@cache
 def _below_fields(kind: type) -> dict[str, str]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
