@@ -605,6 +605,17 @@ def test_a_palette_of_a_tiff_keeps_its_alpha() -> None:
     np.testing.assert_array_equal(picture.alpha, alpha)
 
 
+@pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
+def test_a_strip_that_is_not_there_is_the_same_in_bands(tmp_path: Path, tag: str) -> None:
+    """tifffile reads from the file's first byte as a whole, and nothing by strips."""
+    data = bytearray(by_tifffile(RGB8, photometric="rgb"))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        place = file.pages.first.tags[tag].valueoffset
+    data[place : place + 2] = bytes(2)
+    (path := tmp_path / "gone.tif").write_bytes(data)
+    assert why_not_in_bands(parse_header(bytes(data)), path) == "some of its strips are not in the file"
+
+
 @pytest.mark.parametrize("tag", ["TileLength", "TileWidth", "ImageLength", "SamplesPerPixel"])
 def test_a_tag_of_two_values_is_no_crash(tmp_path: Path, tag: str) -> None:
     """Where one is due, tifffile gives both."""

@@ -99,6 +99,8 @@ def _why_no_strips(path: Path) -> str | None:
         page = file.pages.first
         if page.planarconfig != 1 or page.photometric not in (1, 2, 6) or page.samplesperpixel not in (1, 3):
             return "its planes or colours are put together as a whole"
+        if page.is_contiguous and not (all(page.dataoffsets) and all(page.databytecounts)):
+            return "some of its strips are not in the file"
         rows = page.tilelength if page.is_tiled else page.rowsperstrip
         if rows * page.imagewidth * page.samplesperpixel * np.dtype(page.dtype).itemsize > _LARGEST_SEGMENT:
             return f"its strips are as high as {rows} rows"

@@ -60,7 +60,7 @@ _TIFF_JPEG = (6, 7, 33003, 33005, 34712)  # compressions whose YCbCr is decoded 
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of odd files goes into our messages
 logging.getLogger("tifffile").propagate = False
-Image.MAX_IMAGE_PIXELS = None  # it warns and refuses below our own limit, which is checked before pixels are decoded
+Image.MAX_IMAGE_PIXELS = 400_000_000  # our own limit: it warned below, and a GIF is allocated to tell its frames
 
 
 @dataclass(frozen=True)
