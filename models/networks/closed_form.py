@@ -28,6 +28,7 @@ class ClosedForm(Network):
             spectra fall faster than 1/|f|² where noise matters.
         alpha: regularisation without noise, relative to the prior: for rounding and errors of the kernel.
 
+    >>> import torch
     >>> network = NETWORKS.build({"type": "closed_form", "scale": 2})
     >>> network(torch.rand(1, 3, 16, 24), kernel=torch.full((1, 5, 5), 1 / 25), sigma=torch.zeros(1)).shape
     torch.Size([1, 3, 32, 48])
