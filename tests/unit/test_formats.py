@@ -605,6 +605,15 @@ def test_a_palette_of_a_tiff_keeps_its_alpha() -> None:
     np.testing.assert_array_equal(picture.alpha, alpha)
 
 
+def test_a_second_frame_of_another_size_is_refused() -> None:
+    data = by_pillow(RGB8, "JPEG")
+    place = data.index(b"\xff\xc0")
+    frame = bytearray(data[place : place + 2 + int.from_bytes(data[place + 2 : place + 4])])
+    frame[5:9] = struct.pack(">HH", 99, 77)
+    with pytest.raises(ImageError, match=r"a: its header says \(99, 77\), its pixels are \(24, 40\)"):
+        decode_picture(data[:-2] + bytes(frame) + data[-2:], "a")
+
+
 @pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
 def test_a_strip_that_is_not_there_is_the_same_in_bands(tmp_path: Path, tag: str) -> None:
     """tifffile reads from the file's first byte as a whole, and nothing by strips."""

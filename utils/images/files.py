@@ -116,6 +116,8 @@ def decode_picture(data: bytes, name: str | Path, max_megapixels: float = 400) -
         text = f"this {header.kind.upper()} file is not read ({reason}); if other programs show it, save it as PNG"
         raise ImageError(f"{name}: {reason if reason.startswith(('holds', 'has')) else text}") from error
     _check_size(name, image.shape[:2], max_megapixels)
+    if header.size is not None and sorted(image.shape[:2]) != sorted(header.size):
+        raise ImageError(f"{name}: its header says {header.size}, its pixels are {image.shape[:2]} (height, width)")
     return picture_of(name, image, header)
 
 
