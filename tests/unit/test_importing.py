@@ -235,7 +235,7 @@ def test_variants_of_released_files(name: str) -> None:
 @pytest.mark.parametrize(
     ("which", "line", "expected"),
     [
-        ("dasr", "--scale 2 --sig_max 2.0", {"data.gt_size": 96, "stages.encoder.iterations": 97000}),
+        ("dasr", "--scale 2 --sig_max 2.0", {"data.crop_size": 96, "stages.encoder.iterations": 97000}),
         ("dasr", "--scale 3 --sig_max=3.0", {"scale": 3, "stages.encoder.schedule.milestones": [57230]}),
         (
             "dasr",
