@@ -45,7 +45,7 @@ class ImageCache:
         An image that cannot be kept, as the disk is full, is decoded each time.
         """
         path = os.path.abspath(path)
-        kept = self.folder / f"{hashlib.sha256(path.encode()).hexdigest()}.npy"
+        kept = self.folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.npy"
         try:
             stamp = _stamp(path)
         except OSError:

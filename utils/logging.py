@@ -48,7 +48,7 @@ class Console:
 
     def _keep(self, text: str) -> None:
         if self._log is not None:
-            with suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+            with suppress(OSError), self._log.open("a", encoding="utf-8", errors="backslashreplace") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def info(self, text: str) -> None:
@@ -64,7 +64,7 @@ class Console:
             self._told.add(once)
 
     def error(self, text: str) -> None:
-        """Return why the run ends."""
+        """Say why the run ends."""
         self._say(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
 
     def progress(self, total: int, initial: int = 0, desc: str = "", every_seconds: float = 30) -> Progress:
@@ -74,7 +74,10 @@ class Console:
 
 def _print(text: str, file: IO[str]) -> None:
     with tqdm.external_write_mode(file=file):  # lifts a progress bar out of the way
-        print(text, file=file, flush=True)  # noqa: T201
+        try:
+            print(text, file=file, flush=True)  # noqa: T201
+        except UnicodeEncodeError:  # a file name that is no text, or letters that this terminal lacks
+            print(text.encode(file.encoding, "backslashreplace").decode(file.encoding), file=file, flush=True)  # noqa: T201
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -54,8 +54,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace the text of a file in one step."""
-    replace_bytes(path, text.encode("utf-8"))
+    """Replace the text of a file in one step. Of file names, bytes that are no text become such as \\udce9."""
+    replace_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
