@@ -188,6 +188,7 @@ class Trainer:
     def enter(self, name: str, resume: LoadedCheckpoint | None) -> None:
         """Build a stage and fill its networks: from a checkpoint, by hand-over, or freshly."""
         self.name, self.settings = name, self.experiment.settings(name)
+        self.watcher.enter_stage()
         self.iteration = self.schedule_start = 0
         self.batch_size = self.experiment.batch_size(name)
         self.stage = build_stage(self.experiment, name, self.processes)

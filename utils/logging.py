@@ -214,9 +214,9 @@ class MetricsLog:
         """Cut what this stage logged beyond the iteration it resumes from, so that curves are continuous."""
         for board in self.boards:
             board.resume(stage, iteration)
-        self._file.close()
         kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _keep(line, stage, iteration)]
         replace_text(self.path, "".join(f"{line}\n" for line in kept))
+        self._file.close()  # only now: on a full disk the log goes on in the old file
         self._file = self.path.open("a", encoding="utf-8")
 
     def scalars(self, stage: str, iteration: int, values: Mapping[str, float], losses: Collection[str] = ()) -> None:
