@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Console:
         self._log = path
         self._keep(f"$ {shlex.join(sys.argv)}")
 
-    def _say(self, text: str, file: IO[str]) -> None:
+    def _say(self, text: str, file: TextIO) -> None:
         _print(text, file)
         self._keep(text)
 
@@ -72,7 +72,7 @@ class Console:
         return Progress(total, initial, desc, every_seconds, self.is_main, self._say)
 
 
-def _print(text: str, file: IO[str]) -> None:
+def _print(text: str, file: TextIO) -> None:
     with tqdm.external_write_mode(file=file):  # lifts a progress bar out of the way
         try:
             print(text, file=file, flush=True)  # noqa: T201
@@ -115,7 +115,7 @@ class Progress:
         desc: str,
         every_seconds: float,
         visible: bool,
-        say: Callable[[str, IO[str]], None],
+        say: Callable[[str, TextIO], None],
     ) -> None:
         self.total, self.done, self.desc = total, initial, desc
         self.speed, self.wait_share = 0.0, 0.0
