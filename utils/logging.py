@@ -94,6 +94,24 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {line} |" for line in [lines[0], " | ".join(rule), *lines[1:]])
 
 
+def first_few(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """Return names for a sentence: all, or the first few and dots.
+
+    >>> first_few(["a", "b", "c"], 2)
+    'a, b, ...'
+    """
+    return between.join([*names[:most], *["..."] * (len(names) > most)])
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number with the words that go with it.
+
+    >>> counted(1, "file is", "files are"), counted(2, "file is", "files are")
+    ('1 file is', '2 files are')
+    """
+    return f"{count} {one if count == 1 else many}"
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

@@ -3,6 +3,7 @@ reading texts and paths that were written on Windows, and arrays that are damage
 
 import codecs
 import os
+import time
 import zlib
 from pathlib import Path
 from tokenize import TokenError
@@ -42,6 +43,11 @@ def write_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def is_abandoned(about: os.stat_result) -> bool:
+    """Tell whether a file that is written aside is one of a process that was killed: untouched for an hour."""
+    return about.st_mtime < time.time() - 3600
 
 
 def sync_folder(folder: Path) -> None:
