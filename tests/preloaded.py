@@ -1,0 +1,17 @@
+"""What the server of `tests.programs` imports before it is forked: all that a program of ours loads on its way."""
+
+import torch._dynamo  # by the first optimizer, which takes seconds
+
+import models.training.preview  # noqa: F401
+import test  # noqa: F401
+import train  # noqa: F401
+from data.source import DATASETS
+from degradations import DEGRADATIONS, STEPS
+from losses import LOSSES
+from models.network import NETWORKS
+from models.stages.stage import STAGES
+from utils.metrics import METRICS
+from utils.optim import SCHEDULES
+
+for registry in (DATASETS, DEGRADATIONS, LOSSES, METRICS, NETWORKS, SCHEDULES, STAGES, STEPS):
+    registry.names()
