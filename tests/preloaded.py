@@ -12,6 +12,8 @@ from models.network import NETWORKS
 from models.stages.stage import STAGES
 from utils.metrics import METRICS
 from utils.optim import SCHEDULES
+from utils.storage.checkpoint import versions
 
 for registry in (DATASETS, DEGRADATIONS, LOSSES, METRICS, NETWORKS, SCHEDULES, STAGES, STEPS):
     registry.names()
+versions()
