@@ -1,6 +1,6 @@
 """What the server of `tests.programs` imports before it is forked: all that a program of ours loads on its way."""
 
-import torch._dynamo  # by the first optimizer, which takes seconds
+import torch._dynamo  # noqa: F401  # the first optimizer would, for seconds
 
 import models.training.preview  # noqa: F401
 import test  # noqa: F401
