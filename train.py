@@ -247,17 +247,19 @@ class Trainer:
         self.watcher.note_mishaps(micros)
         self.experiment.performance.begin_step()
         for phase in self.stage.phases():
-            set_rate([phase.optimizer], self.settings.rate_factor(self.iteration, phase.schedule, self.schedule_start))
+            set_rate(phase.optimizer, self.settings.rate_factor(self.iteration, phase.schedule, self.schedule_start))
         self.iteration += 1
         batches = [degrade(batch, self.mix.degradations, self.device) for batch in micros]
-        batches = [batch.gray() for batch in batches] if self.experiment.gray else batches
+        if self.experiment.gray:
+            batches = [batch.gray() for batch in batches]
         memos: list[Memo] = [{} for _ in batches]
         values: dict[str, Tensor] = {}
         for phase in self.stage.phases():
             if phase.turn.due(self.iteration):
                 values.update(self.run_phase(phase, batches, memos))
-        with at_average(self.stage.phases()[0].optimizer, network := self.stage.networks["network_g"]):
-            self.ema.update(network, self.iteration)
+        network_g = self.stage.networks["network_g"]
+        with at_average(self.stage.phases()[0].optimizer, network_g):
+            self.ema.update(network_g, self.iteration)
         self.stage.after_step()
         return values
 

@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules as pure functions of completed steps, and the moving average of weights."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -309,13 +309,7 @@ def step_unless(optimizer: Optimizer, nonfinite: int) -> None:
         optimizer.step()
 
 
-def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
+def set_rate(optimizer: Optimizer, factor: float) -> None:
     """Set every group's rate to its base rate times a factor."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-
-def default_schedule() -> Schedule:
-    """Return the base rate throughout."""
-    return Constant()
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

@@ -20,12 +20,12 @@ def sample_stream(seed: int, stage: str, number: int, attempt: int = 0) -> np.ra
 
 
 def step_stream(seed: int, stage: str, step: int) -> np.random.Generator:
-    """Return what a system draws once per optimizer step: equal on all ranks and micro-batches."""
+    """Return the stream of what a system draws once per optimizer step, equal on all ranks and micro-batches."""
     return generator(2, seed, stage, step)
 
 
 def validation_stream(seed: int, name: str, index: int) -> np.random.Generator:
-    """Return the frozen degradation of one validation image."""
+    """Return the stream of one validation image's degradation, which is so frozen."""
     return generator(3, seed, name, index)
 
 

@@ -75,7 +75,7 @@ class Report:
 
     `judge_by` is the number of the verdicts, `smallest` the smallest difference in it worth knowing. `changes`: by row
     what it has otherwise, as (option, the baseline's, its own). `pictures`: by row and set the folder of its restored
-    images. `drawn`: by row the steps of many plans, as `utils.images.plot` takes them. `states`: words about rows that
+    images. `drawn`: by row the steps of many plans, as `degradations.drawn` takes them. `states`: words about rows that
     are not whole. With `over_seeds` False differences are told for these trainings alone.
     """
 

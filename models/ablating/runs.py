@@ -164,7 +164,7 @@ class Work:
             os.killpg(child.pid, signal.SIGTERM)
 
     def checkpoint(self, *arguments: Any) -> Any:  # noqa: ANN401 - called by submitit when SLURM takes the machine back
-        """End in time, and goes into the queue again."""
+        """End in time, and go into the queue again."""
         import submitit
 
         self.stop()

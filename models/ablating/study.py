@@ -27,7 +27,7 @@ from models.training.experiment import Experiment, check_experiment
 from models.training.resume import MAY_CHANGE
 from utils.metrics import Metric
 from utils.options import files as option_files
-from utils.options.components import OptionsError, Problem, Spec, check_tree, nearest
+from utils.options.components import OptionsError, Problem, Spec, check_tree, flat, nearest
 from utils.options.fields import Count, OptionError, Positive, PositiveInt
 from utils.processes.distributed import Processes
 
@@ -282,23 +282,12 @@ def _check_variants(variants: Mapping[str, Variant], problems: list[Problem]) ->
         problems += [Problem(f"variants.{name}: {p.where}", p.message) for p in own if p not in everywhere]
     seen: dict[str, Any] = {}
     for name, experiment in experiments.items():
-        meaning = _meaning(dataclasses.replace(experiment, name=""))
+        meaning = list(flat(dataclasses.replace(experiment, name="")).items())  # the order of steps and stages counts
         if (equal := next((other for other, known in seen.items() if known == meaning), None)) is not None:
             text = f"is equal to {equal!r}: its options change nothing; mend their paths, or remove it"
             problems.append(Problem(f"variants.{name}", text))
         seen[name] = meaning
     return experiments
-
-
-def _meaning(value: Any) -> Any:  # noqa: ANN401
-    """Return checked options as plain values with all defaults, to be compared."""
-    if isinstance(value, Spec):
-        return value.name, {key: _meaning(v) for key, v in {**value.options, **value.wrapper}.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _meaning(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return [(key, _meaning(v)) for key, v in value.items()]  # the order of steps and stages counts
-    return [_meaning(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 # --- tests -------------------------------------------------------------------------------------------------------
@@ -307,9 +296,9 @@ def _meaning(value: Any) -> Any:  # noqa: ANN401
 def _tests(
     shared: dict[str, Any],
     options: AblationOptions,
-    metrics: Any,
+    metrics: Any,  # noqa: ANN401
     beside: Path,
-    problems: list[Problem],  # noqa: ANN401
+    problems: list[Problem],
 ) -> dict[str, Test]:
     """Return what the runs are tested on, by the name of its folder."""
     sets = {name: entry for name, entry in shared["data"].get("validation", {}).items() if entry is not None}

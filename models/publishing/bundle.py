@@ -1,4 +1,4 @@
-"""A generator's files for other programs, each run by its own runtime before it is written."""
+"""A generator's files for other programs, each run by its own runtime, and kept only if that computes the same."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -57,13 +57,14 @@ def publish(
     """
     out.mkdir(parents=True, exist_ok=True)
     for form in forms:
-        done, aside = _WRITERS[form](generator, name, out, half)
+        done, check = _WRITERS[form](generator, name, out, half)
         try:
-            yield replace(done, largest=_difference(aside, photo, generator, form, half))
-        except OptionError:
+            largest = _difference(check, photo, generator, form, half)
+        except Exception:  # a runtime raises what it likes
             for file in done.files:
                 file.unlink(missing_ok=True)
             raise
+        yield replace(done, largest=largest)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _write_samples(path: Path, generator: LoadedGenerator, photo: Tensor) -> Non
     with torch.inference_mode():
         single = generator.channels == 1
         sr = generator.network(
-            lq.transpose(0, 1) if single else lq, **{k: _each(v, lq, single) for k, v in told(generator).items()}
+            lq.transpose(0, 1) if single else lq, **{k: _each(v, single) for k, v in told(generator).items()}
         )
     bicubic = F.interpolate(lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
     sr = (sr.transpose(0, 1) if single else sr).float().clamp(0, 1)
@@ -159,5 +159,6 @@ def _write_samples(path: Path, generator: LoadedGenerator, photo: Tensor) -> Non
     write_image(path, strip(images, ["bicubic", "this network"]))
 
 
-def _each(value: Any, lq: Tensor, single: bool) -> Any:  # noqa: ANN401
+def _each(value: Any, single: bool) -> Any:  # noqa: ANN401
+    """Return what a network is told of an image, once for each channel where it restores them one by one."""
     return value.expand(3, *value.shape[1:]) if single and isinstance(value, Tensor) else value

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from degradations import Batch
 from losses import LossTerm
-from utils.optim import Schedule, default_schedule
+from utils.optim import Constant, Schedule
 from utils.options.components import Registry, Spec
 from utils.options.fields import Count, Positive, PositiveInt, Prob
 from utils.processes.distributed import AgreedError
@@ -89,7 +89,7 @@ class StageSettings:
     def rate_factor(self, completed: int, own: Schedule | None = None, start: int = 0) -> float:
         """Return the learning-rate factor of the step after `completed` ones, by a phase's `own` schedule or the
         stage's, which began at `start`."""
-        return (own or self.schedule or default_schedule()).factor(completed - start, self.iterations - start)
+        return (own or self.schedule or Constant()).factor(completed - start, self.iterations - start)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""The option file as a whole: its schema, and the checks that need more than one part of it.
-
-The top of the import graph: everything else may be used here, and only the entry points use this.
-"""
+"""The option file as a whole: its schema, and the checks that need more than one part of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -125,10 +122,9 @@ class Experiment:
 
     def restores(self, stage: str) -> bool:
         """Return whether a stage learns super-resolution; else it is in no table of images' scores."""
-        factory = self.stages[stage].factory
-        return not (isinstance(factory, type) and issubclass(factory, Stage)) or factory.restores(
-            self.stages[stage].values
-        )
+        spec = self.stages[stage]
+        restores = getattr(spec.factory, "restores", Stage.restores)  # a factory may also be a function
+        return restores(spec.values)
 
     def batch_size(self, stage: str) -> int:
         """Return the samples per optimizer step of a stage, over all ranks."""

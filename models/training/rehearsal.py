@@ -51,7 +51,7 @@ def try_out(make: Callable[[Path], Run], stage: str | None, profile: int, kept: 
 
 
 def dry_run(run: Run) -> None:
-    """Time two steps of each stage and run one validation, and print what the run will cost."""
+    """Do two steps of each stage, of which the second is timed, and one validation; print what the run will cost."""
     rows = []
     for name in run.experiment.stages:
         run.enter(name, None)
@@ -121,7 +121,8 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
 
 
 def of_device(events: Iterable[Any], gpu: bool) -> list[Any]:
-    """Return of a GPU its kernels, without the operators that launched them, which have the same time once more."""
+    """Return the events of the device itself: of a GPU its kernels, without the operators that launched them, which have
+    the same time once more."""
     kind = DeviceType.CUDA if gpu else DeviceType.CPU
     return [event for event in events if event.device_type == kind and not event.is_user_annotation]
 

@@ -120,10 +120,8 @@ def choose_resume(
     stage, iteration = saved.meta["stage"], saved.meta["iteration"]
     console.info(f"resuming from {saved.folder} ({why}): stage {stage}, iteration {iteration}")
     if start is not None:
-        total, rates = (
-            experiment.settings(stage).iterations,
-            "starts anew" if start == iteration else "goes on as it was",
-        )
+        total = experiment.settings(stage).iterations
+        rates = "starts anew" if start == iteration else "goes on as it was"
         console.info(f"stage {stage} is made longer, from {iteration} to {total} iterations; its schedule {rates}")
         saved.meta["schedule_start"] = start
         after = "stays as it is" if how.only else "is trained anew afterwards"

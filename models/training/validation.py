@@ -82,7 +82,7 @@ def evaluate(
     rank: int,
     images: int,
     scorer: Scorer,
-    stopped: Callable[[], int] = int,
+    stopped: Callable[[], int] = lambda: 0,
 ) -> tuple[dict[str, float], list[np.ndarray]] | None:
     """Return mean scores of a network on a validation set, and strips (LQ, bicubic, SR, GT) of the first images.
 

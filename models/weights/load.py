@@ -186,7 +186,7 @@ def _read_file(path: Path) -> object:
 
 
 def _names_towards(found: State, wanted: State) -> dict[str, str]:
-    """Name in the file → name to load as: as written, or canonical where that meets more of the network's keys."""
+    """Return by name in the file the name to load it as: as written, or canonical if that meets more of the network."""
     plain = {key: key for key in found}
     renamed = canonical_names(found)
     return max((plain, renamed), key=lambda names: sum(new in wanted for new in names.values()))

@@ -19,7 +19,6 @@ from utils.optim import (
     Optim,
     Schedule,
     WarmupStableDecay,
-    default_schedule,
     set_rate,
 )
 from utils.options.components import OptionsError
@@ -36,7 +35,7 @@ def factors(schedule: Schedule, total: int) -> list[float]:
 
 
 def test_constant_is_constant() -> None:
-    assert factors(default_schedule(), 5) == [1.0] * 5
+    assert factors(Constant(), 5) == [1.0] * 5
 
 
 @pytest.mark.parametrize("schedule", [Constant(warmup=4), MultiStep((100,), warmup=4), Cosine(floor=1.0, warmup=4)])
@@ -165,16 +164,17 @@ def test_options_that_an_optimizer_has_not() -> None:
 def test_set_rate_multiplies_the_base_rate_not_the_last_one() -> None:
     fast, slow = (Optim(lr=lr).build(nn.Linear(1, 1).parameters()) for lr in (0.1, 0.01))
     for factor in (0.5, 0.5, 1.0, 0.25):
-        set_rate([fast, slow], factor)
+        for optimizer in (fast, slow):
+            set_rate(optimizer, factor)
         rates = [optimizer.param_groups[0]["lr"] for optimizer in (fast, slow)]
         assert rates == pytest.approx([0.1 * factor, 0.01 * factor])
 
 
 def test_the_base_rate_survives_saving() -> None:
     saved, loaded = (Optim(lr=0.1).build(nn.Linear(1, 1).parameters()) for _ in range(2))
-    set_rate([saved], 0.5)
+    set_rate(saved, 0.5)
     loaded.load_state_dict(saved.state_dict())
-    set_rate([loaded], 0.1)
+    set_rate(loaded, 0.1)
     assert loaded.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
