@@ -21,7 +21,7 @@ class Job(Protocol):
     """What is made of one image. A frozen dataclass: it travels to workers, and its fields go into the record."""
 
     def outputs(self, image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Return what to append to the image's name, with the image to write there."""
+        """Yield what to append to the image's name, with the image to write there."""
         ...
 
     def remark(self, image: np.ndarray) -> str:

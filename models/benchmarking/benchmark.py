@@ -540,7 +540,7 @@ def main_number(columns: Sequence[str]) -> str:
 
 
 def formatted(number: float, column: str) -> str:
-    """Write a number as tables do: dB with 2 digits, others with 4."""
+    """Return a number as tables have it: dB with 2 digits, others with 4."""
     return f"{number:.{2 if column.startswith('PSNR') else 4}f}"
 
 

@@ -89,7 +89,7 @@ def write_figure(stem: Path, crop: Crop, images: Mapping[str, np.ndarray]) -> No
 
 
 def latex_table(head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[Sequence[bool]]) -> str:
-    """Write a booktabs table whose first column holds names; the best numbers are bold."""
+    """Return a booktabs table whose first column holds names; the best numbers are bold."""
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
     lines += [" & ".join(map(tex, head)) + r" \\", r"\midrule"]
     for (name, *numbers), marks in zip(rows, best, strict=True):

@@ -68,7 +68,7 @@ def comma_separated(results: Sequence[SetResult], measure: Measure) -> str:
 
 
 def summary(results: Sequence[SetResult], measure: Measure) -> str:
-    """Write a line per set and checkpoint, with the means."""
+    """Return a line per set and checkpoint, with the means."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["set", "scale", "checkpoint", "images", *measure.columns])
@@ -80,7 +80,7 @@ def summary(results: Sequence[SetResult], measure: Measure) -> str:
 
 
 def latex(name: str, results: Sequence[SetResult], measure: Measure) -> str:
-    """Write a table per set for \\input, the best number of each column bold; the protocol stands in a comment."""
+    """Return a table per set for \\input, the best number of each column bold; the protocol stands in a comment."""
     parts = [f"% {name}: measured by {measure}\n% \\usepackage{{booktabs}}\n"]
     for result in results:
         columns = [column for column in measure.columns if column in result.columns]

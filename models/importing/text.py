@@ -75,7 +75,7 @@ def _json_comments(text: str) -> dict[str, str]:
 
 
 def write(tree: Mapping[str, Any], parts: Sequence[Conversion], comments: Sequence[Mapping[str, str]]) -> str:
-    """Write the text of our option file: where it is from, the options with the comments of the file, and the table."""
+    """Return the text of our option file: where it is from, the options with the comments of the file, and the table."""
     names = " and ".join(Path(part.source).name for part in parts)
     lines = [f"# Converted from {names}; the table at the end says what became of each key.", ""]
     kept = {
@@ -109,7 +109,7 @@ def _shallow(value: Mapping[str, Any]) -> bool:
 
 
 def scalar(value: Any) -> str:  # noqa: ANN401
-    """Write a value in YAML's flow style, which our loader reads back to an equal one."""
+    """Return a value in YAML's flow style, which our loader reads back to an equal one."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{scalar(str(k))}: {scalar(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):

@@ -84,7 +84,7 @@ class Shown:
 def training_samples(
     experiment: Experiment, stage: str, numbers: Sequence[int], mix: Mix | None = None
 ) -> Iterator[Shown]:
-    """Return the training samples with these numbers, exactly as the stage gets them; each view of one separately."""
+    """Yield the training samples with these numbers, exactly as the stage gets them; each view of one separately."""
     spec = experiment.stages[stage]
     if mix is None:
         default = experiment.degradation.build(scale=experiment.scale)
@@ -110,7 +110,7 @@ def training_samples(
 
 
 def image_samples(experiment: Experiment, stage: str, files: Files, count: int, whole: bool = False) -> Iterator[Shown]:
-    """Return `count` samples of each image, drawn like training samples 0, 1, … from data of this one image."""
+    """Yield `count` samples of each image, drawn like training samples 0, 1, … from data of this one image."""
     degradation = own_degradation(experiment)
     upright = replace(experiment, data=replace(experiment.data, augment="none", small_images="reflect"))
     multiple = math.lcm(experiment.scale, *degradation.scales)

@@ -121,8 +121,8 @@ def profile_stage(run: Run, name: str, steps: int, folder: Path) -> None:
 
 
 def of_device(events: Iterable[Any], gpu: bool) -> list[Any]:
-    """Return the events of the device itself: of a GPU its kernels, without the operators that launched them, which have
-    the same time once more."""
+    """Return the device's own events: of a GPU its kernels, without the operators that launched them, which have the
+    same time once more."""
     kind = DeviceType.CUDA if gpu else DeviceType.CPU
     return [event for event in events if event.device_type == kind and not event.is_user_annotation]
 
