@@ -137,8 +137,8 @@ def _fitted(
     candidate: Candidate,
     seen: Measured,
     first: Measured,
-    made: Any,
-    console: Console,  # noqa: ANN401
+    made: Any,  # noqa: ANN401
+    console: Console,
 ) -> dict[str, Narrowed]:
     """Return the narrowed ranges by their place, after rounds of drawing from what is left; empty if none is."""
     ranges: dict[str, Narrowed] = {}

@@ -75,7 +75,7 @@ def _json_comments(text: str) -> dict[str, str]:
 
 
 def write(tree: Mapping[str, Any], parts: Sequence[Conversion], comments: Sequence[Mapping[str, str]]) -> str:
-    """Return the text of our option file: where it is from, the options with the comments of the file, and the table."""
+    """Return the text of our option file: its origin, the options with the comments of the file, and the table."""
     names = " and ".join(Path(part.source).name for part in parts)
     lines = [f"# Converted from {names}; the table at the end says what became of each key.", ""]
     kept = {

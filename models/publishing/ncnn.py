@@ -34,7 +34,7 @@ def ncnn_files(options: Mapping[str, Any], state: Mapping[str, Tensor], half: bo
 
 
 def graph_text(layers: Sequence[Layer]) -> str:
-    """Return what a .param file holds: the magic number, the numbers of layers and blobs, then a line for each layer."""
+    """Return what a .param file holds: the magic number, the numbers of layers and blobs, a line for each layer."""
     blobs = sum(len(layer.outputs) for layer in layers)
     return "\n".join([NCNN_MAGIC.decode(), f"{len(layers)} {blobs}", *map(_line, layers)]) + "\n"
 
@@ -72,7 +72,10 @@ def with_splits(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def weight_bytes(layers: Sequence[Layer], state: Mapping[str, Tensor], half: bool) -> bytes:
-    """Return what a .bin file holds: the weights of the layers in their order. Raises OptionError for what float16 cannot hold."""
+    """Return what a .bin file holds: the weights of the layers in their order.
+
+    Raises OptionError for what float16 cannot hold.
+    """
     parts: list[bytes] = []
     for layer in layers:
         if layer.kind not in WEIGHTED:

@@ -146,7 +146,7 @@ def wrap_extension(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _bridge(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
-    """Return (..., count + 2, w): from row `first` (..., w) to row `last`, linearly at both ends of the rows between."""
+    """Return (..., count + 2, w), from row `first` (..., w) to row `last`, linear at both ends of the rows between."""
     frame = np.zeros((*first.shape[:-1], count + 2, first.shape[-1]))
     frame[..., 0, :], frame[..., -1, :] = first, last
     t = np.linspace(0, 1, count)
