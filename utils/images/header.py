@@ -322,7 +322,7 @@ def _profile(profile: bytes) -> bytes:
 
 
 def _exif_orientation(block: bytes) -> int:
-    found = _tags(block).get(274)
+    found = _tags(block).get(274, 1)
     return int(found) if found in range(1, 9) else 1
 
 
