@@ -1,6 +1,7 @@
 """Classifiers of torchvision by whose features losses compare images: their weights, and networks as constants."""
 
 import pickle
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,22 @@ def package_of_loss(name: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise OptionError(f"needs the package {name}; pip install -e '.[losses]'") from error
+
+
+def fill(
+    network: nn.Module, theirs: Mapping[str, str], state: Mapping[str, Tensor], file: str | None, of: Backbone
+) -> None:
+    """Give a network, in place, the weights of a classifier; `theirs` are torchvision's names by the network's own.
+
+    Raises OptionError, naming the file, where it lacks one or has another shape.
+    """
+    expected = f"expected torchvision's {of} ({FILES[of]})"
+    if missing := [key for key in theirs.values() if key not in state]:
+        raise OptionError(f"{file}: has no {missing[0]}, {expected}")
+    try:
+        network.load_state_dict({own: state[key].float() for own, key in theirs.items()}, assign=True)
+    except RuntimeError as error:
+        raise OptionError(f"{file}: has weights of another shape, {expected}") from error
 
 
 def constant(network: nn.Module) -> nn.Module:

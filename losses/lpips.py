@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from losses import LOSSES, Loss
-from losses.backbones import FILES, Backbone, backbone_state, constant, package_of_loss
-from utils.options.fields import OptionError
+from losses.backbones import Backbone, backbone_state, constant, fill, package_of_loss
 
 BACKBONES: dict[str, Backbone] = {"alex": "alexnet", "vgg": "vgg16"}
 
@@ -35,9 +34,7 @@ class LpipsLoss(Loss):
             network = package.LPIPS(net=net, pnet_rand=True, verbose=False)  # at random, or it would download
         # Its parts are called slice1.0.weight where torchvision's are features.0.weight.
         wanted = {key: f"features.{key.partition('.')[2]}" for key in network.net.state_dict()}
-        if missing := [key for key in wanted.values() if key not in state]:
-            raise OptionError(f"{weights}: has no {missing[0]}, expected torchvision's {backbone} ({FILES[backbone]})")
-        network.net.load_state_dict({key: state[theirs] for key, theirs in wanted.items()})
+        fill(network.net, wanted, state, weights, backbone)
         self.network = constant(network)
 
     def forward(self, sr: Tensor, target: Tensor, **extras: Tensor) -> Tensor:

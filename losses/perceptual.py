@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses import LOSSES, Loss
-from losses.backbones import FILES, backbone_state
-from utils.options.fields import NonNegative, OptionError
+from losses.backbones import backbone_state, constant, fill
+from utils.options.fields import NonNegative
 
 Layer = Literal[
     "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4",
@@ -134,14 +134,9 @@ def _vgg(
         vgg = getattr(models, network)().features
     outputs = {numbers[name] + after_relu: name for name in layers}
     vgg, state = vgg[: max(outputs) + 1], backbone_state(weights, network)
-    for number, module in enumerate(vgg):
+    fill(vgg, {key: f"features.{key}" for key in vgg.state_dict()}, state, weights, network)
+    for module in vgg:
         if isinstance(module, nn.ReLU):
             module.inplace = False  # it would write over the features that are wanted
-        for part, _ in list(module.named_parameters()):
-            key = f"features.{number}.{part}"
-            if key not in state:
-                raise OptionError(f"{weights}: has no {key}, expected torchvision's {network} ({FILES[network]})")
-            # Buffers rather than parameters: no optimizer can find them and no checkpoint carries their 80 MB.
-            delattr(module, part)
-            module.register_buffer(part, state[key].float(), persistent=False)
+    constant(vgg)  # so that no checkpoint carries its 80 MB
     return vgg, outputs

@@ -17,9 +17,10 @@ import torchvision
 from torch import Tensor, nn
 
 from losses import LOSSES, Loss, LossTerm
+from losses.backbones import FILES
 from losses.gan import GanLoss, Kind, gradient_penalty
 from losses.ldl import LdlLoss, artifact_map
-from losses.perceptual import FILES, PerceptualLoss, convolutions
+from losses.perceptual import PerceptualLoss, convolutions
 from utils.options.components import OptionsError
 from utils.options.fields import OptionError
 from utils.seeding import torch_generator
@@ -345,7 +346,7 @@ def test_perceptual_refuses_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "vgg19.pth"
     path.write_bytes(b"not weights")
     with pytest.raises(OptionError, match="cannot be read"):
-        LOSSES.build({"type": "perceptual", "weights": str(path)})
+        LOSSES.build({"type": "perceptual", "weights": str(path), "layers": {"conv1_2": 1.0}})
 
 
 def test_perceptual_without_network_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -449,3 +450,17 @@ def test_losses_of_packages(name: str, vgg_file: str, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, PACKAGES[name], None)
     with pytest.raises(OptionError, match=r"pip install -e '\.\[losses\]'"):
         LOSSES.build({"type": name})
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"), [(None, "has no features.0.weight"), (torch.zeros(8, 3, 3, 3), "has weights of another shape")]
+)
+def test_a_file_of_another_network_is_refused_in_words(
+    weight: torch.Tensor | None, words: str, vgg_file: str, tmp_path: Path
+) -> None:
+    state = torch.load(vgg_file, weights_only=True)
+    state = {key: value for key, value in state.items() if key != "features.0.weight"}
+    path = tmp_path / "other.pth"
+    torch.save(state if weight is None else {**state, "features.0.weight": weight}, path)
+    with pytest.raises(OptionError, match=rf"other\.pth: {words}, expected torchvision's vgg19"):
+        LOSSES.build({"type": "perceptual", "weights": str(path), "layers": {"conv1_2": 1.0}})

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.options.fields import OptionError
+from utils.storage import checkpoint
 from utils.storage.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -307,3 +309,19 @@ def test_a_state_that_could_not_be_loaded_is_refused_at_the_save(tmp_path: Path,
 def test_stage_names_stay_inside_the_folder(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="stage name"):
         save(Checkpoints(tmp_path / "inner"), 1, "../outside")
+
+
+def test_an_installed_copy_does_not_take_the_commit_of_the_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment inside of somebody's project."""
+    for arguments in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a", "--allow-empty"],
+    ):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    copy = tmp_path / "site-packages" / "checkpoint.py"
+    copy.parent.mkdir()
+    copy.touch()
+    monkeypatch.setattr(checkpoint, "__file__", str(copy))
+    assert checkpoint.versions.__wrapped__()["code"] == "unknown"

@@ -319,13 +319,16 @@ def all_finite(weights: Weights) -> bool:
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return what this process runs: git commit (`+changes` if the tree differs), Python, PyTorch, CUDA."""
-    root = Path(__file__).resolve().parent.parent
+    own = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=own.parent, capture_output=True, text=True, timeout=20, check=True
+        )
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", str(own))  # fails in an environment that lies in somebody else's repository
         changed = git("status", "--porcelain", "--untracked-files=no")
         code = git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
