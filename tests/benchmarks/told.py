@@ -60,11 +60,12 @@ COMPONENTS = 15
 
 @dataclass(frozen=True)
 class Arm:
-    """Which network, what its embedding is, and the weight of contrast in training it."""
+    """Which network, what its embedding is, the weight of contrast in training it, and the highest learning rate."""
 
     network: str
     embedding: str = "learned"
     contrast: float = 0.1
+    rate: float = 1e-3
 
 
 ARMS = {
@@ -136,7 +137,7 @@ def run(arm: Arm, seed: int, train: Pool, test: Pool, iterations: int | None, se
     size, average = network.encoder.dimension, torch.tensor(DIV2K_MEAN)[:, None, None]
     oracle = nn.Sequential(nn.Linear(COMPONENTS + 1, size), nn.LeakyReLU(0.1), nn.Linear(size, size))
     keys = KeyEncoder(network.encoder, size, 2048)
-    optimizer = torch.optim.Adam([*network.parameters(), *oracle.parameters()], 1e-3, (0.9, 0.99))
+    optimizer = torch.optim.Adam([*network.parameters(), *oracle.parameters()], arm.rate, (0.9, 0.99), fused=True)
 
     def restored(lq: Tensor, embedding: Tensor) -> Tensor:
         bicubic = F.interpolate(lq, scale_factor=SCALE, mode="bicubic")
@@ -155,7 +156,7 @@ def run(arm: Arm, seed: int, train: Pool, test: Pool, iterations: int | None, se
         if done > 1:
             break
         gt, lq, key, told = next(source)
-        rate = 1e-3 * min(1, step / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+        rate = arm.rate * min(1, step / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
         optimizer.param_groups[0]["lr"] = rate
         embedding, projection = embedded(lq, told)
         loss = 255 * F.l1_loss(restored(lq, embedding), gt)
