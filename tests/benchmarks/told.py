@@ -54,6 +54,7 @@ NETWORKS_OF = {
     },
 }
 NETWORKS_OF["cdsr_image"] = {**NETWORKS_OF["cdsr"], "pixels": "image"}
+NETWORKS_OF["cdsr_wide"] = {**NETWORKS_OF["cdsr"], "num_feat": 32}
 COMPONENTS = 15
 """Of kernels, by principal component analysis, that the oracle is told, beside the noise level."""
 
@@ -78,6 +79,8 @@ ARMS = {
     "cdsr_unforced": Arm("cdsr", contrast=0),
     "cdsr_image": Arm("cdsr_image"),
     "cdsr_one": Arm("cdsr", "one", 0),
+    "dasr_tuned": Arm("dasr", rate=3e-3),
+    "cdsr_tuned": Arm("cdsr_wide", rate=3e-3),
 }
 
 
