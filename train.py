@@ -194,7 +194,9 @@ class Trainer:
         performance = self.experiment.performance
         performance.lay_out(self.stage, self.device)  # before optimizers are loaded, whose state is laid out alike
         if resume is None:
-            self.console.info(hand_over(self.stage, name, self.settings.init_from, self.checkpoints))
+            with distributed.together():  # machines may see other files
+                done = hand_over(self.stage, name, self.settings.init_from, self.checkpoints)
+            self.console.info(done)
         self.ema = Ema(self.stage.networks["network_g"], self.settings.ema_decay, self.settings.ema_power)
         self.stage.ema_network = self.ema.network
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.dtype(self.device) is torch.float16)

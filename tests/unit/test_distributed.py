@@ -96,3 +96,15 @@ def test_what_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(OptionError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set; start with torchrun"):
         distributed.start("cpu")
+
+
+@pytest.mark.parametrize("on_this_machine", ["1", "2"])
+def test_ranks_on_several_machines_share_a_folder_that_all_of_them_see(
+    on_this_machine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", on_this_machine)
+    with distributed.temporary_folder() as folder:
+        assert folder.is_dir() and folder.is_relative_to(tmp_path) == (on_this_machine == "1")
+    assert not folder.exists()

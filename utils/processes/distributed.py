@@ -259,9 +259,14 @@ def together() -> Iterator[None]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give all ranks one folder, which is removed when all have left it."""
+    """Give all ranks one folder, which is removed when all have left it.
+
+    Ranks on several machines get it where they were started, which is what they all see; /tmp is each machine's own.
+    """
     is_main = not dist.is_initialized() or dist.get_rank() == 0
-    with tempfile.TemporaryDirectory() if is_main else nullcontext("") as own:
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE", "1") == os.environ.get("WORLD_SIZE", "1")
+    place = None if one_machine else Path.cwd()
+    with tempfile.TemporaryDirectory(dir=place) if is_main else nullcontext("") as own:
         yield Path(broadcast_string(own))
         barrier()
 
