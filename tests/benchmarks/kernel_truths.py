@@ -1,6 +1,8 @@
 """Where KernelGAN's default fails, and whether that can be seen: truths of many families, JPEG, noise, two scales.
 
     python -m tests.benchmarks.kernel_truths PHOTOS --kernels KERNELS --out CASES.jsonl [--cases N]
+    python -m tests.benchmarks.kernel_truths PHOTOS --kernels KERNELS --usrnet FILE --estimates CASES.jsonl \
+        --out TOLD.jsonl
     python -m tests.benchmarks.kernel_truths --read CASES.jsonl
 
 Photographs of at least 320x480 pixels are blurred by a kernel, decimated, made noisy or compressed. Each line of
@@ -12,6 +14,8 @@ CASES.jsonl is a case, in random order, so that a run that was stopped is a samp
 - `restored`: of the photograph, on luma less 20 pixels of border, restored by our untrained closed form told each of
   these, or the truth, and the standard deviation of what noise or compression did;
 - what an estimate shows without the truth: `losses`, `flaws`, `share`, `spectra` and `noise`.
+
+TOLD.jsonl has the same lines, of cases of one scale, with `restored` by a USRNet that is told the same.
 """
 
 import argparse
@@ -32,7 +36,9 @@ from degradations.kernelgan.shape import IRREGULAR, flaws, irregularity, moved_t
 from degradations.kernels.families import elliptic
 from degradations.kernels.files import read_bank
 from degradations.kernels.motion import motion_kernel
+from models.network import Network
 from models.networks.closed_form import ClosedForm
+from models.restoring.generator import load_generator
 from models.restoring.nonblind import extended
 from tests.benchmarks.kernel_recovery import photos_of, true_kernel
 from utils.images.files import from_tensor, to_tensor
@@ -117,11 +123,13 @@ def low_quality(case: Case, photo: np.ndarray, seed: int) -> tuple[np.ndarray, f
     return image, float((image - clean).std() / 255)
 
 
-def restored(image: np.ndarray, kernel: np.ndarray, scale: int, sigma: float, photo: np.ndarray) -> float:
-    """Return the PSNR of luma of an image restored by the closed form that is told a kernel, which is correlated."""
+def restored(image: np.ndarray, kernel: np.ndarray, sigma: float, photo: np.ndarray, network: Network) -> float:
+    """Return the PSNR of luma of an image restored by a network that is told a kernel, which is correlated."""
+    scale = len(photo) // len(image)
     told = torch.from_numpy(kernel[::-1, ::-1].copy()).float()[None]
     lq = extended(to_tensor(image)[None], scale, kernel.shape[0])
-    sr = ClosedForm(scale)(lq, told, torch.tensor([sigma]))
+    with torch.no_grad():
+        sr = network(lq, kernel=told, sigma=torch.tensor([sigma]))
     result = from_tensor(sr[0, :, : photo.shape[0], : photo.shape[1]]).clip(0, 1) * 255
     difference = ((result - photo) @ LUMA)[BORDER:-BORDER, BORDER:-BORDER]
     return float(10 * np.log10(255**2 / (difference**2).mean()))
@@ -143,14 +151,19 @@ def nearest_isotropic(true: np.ndarray, scale: int) -> np.ndarray:
     return min(candidates, key=lambda kernel: error(kernel, true))
 
 
-def measured(case: Case, image: np.ndarray, sigma: float, photo: np.ndarray, found: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return everything about a case, its estimate in `found`."""
+def candidates(case: Case, estimate: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the kernels that compete in a case by name."""
     side = 13 if case.scale == 2 else 33
-    kernels = {
-        "estimate": found.kernel,
+    return {
+        "estimate": estimate,
         "sigma 1.5": elliptic(side, 0, 2.25, 2.25, shift=-(case.scale - 1) / 2),
         "isotropic": nearest_isotropic(case.kernel, case.scale),
     }
+
+
+def measured(case: Case, image: np.ndarray, sigma: float, photo: np.ndarray, found: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return everything about a case, its estimate in `found`."""
+    kernels, network = candidates(case, found.kernel), ClosedForm(case.scale)
     spectra = Spectra([image / 255])
     narrow = {
         "estimate": found.raw,
@@ -162,7 +175,7 @@ def measured(case: Case, image: np.ndarray, sigma: float, photo: np.ndarray, fou
     return {
         **{"family": case.family, "scale": case.scale, "damage": case.damage, "photo": case.photo, "sigma": sigma},
         "error": {name: error(kernel, case.kernel) for name, kernel in kernels.items()},
-        "restored": {name: restored(image, k, case.scale, sigma, photo) for name, k in told.items()},
+        "restored": {name: restored(image, k, sigma, photo, network) for name, k in told.items()},
         "losses": found.losses,
         "flaws": flaws(found.kernel, case.scale),
         "share": float(spectra.share[0]),
@@ -175,22 +188,39 @@ def measured(case: Case, image: np.ndarray, sigma: float, photo: np.ndarray, fou
 
 def run(photos: list[np.ndarray], wanted: list[Case], out: Path) -> None:
     """Estimate all cases, a batch at once, and append them to a file."""
-    for scale, some in _batches(wanted):
+    for some in _batches(wanted):
         made = [low_quality(case, photos[case.photo], i) for i, case in enumerate(some)]
-        found = estimate_kernels([image for image, _ in made], KernelGAN(scale=scale))  # type: ignore[arg-type]
+        found = estimate_kernels([image for image, _ in made], KernelGAN(scale=some[0].scale))  # type: ignore[arg-type]
         with out.open("a", encoding="utf-8") as file:
             for case, (image, sigma), one in zip(some, made, found, strict=True):
                 file.write(json.dumps(measured(case, image, sigma, photos[case.photo], one)) + "\n")
 
 
-def _batches(wanted: list[Case]) -> Iterator[tuple[int, list[Case]]]:
+def tell(photos: list[np.ndarray], wanted: list[Case], estimates: Path, generator: Path, out: Path) -> None:
+    """Let a USRNet restore the cases of its scale whose kernels were estimated before, and append them to a file."""
+    network = load_generator(generator).network
+    lines = (json.loads(line) for line in estimates.read_text(encoding="utf-8").splitlines())
+    of_batches = ((i, case) for some in _batches(wanted) for i, case in enumerate(some))
+    for line, (i, case) in zip(lines, of_batches, strict=False):  # a file may end early
+        if case.scale != network.scale:
+            continue
+        photo = photos[case.photo]
+        image, sigma = low_quality(case, photo, i)
+        assert (line["family"], line["damage"], line["sigma"]) == (case.family, case.damage, sigma)
+        told = {**candidates(case, np.array(line["kernel"])), "truth": case.kernel}
+        line["restored"] = {name: restored(image, k, sigma, photo, network) for name, k in told.items()}
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _batches(wanted: list[Case]) -> Iterator[list[Case]]:
     """Yield batches of one scale, a batch of x4 after each two of x2."""
     queues = {scale: [case for case in wanted if case.scale == scale] for scale in (2, 4)}
     while any(queues.values()):
         for scale in (2, 2, 4):
             batch, queues[scale] = queues[scale][:BATCH], queues[scale][BATCH:]
             if batch:
-                yield scale, batch
+                yield batch
 
 
 # --- what was found --------------------------------------------------------------------------------------------------
@@ -284,6 +314,8 @@ def main() -> None:
     parser.add_argument("--kernels", type=Path, help="folder with kernels_12.mat and Levin09.mat")
     parser.add_argument("--out", type=Path, help="where cases go")
     parser.add_argument("--cases", type=int, help="only so many")
+    parser.add_argument("--usrnet", type=Path, help="its weights: restore again, told the kernels of --estimates")
+    parser.add_argument("--estimates", type=Path, help="cases whose kernels were estimated before")
     parser.add_argument("--read", type=Path, help="print the tables of what was measured")
     options = parser.parse_args()
     if options.read:
@@ -293,7 +325,11 @@ def main() -> None:
         parser.error("expected a folder of photos, --kernels and --out, or --read")
     torch.set_num_threads(1)
     photos = photos_of(options.photos, 24)
-    run(photos, cases(options.kernels, len(photos))[: options.cases], options.out)
+    wanted = cases(options.kernels, len(photos))
+    if options.usrnet:
+        tell(photos, wanted, options.estimates, options.usrnet, options.out)
+    else:
+        run(photos, wanted[: options.cases], options.out)
 
 
 if __name__ == "__main__":
