@@ -15,7 +15,7 @@ import scipy.io
 from data.prepare.work import named_images, refuse_inside, stamp
 from degradations.kernelgan.estimate import SHAVED, SIZE_G, estimate_kernels
 from degradations.kernelgan.settings import KernelGAN
-from degradations.kernelgan.shape import flaws, outlying
+from degradations.kernelgan.shape import flaws, irregularity, outlying
 from utils.images.files import ImageError, read_image, write_image
 from utils.images.sheet import judged
 from utils.logging import Console, table
@@ -67,9 +67,10 @@ def collect_kernels(
     """Estimate the kernels of all images of a folder, shared among the processes; goes on where a call was stopped.
 
     Each batch of images is trained at once, and its estimates are written below OUT/parts. At the end
-    OUT/kernels_x4.npz (of scale 4) has `kernels` (n, k, k), with `accepted`, `flaws` (after commas), `sources` and
-    `losses` of each, and `scale` and `version`; kernels_x4.png shows them. `mat` is for the accepted ones as KernelGAN
-    writes them, MAT/NAME/NAME_kernel_x4.mat.
+    OUT/kernels_x4.npz (of scale 4) has `kernels` (n, k, k), with `accepted`, `flaws` (after commas), `irregularity`
+    (which predicts best what is wrong, the larger the likelier), `sources` and `losses` of each, and `scale` and
+    `version`; kernels_x4.png shows them. `mat` is for the accepted ones as KernelGAN writes them,
+    MAT/NAME/NAME_kernel_x4.mat.
 
     Returns:
         How many images could not be used; each is named on the console.
@@ -145,6 +146,7 @@ def _gather(pool: Pool, mat: Path | None, console: Console) -> None:
         kernels=np.stack([np.pad(kernel, (size - kernel.shape[0]) // 2) for kernel in kernels.values()]),
         accepted=np.array(accepted),
         flaws=np.array([",".join(of_one) for of_one in faults.values()]),
+        irregularity=np.array([irregularity(kernel) for kernel in kernels.values()]),
         sources=np.array([str(pool.names[name]) for name in estimates]),
         losses=np.array(losses),
         scale=np.array(pool.settings.scale),

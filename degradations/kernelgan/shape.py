@@ -79,11 +79,14 @@ def flaws(kernel: np.ndarray, scale: int) -> list[str]:
 
 
 def irregularity(kernel: np.ndarray) -> float:
-    """Return how far a kernel (k, k) is from the Gaussian of its own centre and widths, relative to itself.
+    """Return how far a kernel (k, k) is from the Gaussian of its own centre and widths, relative to itself; infinity
+    for what is not finite or sums to 0 or less.
 
     What estimation gets wrong gives a kernel bumps and tails; of all that an estimate shows it tells failures best
     (tests/benchmarks/SCIENCE.md). Shapes that are found badly, such as shake, are irregular themselves.
     """
+    if not np.isfinite(kernel).all() or kernel.sum() <= 0:
+        return math.inf
     size, mass = kernel.shape[0], np.maximum(kernel, 0) / np.maximum(kernel, 0).sum()
     places = np.indices((size, size)) - centre_of_mass(mass)[:, None, None]
     covariance = np.einsum("iyx,jyx,yx->ij", places, places, mass) + 1e-3 * np.eye(2)

@@ -17,7 +17,7 @@ from data.prepare.steps import prepare
 from data.sources.folder import Folder
 from degradations import DEGRADATIONS
 from degradations.kernelgan.estimate import Estimate, KernelGAN
-from degradations.kernelgan.shape import moved_to_centre
+from degradations.kernelgan.shape import IRREGULAR, moved_to_centre
 from degradations.kernels.families import isotropic_gaussian
 from degradations.kernels.files import read_bank
 from degradations.plan import MissingPoolError
@@ -111,6 +111,8 @@ def test_a_pool(source: Path, tmp_path: Path, estimator: StandIn, capsys: pytest
         assert set(flawed) == {"000", "001", "002"} and flawed["002"] == "loss" and "split" in flawed["000"]
         assert pool["accepted"].tolist() == [not flaws for flaws in pool["flaws"]]
         assert pool["scale"] == 2 and pool["version"] == "1" and pool["losses"][5] == 9
+        regular = pool["irregularity"] <= IRREGULAR[2]
+        assert regular[pool["accepted"]].all() and not regular.all()  # `split` kernels are no Gaussians
         assert pool["kernels"].shape == (10, 21, 21) and pool["kernels"].dtype == np.float64
         np.testing.assert_array_equal(pool["kernels"][0][2:-2, 2:-2], StandIn.estimate(110, 2).kernel)
         accepted = pool["kernels"][pool["accepted"]]
