@@ -36,6 +36,7 @@ from models.training.building import (
     build_stage,
     distribute,
     hand_over,
+    load_network,
     load_optimizers,
     make_ready,
     rehearse,
@@ -188,6 +189,7 @@ class Trainer:
     def enter(self, name: str, resume: LoadedCheckpoint | None) -> None:
         """Build a stage and fill its networks: from a checkpoint, by hand-over, or freshly."""
         self.name, self.settings = name, self.experiment.settings(name)
+        self.watcher.enter_stage()
         self.iteration = self.schedule_start = 0
         self.batch_size = self.experiment.batch_size(name)
         self.stage = build_stage(self.experiment, name, self.processes)
@@ -353,10 +355,14 @@ class Trainer:
         }
 
     def restore(self, saved: LoadedCheckpoint) -> None:
-        """Take the stage up where a checkpoint left it."""
-        for name, network in [*self.stage.networks.items(), ("network_g_ema", self.ema.network)]:
-            network.load_state_dict(saved.networks[name])
-        load_optimizers(self.stage, saved.state["optimizers"])
+        """Take the stage up where a checkpoint left it. Raises AgreedError for one of other networks or optimizers."""
+        try:
+            for name, network in [*self.stage.networks.items(), ("network_g_ema", self.ema.network)]:
+                load_network(network, saved.networks.get(name, {}), name)
+            load_optimizers(self.stage, saved.state["optimizers"], "the optimizer")
+        except AgreedError as error:
+            advice = "resume with the options that it was trained with, or choose another `name`"
+            raise AgreedError(f"{saved.folder}: {error}; {advice}") from error
         if saved.state["scaler"]:  # else it was saved in another precision than fp16
             self.scaler.load_state_dict(saved.state["scaler"])
         self.stage.load_state_dict(saved.state["stage"])

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -14,10 +13,9 @@ import PIL
 
 from utils.images.files import read_image
 from utils.options.fields import OptionError
-from utils.storage.files import DAMAGED_ARRAY
+from utils.storage.files import DAMAGED_ARRAY, is_abandoned
 
 _HEAD = 4096  # bytes of a photograph that are compared, besides its size and time
-_ABANDONED = 3600  # seconds after which a file that is still being written belongs to a process that was killed
 
 
 class ImageCache:
@@ -36,7 +34,7 @@ class ImageCache:
             raise OptionError(f"data.cache: cannot make the folder {folder} ({error.strerror})") from error
         for left in folder.glob(".*.tmp"):
             with suppress(OSError):
-                if left.stat().st_mtime < time.time() - _ABANDONED:
+                if is_abandoned(left.stat()):
                     left.unlink()
 
     def read(self, path: str | Path) -> np.ndarray:
@@ -45,7 +43,7 @@ class ImageCache:
         An image that cannot be kept, as the disk is full, is decoded each time.
         """
         path = os.path.abspath(path)
-        kept = self.folder / f"{hashlib.sha256(path.encode()).hexdigest()}.npy"
+        kept = self.folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.npy"
         try:
             stamp = _stamp(path)
         except OSError:

@@ -1,6 +1,7 @@
 """Whether a run would be judged on what it learns from."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,5 +72,5 @@ def content_digest(path: Path) -> bytes:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError:
-        return str(path).encode()  # equal to nothing; whoever reads it says so
+        return os.fsencode(path)  # equal to nothing; whoever reads it says so
     return digest.digest()

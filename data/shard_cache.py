@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,12 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.options.fields import OptionError
-from utils.storage.files import located
+from utils.storage.files import is_abandoned, located
 
 FULL = 0.9
 """Of the size is kept when room is made, and the most that one content may take."""
 
-_STALE = 3600  # seconds after which half a file is one of a process that was killed
 _LOCKS = 256
 
 
@@ -113,7 +111,7 @@ class Cache:
             for entry in os.scandir(folder):
                 with suppress(FileNotFoundError):
                     about = entry.stat()
-                    if entry.name.startswith(".") and about.st_mtime < time.time() - _STALE:
+                    if entry.name.startswith(".") and is_abandoned(about):
                         os.unlink(entry.path)
                     else:
                         files.append((about.st_mtime, about.st_size, entry.path))

@@ -22,13 +22,16 @@ from torch import Tensor
 
 from utils.images.files import change_kinds, is_image_name
 from utils.images.header import parse_header
+from utils.logging import counted, first_few
 from utils.options.fields import OptionError
 from utils.storage.places import Place, PlaceError
 
 MANIFEST, VERSION = "manifest.json", 1
 PARTNER = re.compile(r"(?P<key>.+)\.(?P<part>gt|lq)\.[^./]+")
+NO_IMAGE = "not an image by its name"
+"""Why a member is left out that nobody takes for an image."""
+_NOT_IN_ONE_PIECE = "is a link, a device or a sparse file, so that its bytes do not stand here in one piece"
 _AT_ONCE = 16  # indices read at once
-_SHOWN = 5
 
 
 @dataclass
@@ -99,11 +102,15 @@ def scan(tar: str, opened: IO[bytes], size: int, made_of: str = "") -> TarIndex:
             for member in members:
                 if member.isdir():
                     continue
-                content = None if member.issparse() or not is_image_name(member.name.rpartition("/")[2]) else member
-                file = None if content is None else members.extractfile(content)
-                reason = "not an image by its name" if file is None else None
+                wanted, in_one_piece = (
+                    is_image_name(member.name.rpartition("/")[2]),
+                    member.isreg() and not member.issparse(),
+                )
+                file = members.extractfile(member) if wanted and in_one_piece else None
                 if file is not None:
                     reason = index.add(member.name, member.offset_data, file.read())
+                else:
+                    reason = _NOT_IN_ONE_PIECE if wanted else NO_IMAGE
                 if reason is not None:
                     index.left_out.append((member.name, reason))
     except (tarfile.TarError, EOFError) as error:
@@ -218,11 +225,8 @@ def _remarks(place: Place, indices: Sequence[TarIndex], total: int) -> list[str]
     kinds = dict.fromkeys(kind for index in indices for kind in index.changes)
     changed = {kind: [name for index in indices for name in index.changes.get(kind, [])] for kind in kinds}
     left_out = [f"{index.tar}/{name}" for index in indices for name, _ in index.left_out]
+    many = counted(len(left_out), "file is", "files are")
     return [
-        *(f"{len(names)} of {total} images {kind} ({_some(names)})" for kind, names in changed.items()),
-        *([f"{place}: {len(left_out)} files are left out ({_some(left_out)})"] if left_out else []),
+        *(f"{len(names)} of {total} images {kind} ({first_few(names)})" for kind, names in changed.items()),
+        *([f"{place}: {many} left out ({first_few(left_out)})"] if left_out else []),
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)

@@ -11,6 +11,7 @@ import numpy as np
 from data.cache import ImageCache
 from degradations import Degradation
 from utils.images.files import changes, headers
+from utils.logging import counted
 from utils.options.components import Registry, Spec
 from utils.options.fields import Positive, PositiveInt, TwoOrMore
 
@@ -96,6 +97,15 @@ class SourceEntry:
     multiple: PositiveInt = 1
     repeats: PositiveInt = 1
     embedding: TwoOrMore | None = None
+
+
+def remarks_on_cut(count: int, scale: int) -> list[str]:
+    """Say how many ground truths are cut, since they are larger than their partners by less than `scale` pixels."""
+    if not count:
+        return []
+    return [
+        f"{counted(count, 'ground truth is', 'ground truths are')} cut at the bottom and right to a multiple of {scale}"
+    ]
 
 
 def fingerprint(source: Source, sampled: int = 8) -> str:

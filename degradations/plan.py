@@ -333,10 +333,15 @@ def run_steps(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> R
 
     Raises ValueError for a plan with a step that is not among `steps`.
     """
-    if gt.device.type == "cpu" and len(plans) > 1:
-        singles = [run_batched(gt[i : i + 1], [plan], steps) for i, plan in enumerate(plans)]
-        return Ragged.pack([single.images()[0] for single in singles])
-    return run_batched(gt, plans, steps)
+    if gt.device.type != "cpu":
+        return run_batched(gt, plans, steps)
+    made = []
+    for image, plan in zip(gt, plans, strict=True):
+        images = Ragged.of(image[None])
+        for name, drawn in plan.steps:
+            images = _step(steps, name).apply(images, [drawn])
+        made += images.images()
+    return Ragged.pack(made)
 
 
 def run_batched(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) -> Ragged:
@@ -344,11 +349,15 @@ def run_batched(gt: Tensor, plans: Sequence[Plan], steps: Mapping[str, Step]) ->
     images, queues = Ragged.of(gt), [list(plan.steps) for plan in plans]
     while any(queues):
         name, indices = _next_group(queues)
-        if name not in steps:
-            raise ValueError(f"the plan names a step {name!r} that this degradation has not; it has {', '.join(steps)}")
         drawn = [queues[i].pop(0)[1] for i in indices]
-        images = images.put(indices, steps[name].apply(images.select(indices), drawn))
+        images = images.put(indices, _step(steps, name).apply(images.select(indices), drawn))
     return images
+
+
+def _step(steps: Mapping[str, Step], name: str) -> Step:
+    if name not in steps:
+        raise ValueError(f"the plan names a step {name!r} that this degradation has not; it has {', '.join(steps)}")
+    return steps[name]
 
 
 def _next_group(queues: Sequence[list[tuple[str, Drawn]]]) -> tuple[str, list[int]]:

@@ -20,7 +20,7 @@ import torch
 from tests.helpers import ROOT
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "cv2", "train", "test", "models.training.preview"])
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def environment() -> dict[str, str]:
@@ -117,6 +117,7 @@ def _run(
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.chdir(cwd)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # a server's child would start a server for its own workers
     sys.argv = [f"{module}.py", *arguments]
     try:
         if before is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -42,13 +42,13 @@ class Console:
         self._log = path
         self._keep(f"$ {shlex.join(sys.argv)}")
 
-    def _say(self, text: str, file: IO[str]) -> None:
+    def _say(self, text: str, file: TextIO) -> None:
         _print(text, file)
         self._keep(text)
 
     def _keep(self, text: str) -> None:
         if self._log is not None:
-            with suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+            with suppress(OSError), self._log.open("a", encoding="utf-8", errors="backslashreplace") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def info(self, text: str) -> None:
@@ -64,7 +64,7 @@ class Console:
             self._told.add(once)
 
     def error(self, text: str) -> None:
-        """Return why the run ends."""
+        """Say why the run ends."""
         self._say(f"error: {text}" if self.is_main else f"error (rank {self.rank}): {text}", sys.stderr)
 
     def progress(self, total: int, initial: int = 0, desc: str = "", every_seconds: float = 30) -> Progress:
@@ -72,9 +72,12 @@ class Console:
         return Progress(total, initial, desc, every_seconds, self.is_main, self._say)
 
 
-def _print(text: str, file: IO[str]) -> None:
+def _print(text: str, file: TextIO) -> None:
     with tqdm.external_write_mode(file=file):  # lifts a progress bar out of the way
-        print(text, file=file, flush=True)  # noqa: T201
+        try:
+            print(text, file=file, flush=True)  # noqa: T201
+        except UnicodeEncodeError:  # a file name that is no text, or letters that this terminal lacks
+            print(text.encode(file.encoding, "backslashreplace").decode(file.encoding), file=file, flush=True)  # noqa: T201
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -89,6 +92,24 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)) for row in cells
     ]
     return "\n".join(f"| {line} |" for line in [lines[0], " | ".join(rule), *lines[1:]])
+
+
+def first_few(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """Return names for a sentence: all, or the first few and dots.
+
+    >>> first_few(["a", "b", "c"], 2)
+    'a, b, ...'
+    """
+    return between.join([*names[:most], *["..."] * (len(names) > most)])
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number with the words that go with it.
+
+    >>> counted(1, "file is", "files are"), counted(2, "file is", "files are")
+    ('1 file is', '2 files are')
+    """
+    return f"{count} {one if count == 1 else many}"
 
 
 def _is_number(text: str) -> bool:
@@ -112,7 +133,7 @@ class Progress:
         desc: str,
         every_seconds: float,
         visible: bool,
-        say: Callable[[str, IO[str]], None],
+        say: Callable[[str, TextIO], None],
     ) -> None:
         self.total, self.done, self.desc = total, initial, desc
         self.speed, self.wait_share = 0.0, 0.0
@@ -211,9 +232,9 @@ class MetricsLog:
         """Cut what this stage logged beyond the iteration it resumes from, so that curves are continuous."""
         for board in self.boards:
             board.resume(stage, iteration)
-        self._file.close()
         kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _keep(line, stage, iteration)]
         replace_text(self.path, "".join(f"{line}\n" for line in kept))
+        self._file.close()  # only now: on a full disk the log goes on in the old file
         self._file = self.path.open("a", encoding="utf-8")
 
     def scalars(self, stage: str, iteration: int, values: Mapping[str, float], losses: Collection[str] = ()) -> None:

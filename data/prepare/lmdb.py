@@ -16,7 +16,7 @@ from data.prepare.work import Failure, Record, named_images, parallel, stamp
 from data.sources.lmdb import META, OLD_META, parse_meta
 from utils.images.files import ImageError, encode_image, read_image_alpha
 from utils.images.header import parse_header
-from utils.logging import Console
+from utils.logging import Console, first_few
 from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 from utils.storage.lmdb_reader import reader, refuse_cut_off
@@ -201,7 +201,7 @@ class _Writer:
         """Raise OptionError if the database has keys other than these names."""
         others = [key for key in self._keys() if key not in names]
         if others:
-            shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+            shown = first_few(others, _SHOWN)
             raise OptionError(f"{self.folder} has {len(others)} images of another folder ({shown}); choose another")
 
     def _keys(self) -> Iterator[str]:

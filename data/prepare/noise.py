@@ -22,7 +22,7 @@ from data.sources.lmdb import META
 from degradations.steps.real_noise import PLAN, SHEET, STATISTICS
 from utils.images.files import ImageError, read_image, read_image_alpha, write_image
 from utils.images.sheet import judged
-from utils.logging import Console, table
+from utils.logging import Console, counted, first_few, table
 from utils.options.fields import OptionError
 from utils.storage.files import replace_text
 from utils.storage.lock import RunLock
@@ -168,8 +168,8 @@ def _report(job: NoisePatches, by_name: Mapping[str, list[Tile]], names: Mapping
     counts = Counter(tile.flaw or "accepted" for tiles in by_name.values() for tile in tiles)
     small = [str(names[name]) for name, tiles in by_name.items() if not tiles]
     if small:
-        shown = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
-        console.warn(f"{len(small)} images are too small for a tile of {job.side}, try a smaller size: {shown}")
+        many = counted(len(small), "image is", "images are")
+        console.warn(f"{many} too small for a tile of {job.side}, try a smaller size: {first_few(small)}")
     if not counts["accepted"]:
         why = ", ".join(f"{count} by {flaw}" for flaw, count in counts.most_common())
         other = "a larger `flattest`" if job.rule == "quantile" else "the rule `quantile`"

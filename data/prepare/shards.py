@@ -17,11 +17,11 @@ import numpy as np
 
 from data.prepare.tiles import Tiles
 from data.prepare.work import named_images, parallel, refuse_inside, stamp
-from data.shard_index import MANIFEST, TarIndex, index_name, joined, scan, write_manifest
+from data.shard_index import MANIFEST, NO_IMAGE, TarIndex, index_name, joined, scan, write_manifest
 from data.sources.paired import pairs_by_name
 from utils.images.files import ImageError, encode_image, read_header, read_picture
 from utils.images.header import parse_header
-from utils.logging import Console
+from utils.logging import Console, counted, first_few
 from utils.options.fields import OptionError
 from utils.storage.files import located
 from utils.storage.places import Place, is_url
@@ -148,7 +148,7 @@ def entries(source: Path, lq: Path | None, tile: int | None, console: Console) -
     if lq is not None:
         pairs, problems, _ = pairs_by_name(source, lq, None, "{}")
         if problems:
-            shown = "\n  ".join([*problems[:_SHOWN], *["..."] * (len(problems) > _SHOWN)])
+            shown = first_few(problems, _SHOWN, "\n  ")
             raise OptionError(f"{len(problems)} of the images do not pair:\n  {shown}")
         return [
             _entry(tuple((f"{_stem(gt, source)}.{p}{f.suffix}", f) for p, f in (("gt", gt), ("lq", low))))
@@ -268,12 +268,13 @@ def index_tars(root: str, out: str | None, workers: int, console: Console) -> in
             indices[tar] = content
             progress.update()
     for tar in tars:
-        others = [(name, reason) for name, reason in TarIndex.from_json(indices[tar]).left_out]
-        for name, reason in others:
-            if not reason.startswith("not an image by its name"):
+        left_out = TarIndex.from_json(indices[tar]).left_out
+        for name, reason in left_out:
+            if reason != NO_IMAGE:
                 failed += 1
                 console.error(f"left out: {tar}/{name}: {reason}")
-        console.info(f"{tar}: {len(others)} members are left out") if others else None
+        if left_out:
+            console.info(f"{tar}: {counted(len(left_out), 'member is', 'members are')} left out")
     where = root if is_url(root) else str(located(root).resolve())
     finish(target, {tar: indices[tar] for tar in tars}, console, where if out else None)
     return failed

@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 import torch
 
 from utils.images.files import Listing, changes, headers, list_images
-from utils.logging import Console
+from utils.logging import Console, first_few
 from utils.options.fields import OptionError
 
 T = TypeVar("T")
 R = TypeVar("R")
 _WINDOW = 4  # tasks handed out per worker, so that results do not pile up
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def named_images(root: Path, strip: str = "", console: Console | None = None) ->
             clashes.append(f"{named[name]} and {path}")
         named[name] = path
     if clashes:
-        shown = "; ".join(clashes[:_SHOWN]) + ("; ..." if len(clashes) > _SHOWN else "")
+        shown = first_few(clashes, between="; ")
         raise OptionError(f"{len(clashes)} pairs of files would get one name, rename one of each: {shown}")
     if not named:
         raise OptionError(f"{root}: there are no images")

@@ -9,6 +9,7 @@ import numpy as np
 from data.cache import ImageCache
 from data.source import DATASETS, Source, UnreadableImageError
 from utils.images.files import IMAGE_SUFFIXES, ImageError, Listing, list_images, read_image
+from utils.logging import first_few
 from utils.options.fields import OptionError, PositiveInt
 from utils.storage.files import located, looked_in, read_text
 
@@ -16,7 +17,6 @@ from utils.storage.files import located, looked_in, read_text
 # Real-ESRGAN's lists of pairs with a comma and the name of the low-quality image.
 _NAME = rf".+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
 _LISTED = re.compile(rf"({_NAME})(?:,\s*({_NAME})$|\s|$)", re.IGNORECASE)
-_SHOWN = 5  # names in a message
 
 
 @DATASETS.register("folder")
@@ -113,7 +113,7 @@ def present(root: Path, names: Sequence[str], listing: Path, option: str = "root
         paths = [located(name[len(own) :], root) for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        shown = ", ".join(str(path) for path in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        shown = first_few([str(path) for path in missing])
         raise OptionError(f"names: {len(missing)} of the {len(paths)} images listed in {listing} are missing: {shown}")
     return paths
 

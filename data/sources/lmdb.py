@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 import lmdb
 import numpy as np
 
-from data.source import DATASETS, Source, UnreadableImageError
+from data.source import DATASETS, Source, UnreadableImageError, remarks_on_cut
 from utils.images.files import ImageError, changes, decode_image
 from utils.images.header import IMAGE_SUFFIXES, parse_header
+from utils.logging import first_few
 from utils.options.fields import PositiveInt
 from utils.storage.files import located, looked_in, read_text
 from utils.storage.lmdb_reader import reader
@@ -61,7 +62,7 @@ class Lmdb(Source):
 
     def _match(self, truths: dict[str, Size | None], partners: dict[str, Size | None]) -> None:
         problems = [
-            f"{len(missing)} keys of {here} are missing in {there}: {_some(missing)}"
+            f"{len(missing)} keys of {here} are missing in {there}: {first_few(missing, _SHOWN)}"
             for here, there, missing in (
                 (self._root, self._lq_root, [key for key in truths if key not in partners]),
                 (self._lq_root, self._root, [key for key in partners if key not in truths]),
@@ -100,12 +101,11 @@ class Lmdb(Source):
         return f"{self._root}/{self._keys[index]}"
 
     def remarks(self) -> list[str]:
-        cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
         roots = [root for root in (self._root, self._lq_root) if root is not None]
         some = self._keys[:: max(1, len(self._keys) // _LOOKED_AT)]
         found = [changes((key, parse_header(_value(root, key))) for key in some) for root in roots]
         return [
-            *filter(None, [cut]),
+            *remarks_on_cut(self.cut, self.scale),
             *(f"{r}: {text}" for r, texts in zip(roots, found, strict=True) for text in texts),
         ]
 
@@ -195,11 +195,9 @@ def _require(root: str, keys: Sequence[str]) -> None:
     except (lmdb.Error, OSError) as error:
         raise ValueError(f"{root}: cannot be opened as an LMDB database ({error})") from error
     if missing:
-        raise ValueError(f"{root}: {len(missing)} of the {len(keys)} keys in {META} are missing: {_some(missing)}")
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+        raise ValueError(
+            f"{root}: {len(missing)} of the {len(keys)} keys in {META} are missing: {first_few(missing, _SHOWN)}"
+        )
 
 
 # --- values ------------------------------------------------------------------------------------------------------

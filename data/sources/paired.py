@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.source import DATASETS, Source, UnreadableImageError
+from data.source import DATASETS, Source, UnreadableImageError, remarks_on_cut
 from data.sources.folder import listed_images, present, read_list, read_listed, whole_folder
 from utils.images.files import ImageError, changes, headers, read_header, read_image
 from utils.options.fields import PositiveInt
@@ -82,9 +82,8 @@ class Paired(Source):
         return Path(self._pairs[index][0])
 
     def remarks(self) -> list[str]:
-        cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
         small = changes(headers(lq for _, lq in self._pairs))
-        said = [*self._left_out, *filter(None, [cut]), *super().remarks()]
+        said = [*self._left_out, *remarks_on_cut(self.cut, self.scale), *super().remarks()]
         return said + [f"low quality: {text}" for text in small]
 
     def read(self, index: int) -> np.ndarray:

@@ -13,8 +13,9 @@ import torch
 
 from data.shard_cache import FULL, Cache
 from data.shard_index import PARTNER, ShardIndex
-from data.source import DATASETS, Source, UnreadableImageError
+from data.source import DATASETS, Source, UnreadableImageError, remarks_on_cut
 from utils.images.files import ImageError, decode_image
+from utils.logging import first_few
 from utils.options.fields import Bytes, OptionError, PositiveInt
 from utils.storage.places import PlaceError
 
@@ -99,8 +100,7 @@ class Shards(Source):
         return f"{self.index.place}/{self._tar(member)}/{self.index.name(member)}"
 
     def remarks(self) -> list[str]:
-        cut = f"{self.cut} ground truths are cut at the bottom and right to a multiple of {self.scale}" * bool(self.cut)
-        return [*self.index.remarks, *filter(None, [cut])]
+        return [*self.index.remarks, *remarks_on_cut(self.cut, self.scale)]
 
     def ahead(self, indices: Sequence[int]) -> None:
         if not self.index.place.remote:
@@ -218,7 +218,7 @@ def _pairs(index: ShardIndex) -> tuple[torch.Tensor, torch.Tensor | None]:
             keys[part["part"]][int(index.tar[member]), part["key"]] = member
     alone += [key for _, key in keys["gt"].keys() ^ keys["lq"].keys()]
     if alone:
-        shown = ", ".join(sorted(alone)[:_SHOWN]) + ", ..." * (len(alone) > _SHOWN)
+        shown = first_few(sorted(alone), _SHOWN)
         raise OptionError(
             f"root: {len(alone)} images in {index.place} have no partner, NAME.gt.png and NAME.lq.png: {shown}"
         )

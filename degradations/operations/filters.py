@@ -18,7 +18,7 @@ from torch import Tensor
 
 from degradations.kernels.families import square
 from degradations.operations.bands import Bands, map_axes
-from degradations.operations.ragged import Ragged, on_device
+from degradations.operations.ragged import Ragged, Size, on_device
 
 Border = Literal["mirror", "symmetric", "replicate", "wrap"]
 
@@ -68,8 +68,7 @@ def _convolve_one(image: Tensor, kernel: np.ndarray, border: Border) -> Tensor:
         return _by_spectra(image, kernel, border)
     # What wraps reaches over the whole axis, which is no band.
     if kernel.ndim == 1 and len(kernel) > (13 if pixels > 200**2 else 25) and border != "wrap":
-        vertical, horizontal = (_blur(kernel.tobytes(), length, border) for length in image.shape[1:])
-        return map_axes(image, vertical, horizontal)
+        return map_axes(image, *row_bands(kernel, (image.shape[1], image.shape[2]), border))
     radius = kernel.shape[0] // 2
     flag = _CV2_BORDER[border]
     planes = [plane.numpy() for plane in image]
@@ -107,6 +106,12 @@ def _by_spectra(image: Tensor, kernel: np.ndarray, border: Border) -> Tensor:
         made[:half] = blurred.real[margin : margin + half, margin : margin + width]
         made[half:] = blurred.imag[margin : margin + height - half, margin : margin + width]
     return torch.from_numpy(result)
+
+
+def row_bands(row: np.ndarray, size: Size, border: Border = "mirror") -> tuple[Bands, Bands]:
+    """Return the maps of both axes that convolve an image of this size with a row (k,), its border included."""
+    height, width = (_blur(row.tobytes(), length, border) for length in size)
+    return height, width
 
 
 @lru_cache(maxsize=16)

@@ -1,6 +1,6 @@
 """Sharpening by an unsharp mask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from degradations import STEPS, Drawn, Ragged, State, Step
 from degradations.kernels.families import gaussian_row
-from degradations.operations.filters import convolve
+from degradations.operations.bands import map_axes
+from degradations.operations.filters import convolve, row_bands
 from utils.options.fields import NonNegative, PositiveInt
 
 
@@ -25,26 +26,34 @@ def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float 
     Source: KAIR's and Real-ESRGAN's released code.
     """
     side = radius + (1 - radius % 2)
+    # A row is applied separably: for 51 taps that is 25 times less work than the square that the sources use.
     row = gaussian_row(side, 0.3 * ((side - 1) / 2 - 1) + 0.8)
-
-    def sharpen(part: Ragged, result: Tensor) -> None:
-        # A row is applied separably: for 51 taps that is 25 times less work than the square that the sources use.
-        rows, data = [row] * len(part.sizes), part.data
-        residual = data - convolve(part, rows).data
-        mask = residual.abs().gt_(threshold / 255)  # numbers at once: to make them of bools is slow
-        soft = convolve(Ragged(mask, part.sizes), rows).data
-        # soft · sharp + (1 - soft) · data, with one product less
-        gain = torch.add(data, residual, alpha=weight).clamp_(0, 1).sub_(data)
-        torch.addcmul(data, gain, soft, out=result)
-
-    result = torch.empty_like(images.data)
+    limit = threshold / 255
     if not images.one_by_one:
-        sharpen(images, result)
-    else:  # plane by plane, so that what is between stays in the cache of a CPU
-        for image, made in zip(images.images(), Ragged(result, images.sizes).images(), strict=True):
-            for plane, place in zip(image.split(1), made.split(1), strict=True):
-                sharpen(Ragged.of(plane[None]), place[None])
-    return Ragged(result, images.sizes)
+        rows = [row] * len(images.sizes)
+        return images.map(
+            lambda data: _sharpen(data, lambda part: convolve(Ragged(part, images.sizes), rows).data, weight, limit)
+        )
+    return images.per_image(lambda image, _: _sharpen_one(image, row, weight, limit))
+
+
+def _sharpen_one(image: Tensor, row: np.ndarray, weight: float, limit: float) -> Tensor:
+    """Sharpen (C, H, W) plane by plane, so that what is between stays in the cache of a CPU."""
+    axes, result = row_bands(row, (image.shape[1], image.shape[2])), torch.empty_like(image)
+    for plane, made in zip(image.split(1), result.split(1), strict=True):
+        _sharpen(plane, lambda part: map_axes(part, *axes), weight, limit, out=made)
+    return result
+
+
+def _sharpen(
+    data: Tensor, blur: Callable[[Tensor], Tensor], weight: float, limit: float, out: Tensor | None = None
+) -> Tensor:
+    blurred = blur(data)
+    residual = torch.sub(data, blurred, out=blurred)
+    soft = blur(residual.abs().gt_(limit))  # numbers at once: to make them of bools is slow
+    # soft · sharp + (1 - soft) · data, with one product less
+    gain = torch.add(data, residual, alpha=weight, out=residual).clamp_(0, 1).sub_(data)
+    return torch.addcmul(data, gain, soft, out=out)
 
 
 @STEPS.register("sharpen")

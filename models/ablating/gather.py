@@ -82,7 +82,6 @@ def read_scores(file: Path, row: str = NETWORK) -> Table:
 def _scores(test: Test, tables: dict[Run, Table], remarks: list[str]) -> list[Scores]:
     """Return arrays of what all runs have measured."""
     found = []
-    higher = {name: metric.higher_is_better for name, metric in test.measure.metrics.items()}
     of = {tested.valid.name: photographs(tested) for tested in test.sets}
     for key in next(iter(tables.values()), {}):
         set_name, number = key
@@ -100,7 +99,8 @@ def _scores(test: Test, tables: dict[Run, Table], remarks: list[str]) -> list[Sc
             values.setdefault(run.variant, []).append([table[key][name] for name in images])
         arrays = {row: np.array(lines) for row, lines in values.items()}
         own = [of[set_name][name] for name in images]
-        found.append(Scores(set_name, number, images, seeds, arrays, higher[number.rpartition(" ")[0]], own))
+        higher = test.measure.higher_is_better(number)
+        found.append(Scores(set_name, number, images, seeds, arrays, higher, own))
     return found
 
 

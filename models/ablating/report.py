@@ -146,7 +146,6 @@ def report_of_results(
     checkpoint, or with bicubic if there is one alone."""
     rows = list(results[0].scores)
     checkpoints = [row for row in rows if row not in (BICUBIC, SMOOTHED)]
-    higher = {metric: measure.metrics[metric].higher_is_better for metric in measure.metrics}
     scores, remarks = [], [f"{result.name}: {remark}" for result in results for remark in result.remarks]
     for tested, result in zip(sets, results, strict=True):
         of = photographs(tested)
@@ -158,9 +157,9 @@ def report_of_results(
                 remarks.append(f"{result.name}, {number}: {', '.join(left_out)}: without a finite score, left out")
             if images:
                 values = {r: np.array([[s[i][number] for i in images]]) for r, s in result.scores.items()}
-                which = higher[number.rpartition(" ")[0]]
+                higher = measure.higher_is_better(number)
                 seeds, own = {row: [0] for row in values}, [of[i] for i in images]
-                scores.append(Scores(result.name, number, images, seeds, values, which, own))
+                scores.append(Scores(result.name, number, images, seeds, values, higher, own))
     return Report(
         name=name,
         baseline=checkpoints[0] if len(checkpoints) > 1 else BICUBIC,

@@ -54,8 +54,8 @@ class Baseline:
 
     Args:
         network: which one.
-        choose: one of its options with values to try. The one with the highest mean PSNR counts on each set: a
-            baseline at its best.
+        choose: one of its options with values to try. The one with the highest mean PSNR (or else the best mean of the
+            first number) counts on each set: a baseline at its best.
     """
 
     network: Spec[Network]
@@ -193,6 +193,10 @@ class Measure:
             for name, metric in self.metrics.items()
             if protocol.channels in metric.channels
         ]
+
+    def higher_is_better(self, column: str) -> bool:
+        """Return the direction of a number."""
+        return self.metrics[column.rpartition(" ")[0]].higher_is_better
 
     def __call__(self, sr: Tensor, gt: Tensor | None, scale: int, path: str) -> Scores:
         """Return the numbers of one image of a file; without a ground truth, those that need none."""
@@ -449,7 +453,7 @@ def run_set(
     if smoothing:
         sigma = best_sigma([image.smoothing for image in images.values()])
         result = with_smoothed_line(result, tested, sigma, measure, processes)
-    return with_remarks(keep_best(result, contest.baselines), contest)
+    return with_remarks(keep_best(result, contest.baselines, measure), contest)
 
 
 def measure_images(
@@ -506,16 +510,17 @@ def with_smoothed_line(
     return replace(result, scores=scores, remarks=[*result.remarks, remark])
 
 
-def keep_best(result: SetResult, baselines: Mapping[str, Mapping[str, Restorer]]) -> SetResult:
-    """Keep, of the rows that each baseline was tried as, the one with the highest mean PSNR, under its name."""
+def keep_best(result: SetResult, baselines: Mapping[str, Mapping[str, Restorer]], measure: Measure) -> SetResult:
+    """Keep, of the rows that each baseline was tried as, the one with the best `main_number`, under its name."""
     scores, remarks, number = dict(result.scores), list(result.remarks), main_number(result.columns)
+    choose, words = (max, "highest") if measure.higher_is_better(number) else (min, "lowest")
     for name, kinds in baselines.items():
         rows = {f"{name} {variant}": variant for variant in kinds}
-        best = max(rows, key=lambda row: result.means(row)[number])
+        best = choose(rows, key=lambda row: result.means(row)[number])
         kept = {row: scores.pop(row) for row in rows}[best]
         scores = {BICUBIC: scores.pop(BICUBIC), name: kept, **scores}
         if rows[best]:
-            remarks.append(f"`{name}`: {rows[best]}, which gives the highest mean {number}")
+            remarks.append(f"`{name}`: {rows[best]}, which gives the {words} mean {number}")
     return replace(result, scores=scores, remarks=remarks)
 
 

@@ -82,11 +82,12 @@ def summary(results: Sequence[SetResult], measure: Measure) -> str:
 def latex(name: str, results: Sequence[SetResult], measure: Measure) -> str:
     """Return a table per set for \\input, the best number of each column bold; the protocol stands in a comment."""
     parts = [f"% {name}: measured by {measure}\n% \\usepackage{{booktabs}}\n"]
-    higher = {c: measure.metrics[c.rpartition(" ")[0]].higher_is_better for c in measure.columns}
     for result in results:
         columns = [column for column in measure.columns if column in result.columns]
         means = {row: result.means(row) for row in result.scores}
-        best = {c: (max if higher[c] else min)(of_row[c] for of_row in means.values()) for c in columns}
+        best = {
+            c: (max if measure.higher_is_better(c) else min)(of_row[c] for of_row in means.values()) for c in columns
+        }
         rows = [[row, *(formatted(of_row[c], c) for c in columns)] for row, of_row in means.items()]
         marks = [[of_row[c] == best[c] for c in columns] for of_row in means.values()]
         parts.append(latex_table([f"{result.name} x{result.scale}", *columns], rows, marks))

@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.source import Source
@@ -104,8 +105,8 @@ def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
 def hand_over(stage: Stage, name: str, start: Handover | None, checkpoints: Checkpoints) -> str:
     """Fill a stage with what its `init_from` names. Return what was done, in words.
 
-    Raises AgreedError if the earlier stage is not finished or lacks what is to be carried, OptionError for weights
-    that cannot be read.
+    Raises AgreedError if the earlier stage is not finished or lacks what is to be carried, or has it of another kind;
+    OptionError for weights that cannot be read.
     """
     if start is None:
         return f"stage {name} starts from {getattr(stage.networks['network_g'], 'begins', 'fresh weights')}"
@@ -156,23 +157,44 @@ def take_stage(stage: Stage, start: Handover, checkpoints: Checkpoints) -> None:
             key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
             if key not in earlier.networks:
                 raise AgreedError(f".carry: stage {start.stage} has no {carried}")
-            stage.networks[carried].load_state_dict(earlier.networks[key])
+            load_network(stage.networks[carried], earlier.networks[key], f".carry: {carried} of stage {start.stage}")
     if "optimizer" in start.carry:
-        load_optimizers(stage, earlier.state["optimizers"])
+        load_optimizers(stage, earlier.state["optimizers"], f".carry: the optimizer of stage {start.stage}")
 
 
-def load_optimizers(stage: Stage, states: Mapping[str, Any]) -> None:
-    """Restore optimizers by phase name. Rates, betas and decay stay those of the option file."""
+def load_network(network: nn.Module, weights: Mapping[str, Tensor], whose: str) -> None:
+    """Load the weights of a checkpoint. Raises AgreedError, which begins with `whose`, for those of another network."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        difference = shorten(str(error).splitlines()[1].strip(), 120, placeholder=" ...")
+        raise AgreedError(f"{whose} has the weights of another network ({difference})") from error
+
+
+def load_optimizers(stage: Stage, states: Mapping[str, Any], whose: str) -> None:
+    """Restore optimizers by phase name. Rates, betas and decay stay those of the option file.
+
+    Raises AgreedError, which begins with `whose`, for the state of another type of optimizer or of other parameters.
+    """
     for phase in stage.phases():
-        if phase.name in states:
-            noted = ("params", *COUNTED)
-            chosen = [{k: v for k, v in group.items() if k not in noted} for group in phase.optimizer.param_groups]
-            groups = [{**old, **own} for old, own in zip(states[phase.name]["param_groups"], chosen, strict=True)]
-            phase.optimizer.load_state_dict({**states[phase.name], "param_groups": groups})
-            for parameter, state in phase.optimizer.state.items():
-                for key, value in state.items():
-                    if value.shape == parameter.shape:  # in memory as the parameter is, which fused kernels ask for
-                        state[key] = torch.empty_like(parameter).copy_(value)
+        if phase.name not in states:
+            continue
+        groups, saved_groups = phase.optimizer.param_groups, states[phase.name]["param_groups"]
+        if [_shape_of(group) for group in groups] != [_shape_of(group) for group in saved_groups]:
+            raise AgreedError(f"{whose} is of another type, or of other parameters (phase {phase.name})")
+        noted = ("params", *COUNTED)
+        chosen = [{k: v for k, v in group.items() if k not in noted} for group in groups]
+        merged = [{**old, **own} for old, own in zip(saved_groups, chosen, strict=True)]
+        phase.optimizer.load_state_dict({**states[phase.name], "param_groups": merged})
+        for parameter, state in phase.optimizer.state.items():
+            for key, value in state.items():
+                if value.shape == parameter.shape:  # in memory as the parameter is, which fused kernels ask for
+                    state[key] = torch.empty_like(parameter).copy_(value)
+
+
+def _shape_of(group: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return how many parameters a group has, and which options it has that tell optimizers apart."""
+    return len(group["params"]), [option for option in ("betas", "momentum", "alpha", "weight_sum") if option in group]
 
 
 def distribute(network: nn.Module, processes: Processes, stage: Stage) -> nn.Module:

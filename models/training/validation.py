@@ -149,30 +149,31 @@ def final_report(
 def compare(
     valid: ValidationSet, networks: Mapping[str, nn.Module], scorer: Scorer, device: torch.device, images: int = 6
 ) -> tuple[dict[str, dict[str, float]], list[np.ndarray]]:
-    """Return mean scores of bicubic, the best smoothed bicubic and each network; and strips with numbers."""
+    """Return mean scores of bicubic, the best smoothed bicubic and each network; and strips of the first images.
+
+    One image at a time is held. Each is degraded twice, since how far to smooth is known only after all.
+    """
     scale = valid.scale
-    items = [valid[i] for i in range(len(valid))]
-    upscaled = [bicubic(item.batch.lq, scale) for item in items]
-    sigma = best_smoothing(zip(upscaled, (item.gt for item in items), strict=True), scorer.protocols[""], scale)
-    outputs: dict[str, list[Tensor]] = {
-        "bicubic": upscaled,
-        f"bicubic, smoothed (sigma {sigma:g})": [smoothed(image, sigma) for image in upscaled],
-        **{name: [restored(network, item.batch, device) for item in items] for name, network in networks.items()},
-    }
-    scores = {
-        name: [scorer(sr, item.gt, scale) for sr, item in zip(made, items, strict=True)]
-        for name, made in outputs.items()
-    }
+    items = (valid[index] for index in range(len(valid)))
+    pairs = ((bicubic(item.batch.lq, scale), item.gt) for item in items)
+    sigma = best_smoothing(pairs, scorer.protocols[""], scale)
+    scores: dict[str, list[dict[str, float]]] = {}
     strips = []
-    for i, item in enumerate(items[:images]):
-        captions = [
-            "LQ",
-            *(f"{name} {scores[name][i]['PSNR']:.2f} dB" for name in outputs),
-            f"GT {Path(item.name).name}",
-        ]
-        parts = [item.batch.lq, *(made[i] for made in outputs.values()), item.gt]
-        strips.append(strip([to_8bit(part) for part in parts], captions))
-    return {name: mean_scores(values) for name, values in scores.items()}, strips
+    for index in range(len(valid)):
+        item = valid[index]
+        upscaled = bicubic(item.batch.lq, scale)
+        made = {
+            "bicubic": upscaled,
+            f"bicubic, smoothed (sigma {sigma:g})": smoothed(upscaled, sigma),
+            **{name: restored(network, item.batch, device) for name, network in networks.items()},
+        }
+        for name, sr in made.items():
+            scores.setdefault(name, []).append(scorer(sr, item.gt, scale))
+        if index < images:
+            numbers = (f"{name} {of_all[index]['PSNR']:.2f} dB" for name, of_all in scores.items())
+            parts = [item.batch.lq, *made.values(), item.gt]
+            strips.append(strip([to_8bit(part) for part in parts], ["LQ", *numbers, f"GT {Path(item.name).name}"]))
+    return {name: mean_scores(of_all) for name, of_all in scores.items()}, strips
 
 
 def _finished(folder: Path, experiment: Experiment) -> dict[str, Path]:

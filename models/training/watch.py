@@ -118,17 +118,20 @@ class Watcher:
         """Score a network on every validation set and record sample images, unless `stopped` meanwhile. Where it learns
         no super-resolution (not `restores`), only its embedding is looked at."""
         distributed.broadcast_buffers(network)  # of batch norm, which every rank has of its own images
+        of_sets: dict[str, dict[str, float]] = {}
         for valid in self.sets:
             if restores:
                 result = evaluate(network, valid, device, self.processes.rank, self.logger.images, self.scorer, stopped)
                 if result is None:
                     return
                 scores, strips = result
-                self.scores[valid.name], self.scored_at = scores, iteration
+                of_sets[valid.name] = scores
                 self._tell(stage, iteration, valid.name, scores, {valid.name: sheet(strips)} if strips else None)
             if (draws := valid.entry.embedding) is not None:
                 with distributed.together():
                     self._report_embedding(stage, iteration, network, valid, draws)
+        if of_sets:  # of all sets or none, since their mean tells which checkpoint is best
+            self.scores, self.scored_at = of_sets, iteration
 
     def _report_embedding(
         self, stage: str, iteration: int, network: nn.Module, valid: ValidationSet, draws: int
@@ -208,11 +211,16 @@ class Watcher:
                 "mend or remove those named above"
             )
 
+    def enter_stage(self) -> None:
+        """Forget what was counted and scored in another stage, or before a run went back. On every rank."""
+        self.nonfinite_in_a_row = 0
+        self.scores, self.scored_at = {}, None
+
     def resume(self, stage: str, iteration: int) -> None:
         """Cut from the log what comes after the iteration that a run resumes from."""
-        self.nonfinite_in_a_row = 0
         if self.log is not None:
-            self.log.resume(stage, iteration)
+            with self.despite_full_disk():
+                self.log.resume(stage, iteration)
 
     def close(self) -> None:
         """Write out the logs."""

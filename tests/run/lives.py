@@ -34,20 +34,6 @@ def main() -> int:
     return 0
 
 
-def warm() -> None:
-    """Imports what every training would import for itself: registered modules, and what PyTorch's optimizers want."""
-    import torch._dynamo
-
-    from degradations import DEGRADATIONS
-    from losses import LOSSES
-    from models import NETWORKS, STAGES
-    from utils.metrics import METRICS
-    from utils.storage.checkpoint import versions
-
-    assert torch._dynamo and all(registry.names() for registry in (DEGRADATIONS, LOSSES, NETWORKS, STAGES, METRICS))
-    versions()
-
-
 class Life:
     """A forked process with the environment of one of torchrun's workers, in a session of its own."""
 

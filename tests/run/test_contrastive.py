@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import train
-from tests.run.lives import apart, live, training, warm
+from tests.run.lives import apart, live, training
 from tests.run.tiny import assert_equal_states, final_states, option_tree, pictures, write_options
 from utils.storage.checkpoint import Checkpoints, load
 
@@ -30,7 +30,6 @@ def contrastive_tree(images: Path) -> dict[str, Any]:
 
 def lives(options: str, runs: str, ranks: str) -> list[list[int]]:
     """A run in one go; then one that is killed in each of its stages and started again. All exit statuses."""
-    warm()
     honest = train.Trainer.train_step
 
     def work(folder: Path, fatal: str | None) -> int:

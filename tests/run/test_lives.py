@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from tests.run.lives import apart, live, training, warm
+from tests.run.lives import apart, live, training
 from tests.run.tiny import PREEMPTED, assert_equal_states, final_states, option_tree, pictures, write_options
 from utils.storage.checkpoint import Checkpoints, find_damage, load
 
@@ -46,7 +46,6 @@ def doom(point: int) -> None:
 
 def killed_in_saves(options: str, runs: str) -> list[dict[str, Any]]:
     """Lives a run through ten kills to its end, and says what each of them left behind."""
-    warm()
     folder, found = Path(runs) / "tiny" / "checkpoints", []
     for point in [*random.Random(5).sample(range(POINTS), KILLS), None]:
 
@@ -110,8 +109,6 @@ def watched(arguments: Sequence[str], samples: Path, stop_after: int | None = No
 def ranks_come_and_go(options: str, runs: str) -> dict[str, list[int]]:
     """One run as 2, 1 and 2 ranks, then 3 that cannot share its batch; the same run in one go as one; each
     alternative's exit statuses."""
-
-    warm()
 
     def go(name: str, ranks: int, stop_after: int | None = None) -> list[int]:
         folder = Path(runs) / name
@@ -188,8 +185,6 @@ class Exact(train.Trainer):
 
 def learned(options: str, folder: str) -> None:
     """Writes what 1, 2 and 4 ranks have for gradients after one step and for weights after twenty, in both depths."""
-
-    warm()
 
     def work(ranks: int, dtype: torch.dtype, steps: int) -> int:
         from models.training.experiment import load_experiment

@@ -210,6 +210,15 @@ def test_bicubic_has_the_published_numbers(tmp_path: Path, protocol: str, scale:
     assert [s["rows"]["bicubic"]["mean"]["PSNR Y"] for s in sets] == pytest.approx(BICUBIC[protocol][scale], abs=0.01)
 
 
+def test_names_of_images_need_not_be_text(tmp_path: Path) -> None:
+    (tmp_path / "gt").mkdir()
+    write_image(tmp_path / "gt" / os.fsdecode(b"caf\xe9.png"), np.full((32, 32, 3), 100, np.uint8))
+    result = run("--weights", "bicubic", "--scale", "2", "--data", "odd=gt", "-o", "out", "--page", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = (tmp_path / "out" / "results.csv").read_text(encoding="utf-8")
+    assert table.splitlines()[1].startswith("odd,2,bicubic,caf\\udce9,")
+
+
 # --- restoring images ----------------------------------------------------------------------------------------------
 
 

@@ -10,14 +10,18 @@ from models.benchmarking.benchmark import (
     BICUBIC,
     BenchmarkOptions,
     Measure,
+    SetResult,
     benchmark_sets,
     check_benchmark,
+    keep_best,
     metric_specs,
 )
 from models.benchmarking.grid import GridResult, grid_cells, run_grid, with_published
 from tests.run.tiny import pictures
 from utils.images.files import from_tensor, to_uint8, write_image
 from utils.logging import Console
+from utils.metrics import Metric
+from utils.metrics.protocol import PROTOCOLS
 from utils.options import files as option_files
 from utils.processes import distributed
 
@@ -80,3 +84,17 @@ def test_images_made_before_give_what_images_made_now_give(tmp_path: Path) -> No
     assert now.numbers == pytest.approx(before.numbers)
     assert numbers["x2", "theirs (published)", "SSIM Y"] == 0.9, "27 images are those of the published set"
     assert numbers["x2", BICUBIC, "PSNR Y"] > 20
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("psnr", "alpha 2"), ("niqe", "alpha 1")])
+def test_a_baseline_stands_at_its_best_by_the_direction_of_the_number(kind: str, chosen: str) -> None:
+    metric = Metric()
+    metric.higher_is_better = kind == "psnr"
+    measure = Measure({kind.upper(): metric}, {"Y": PROTOCOLS["basicsr_y"]})
+    number = f"{kind.upper()} Y"
+    scores = {row: {"a.png": {number: value}} for row, value in {BICUBIC: 0, "cf alpha 1": 4, "cf alpha 2": 7}.items()}
+    tried: Any = {"cf": {"alpha 1": None, "alpha 2": None}}
+    result = keep_best(SetResult("set", 2, "given", scores, []), tried, measure)
+    words = "highest" if kind == "psnr" else "lowest"
+    assert result.remarks == [f"`cf`: {chosen}, which gives the {words} mean {number}"]
+    assert result.scores["cf"] == scores[f"cf {chosen}"]

@@ -103,3 +103,16 @@ def test_refuses_to_start_with_random_weights_unless_told(tmp_path: Path) -> Non
         hand_over(stage, "gan", Handover(checkpoint=str(other)), CHECKPOINTS)
     with pytest.raises(ValueError, match="partial: true` goes with `checkpoint"):
         Handover(stage="psnr", partial=True)
+
+
+def test_a_stage_with_another_discriminator_does_not_take_it_over(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    first, second = gan_stage(generator(2)), PsnrStage(nn.Conv2d(3, 3, 1), {})
+    networks = {"network_g_ema": generator(2).state_dict(), "network_d": first.networks["network_d"].state_dict()}
+    checkpoints.save("first", 1, networks, {"optimizers": {}}, final=True)
+    second.networks["network_d"] = NETWORKS.build({"type": "patchgan", "num_feat": 4})
+    start = Handover(stage="first", carry=("network_d",))
+    with pytest.raises(
+        AgreedError, match=r"stages\.gan\.init_from\.carry: network_d of stage first has the weights of"
+    ):
+        hand_over(second, "gan", start, checkpoints)

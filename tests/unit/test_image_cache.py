@@ -123,6 +123,13 @@ def test_bad_images_and_folders_are_named(tmp_path: Path) -> None:
         ImageCache(path / "cache")
 
 
+def test_names_need_not_be_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    image, cache = write(path, 1), ImageCache(tmp_path / "cache")
+    for _ in range(2):
+        assert np.array_equal(cache.read(path), image)
+
+
 def test_its_size_is_said_beforehand(photos: Path) -> None:
     source = training_set(photos, photos / "cache").mix.entries[0].source
     total = sum(read_image(path).nbytes for path in (photos / "gt").iterdir())

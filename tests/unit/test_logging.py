@@ -1,6 +1,8 @@
 """The console, the progress line, metrics on disk, status, memory, and sample sheets."""
 
+import io
 import json
+import os
 import re
 import sys
 import time
@@ -38,6 +40,16 @@ def test_only_the_main_process_speaks_but_errors_always(capsys: pytest.CaptureFi
         "error: broken",
         "error (rank 1): broken",
     ]
+
+
+def test_what_a_terminal_cannot_show_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", shown)
+    console = Console()
+    console.keep(tmp_path / "console.log")
+    console.info("left out: " + os.fsdecode(b"caf\xe9") + " \u2192")
+    assert shown.buffer.getvalue() == b"left out: caf\\udce9 \\u2192\n"  # pyright: ignore[reportAttributeAccessIssue]
+    assert "caf\\udce9 \u2192" in (tmp_path / "console.log").read_text(encoding="utf-8")
 
 
 def test_a_table_is_aligned_markdown() -> None:

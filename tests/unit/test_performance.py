@@ -193,7 +193,7 @@ def test_an_optimizer_is_taken_up_with_other_settings() -> None:
     other = stage_of(1)
     Performance().lay_out(other, CPU)
     other.networks["network_g"].load_state_dict(weights)
-    load_optimizers(other, {"g": saved})
+    load_optimizers(other, {"g": saved}, "the checkpoint")
     assert other.optimizer.param_groups[0]["fused"] is True
     for parameter, state in other.optimizer.state.items():
         assert state["exp_avg"].stride() == parameter.stride()

@@ -104,7 +104,7 @@ def test_a_pool(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run(source, out) == 0
     printed = capsys.readouterr()
     assert f"{out}: 5 patches of 16x16" in printed.out and "| variance |     1 |" in printed.out
-    assert f"1 images are too small for a tile of 16, try a smaller size: {source / 'small.png'}" in printed.err
+    assert f"1 image is too small for a tile of 16, try a smaller size: {source / 'small.png'}" in printed.err
     about = json.loads((out / "statistics.json").read_text())
     assert about["rule"]["size"] == 16 and list(about["patches"]) == PATCHES
     second = about["patches"]["sub/a_001"]

@@ -200,6 +200,18 @@ def webdataset(path: Path, count: int = 5) -> list[np.ndarray]:
     return images
 
 
+def test_a_link_in_a_tar_is_left_out_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (expected,) = webdataset(tmp_path / "0.tar", 1)
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        link = tarfile.TarInfo("twin.png")
+        link.type, link.linkname = tarfile.SYMTYPE, f"{'long/' * 30}000000.png"
+        tar.addfile(link)
+    assert prepare(["index", str(tmp_path), "--workers", "1"]) == 1
+    assert "left out: 0.tar/twin.png: is a link" in capsys.readouterr().err
+    source = build(root=str(tmp_path))
+    assert len(source) == 1 and np.array_equal(source.read(0), expected)
+
+
 def test_tars_of_webdataset_are_indexed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [*webdataset(tmp_path / "tars" / "0.tar"), *webdataset(tmp_path / "tars" / "more" / "1.tar", 2)]
     root, out = str(tmp_path / "tars"), str(tmp_path / "index")

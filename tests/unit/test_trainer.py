@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from models.training.performance import Performance
 from tests.stage_runs import ELSEWHERE, batch_of, trainer_of
 from train import Diverged
 from utils.logging import Console
+from utils.optim import Optim
+from utils.processes.distributed import AgreedError
 from utils.storage.checkpoint import Checkpoints
 
 
@@ -39,6 +42,29 @@ def test_a_stage_goes_on_in_half_precision() -> None:
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     trainer.restore(SimpleNamespace(networks=weights, state=state, meta={"iteration": 3}))  # type: ignore[arg-type]
     assert (trainer.iteration, trainer.scaler.get_scale()) == (3, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"network_g": nn.Conv2d(3, 3, 3)}, r"nowhere: network_g has the weights of another network \(size mismatch"),
+        ({"optim_g": Optim("rmsprop")}, r"nowhere: the optimizer is of another type.*choose another `name`"),
+    ],
+)
+def test_a_checkpoint_of_other_networks_or_optimizers_is_refused_in_words(other: dict[str, Any], words: str) -> None:
+    """However much else `--resume-anyway` accepts."""
+    losses = {"l1": LossTerm(LOSSES.check("l1").component())}
+    trainers = [
+        trainer_of(PsnrStage(**{"network_g": nn.Conv2d(3, 3, 1), "losses": losses, **more})) for more in ({}, other)
+    ]
+    batch = batch_of(torch.rand(1, 3, 4, 4), plain=torch.rand(1, 3, 4, 4))
+    trainers[0].train_step([batch])
+    weights = {name: network.state_dict() for name, network in trainers[0].stage.networks.items()}
+    weights["network_g_ema"] = trainers[0].ema.network.state_dict()
+    saved = SimpleNamespace(folder="nowhere", networks=weights, state=trainers[0].state_dict(), meta={"iteration": 1})
+    trainers[0].restore(saved)  # type: ignore[arg-type]
+    with pytest.raises(AgreedError, match=words):
+        trainers[1].restore(saved)  # type: ignore[arg-type]
 
 
 def test_a_stage_stands_on_its_device_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from utils.logging import Console
 from utils.metrics import METRICS, Metric
 from utils.options.arguments import Arg, parse_command
 from utils.options.fields import OptionError
-from utils.storage.files import DAMAGED_ARRAY, write_durably
+from utils.storage.files import DAMAGED_ARRAY, replace_bytes
 
 BLOCK = 96
 """Side of the blocks of which features are taken, at full size; half of it at half size."""
@@ -188,12 +188,7 @@ class NiqeModel:
         content = io.BytesIO()
         np.savez(content, mu=self.mean, cov=self.covariance)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".tmp-{path.name}")
-        try:
-            write_durably(aside, content.getvalue())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        replace_bytes(path, content.getvalue())
 
 
 def fit_model(images: Iterable[np.ndarray], sharpness: float = SHARPNESS) -> tuple[NiqeModel, int]:

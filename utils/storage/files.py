@@ -3,6 +3,7 @@ reading texts and paths that were written on Windows, and arrays that are damage
 
 import codecs
 import os
+import time
 import zlib
 from pathlib import Path
 from tokenize import TokenError
@@ -44,6 +45,11 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def is_abandoned(about: os.stat_result) -> bool:
+    """Tell whether a file that is written aside is one of a process that was killed: untouched for an hour."""
+    return about.st_mtime < time.time() - 3600
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has a folder's entries (names that were created, renamed or removed)."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -54,8 +60,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace the text of a file in one step."""
-    replace_bytes(path, text.encode("utf-8"))
+    """Replace the text of a file in one step. Of file names, bytes that are no text become such as \\udce9."""
+    replace_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
