@@ -73,8 +73,7 @@ def restore_array(
     Only the image and the result are held as a whole, as integers, where `outscale` is the network's own scale.
 
     Returns:
-        (H, W) gray, (H, W, 3) or (H, W, 4) with alpha (also of a gray image: OpenCV writes no gray with alpha), in the
-        dtype of `image`.
+        (H, W) gray or (H, W, 3); with alpha (H, W, 2) or (H, W, 4); in the dtype of `image`.
     """
     size = enlarged(image.shape[:2], restorer.scale if outscale is None else outscale)
     own_size = size == tuple(side * restorer.scale for side in image.shape[:2])
@@ -83,15 +82,17 @@ def restore_array(
         bands = restorer.bands(pixels)
         return bands if own_size else [_resized(torch.cat(list(bands), -2), size)]
 
-    result = np.empty((*size, (1 if gray else 3) if alpha is None else 4), image.dtype)
+    colours = 1 if gray else 3
+    result = np.empty((*size, colours + (alpha is not None)), image.dtype)
     filled = image if alpha is None or not fill_hidden else filled_from_within(image, alpha)
-    _fill(result[..., :3], _rows(restored(torch.from_numpy(filled).permute(2, 0, 1)[None]), image.dtype, luma=gray))
+    pixels = torch.from_numpy(filled).permute(2, 0, 1)[None]
+    _fill(result[..., :colours], _rows(restored(pixels), image.dtype, luma=gray))
     if alpha is not None:
         by_network, opacity = alpha_by == "network", torch.from_numpy(alpha)
         bands = (
             restored(opacity.expand(1, 3, -1, -1)) if by_network else [_resized(unit_range(opacity[None, None]), size)]
         )
-        _fill(result[..., 3:], _rows(bands, image.dtype, luma=by_network))
+        _fill(result[..., colours:], _rows(bands, image.dtype, luma=by_network))
         put_back_hidden(result, image, filled, alpha)
     return result[..., 0] if result.shape[2] == 1 else result
 
@@ -257,7 +258,7 @@ def write_restored(target: Path, restorer: Restorer, given: Given) -> None:
 def _carries(target: Path, picture: Picture) -> bool:
     """Tell whether a result can have the colours of its image."""
     kind = target.suffix.lower()
-    if picture.gray and picture.alpha is not None:  # is written as RGBA, which a profile of gray does not fit
+    if kind == ".webp" and picture.profile[16:20] == b"GRAY":  # it has no gray
         return False
     return kind in PROFILE_SUFFIXES and (bool(picture.profile) or not picture.cicp or kind == ".png")
 

@@ -30,7 +30,7 @@ def filled_from_within(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def put_back_hidden(result: np.ndarray, image: np.ndarray, filled: np.ndarray, alpha: np.ndarray) -> None:
-    """Give a result (H, W, 4) the colours that were filled over, in place, wherever it is wholly transparent.
+    """Give a result (H, W, 2 or 4) the colours that were filled over, in place, wherever it is wholly transparent.
 
     The pixels of `image` (h, w, 3) are repeated, so that at scale 1 each comes back as it was.
     """
@@ -39,6 +39,6 @@ def put_back_hidden(result: np.ndarray, image: np.ndarray, filled: np.ndarray, a
     columns = np.arange(result.shape[1]) * image.shape[1] // result.shape[1]
     for row, out in enumerate(result):
         source = row * image.shape[0] // result.shape[0]
-        hidden = (out[:, 3] == 0) & (alpha[source] == 0)[columns]
+        hidden = (out[:, -1] == 0) & (alpha[source] == 0)[columns]
         hidden &= (filled[source] != image[source]).any(1)[columns]
-        out[hidden, :3] = image[source, columns[hidden]]
+        out[hidden, :-1] = image[source, columns[hidden], : out.shape[1] - 1]

@@ -476,6 +476,9 @@ def found_by_looking() -> Iterator[tuple[str, File]]:
     colours = np.rint(coarse.reshape(-1, 3)[:256] / 31 * 255).astype(np.uint8)
     head = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 256, 16, 0, 0, SIZE[1], SIZE[0], 8, 0x20)
     yield "tga_555_palette.tga", File(head + table.tobytes() + GRAY8.tobytes(), colours[GRAY8], within=1)
+    gray, two = imagecodecs.cms_profile("gray", whitepoint=(0.3127, 0.3290, 1), gamma=1.8), shaped(2, 2, 255)
+    data = by_pillow(two, "PNG", icc_profile=gray)
+    yield "png_gray_alpha_icc.png", File(data, rgb_of(two), two[..., 1], profile=gray)
     yield "bmp_icc.bmp", File(bitmap_with_profile(WIDE), RGB8, profile=WIDE)
     soft = 64 + RGB8 // 2  # whose CIELAB of 8 bits is near
     yield "tiff_lab_soft.tif", File(by_tifffile(as_cielab(soft), photometric="cielab"), soft, within=4)
@@ -883,15 +886,21 @@ def test_through_training_crops(folder: Path) -> None:
     assert len(seen) == len(TABLE), "an epoch has each file once"
 
 
+def test_a_gray_profile_is_converted_where_there_is_no_gray(tmp_path: Path) -> None:
+    """WebP has RGB, which such a profile does not fit."""
+    (source := tmp_path / "a.png").write_bytes(TABLE["png_gray_alpha_icc.png"].data)
+    assert all(restore_files({source: tmp_path / "a.webp"}, Restorer(bicubic_generator(1)), Console()))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), read_image(source))
+
+
 @pytest.mark.parametrize("ext", ["png", "tif"])
 def test_through_restoring_at_scale_1(folder: Path, tmp_path: Path, ext: str) -> None:
     targets = restoration_targets([folder], tmp_path, ext=ext)
     assert all(restore_files(targets, Restorer(bicubic_generator(1)), Console()))
     for source, target in targets.items():
         before, after = read_picture(source), read_picture(target)
-        before = before.srgb() if before.gray and before.alpha is not None else before
         np.testing.assert_array_equal(after.pixels, before.pixels)
-        assert after.profile == before.profile
+        assert after.profile == before.profile and after.gray == before.gray
         assert (after.alpha is None) == (before.alpha is None)
         if after.alpha is not None and before.alpha is not None:
             np.testing.assert_array_equal(after.alpha, before.alpha)

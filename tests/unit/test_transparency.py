@@ -27,8 +27,8 @@ def disc(dtype: type, side: int = 48) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("gray", [False, True])
 def test_a_white_disc_has_no_dark_rim(dtype: type, alpha_by: Any, outscale: float | None, gray: bool) -> None:  # noqa: ANN401
     result = restore_array(Restorer(bicubic_generator(4)), *disc(dtype), gray, alpha_by, outscale)
-    opacity = result[..., 3:] / np.iinfo(dtype).max
-    over_white = result[..., :3] * opacity + np.iinfo(dtype).max * (1 - opacity)
+    opacity = result[..., -1:] / np.iinfo(dtype).max
+    over_white = result[..., :-1] * opacity + np.iinfo(dtype).max * (1 - opacity)
     assert over_white.min() / np.iinfo(dtype).max * 255 > 254.9
 
 

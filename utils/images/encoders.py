@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 _BLOCK = 2**21  # bytes that are filtered and packed at once
-_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # of PNG, by channels
+_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
 
 
 @dataclass(frozen=True)
 class Form:
-    """What is known of an image before its pixels: shape (H, W) or (H, W, 3 or 4), uint8 or uint16, and its colours."""
+    """What is known of an image before its pixels: shape (H, W) or (H, W, 2 to 4), uint8 or uint16, and its colours."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -27,6 +27,11 @@ class Form:
     def channels(self) -> int:
         """Count the values of a pixel."""
         return self.shape[2] if len(self.shape) == 3 else 1
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the last value of a pixel is opacity."""
+        return self.channels in (2, 4)
 
     @property
     def nbytes(self) -> int:
@@ -115,8 +120,9 @@ def _write_tiff(file: BinaryIO, form: Form, bands: Iterable[np.ndarray]) -> None
         strips,
         shape=form.shape,
         dtype=form.dtype,
-        photometric="minisblack" if form.channels == 1 else "rgb",
-        extrasamples=["unassalpha"] if form.channels == 4 else None,
+        photometric="minisblack" if form.channels < 3 else "rgb",
+        planarconfig="contig",
+        extrasamples=["unassalpha"] if form.alpha else None,
         compression="lzw",
         predictor=True,
         rowsperstrip=height,

@@ -72,7 +72,8 @@ class Picture:
             profile = self.profile or (cicp_profile(self.cicp) if self.cicp else b"")
             pixels = to_srgb(self.pixels, profile)
         except (RuntimeError, ValueError) as error:
-            raise ImageError(f"{self.name}: cannot be converted to sRGB ({error})") from error
+            advice = "where they are sRGB's after all, take out what says otherwise: convert IN +profile icc OUT"
+            raise ImageError(f"{self.name}: its colours cannot be converted to sRGB ({error}); {advice}") from error
         return replace(self, pixels=pixels, profile=b"", cicp=b"")
 
 
@@ -321,7 +322,7 @@ def write_image(
 
     Args:
         path: where to; missing parent folders are made.
-        array: gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8 or uint16.
+        array: gray (H, W) or RGB (H, W, 3); with alpha (H, W, 2) or (H, W, 4); uint8 or uint16.
         quality: of JPEG, 1 to 100. All other formats are written without loss.
         profile: ICC profile of the colours, for formats of `PROFILE_SUFFIXES`.
         cicp: four bytes for PNG's cICP; other formats go without.
@@ -334,7 +335,7 @@ def write_image(
 
 
 def write_bands(path: str | Path, form: Form, bands: Iterable[np.ndarray], quality: int = 95) -> None:
-    """Write as `write_image` an image that comes in bands from top to bottom: (n, W), (n, W, 3) or (n, W, 4), any n.
+    """Write as `write_image` an image that comes in bands from top to bottom: (n, W) or (n, W, 2 to 4), any n.
 
     Formats of `BANDED_SUFFIXES` hold no more of it than a band. Raises what the bands raise, too.
     """
@@ -361,10 +362,10 @@ def encode_image(name: str | Path, array: np.ndarray) -> bytes:
 def _check_writable(path: Path, form: Form) -> None:
     if form.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{path}: found values of {form.dtype}, expected uint8 or uint16 (see to_uint8, to_uint16)")
-    if 0 in form.shape or not (len(form.shape) == 2 or (len(form.shape) == 3 and form.channels in (3, 4))):
-        raise ValueError(f"{path}: found an array {form.shape}, expected (H, W), (H, W, 3) or (H, W, 4)")
-    deep, alpha = form.dtype == np.uint16, form.channels == 4
-    if (problem := why_not_held(path.suffix.lower(), form.shape[:2], deep, alpha)) is not None:
+    if 0 in form.shape or not (len(form.shape) == 2 or (len(form.shape) == 3 and form.channels in (2, 3, 4))):
+        raise ValueError(f"{path}: found an array {form.shape}, expected (H, W) or (H, W, 2, 3 or 4)")
+    deep = form.dtype == np.uint16
+    if (problem := why_not_held(path.suffix.lower(), form.shape[:2], deep, form.alpha)) is not None:
         raise ValueError(f"{path}: {problem}")
 
 
