@@ -51,10 +51,10 @@ class Bands:
         return cls(outputs, blocks)
 
 
-def map_axes(image: Tensor, vertical: Bands, horizontal: Bands) -> Tensor:
-    """Map both axes of an image (C, H, W) on the CPU: along its columns, then along its rows."""
+def map_axes(image: Tensor, vertical: Bands, horizontal: Bands, out: Tensor | None = None) -> Tensor:
+    """Map both axes of an image (C, H, W) on the CPU: along its columns, then along its rows; into `out` if given."""
     between = image.new_empty(vertical.length, image.shape[2])
-    result = image.new_empty(len(image), vertical.length, horizontal.length)
+    result = image.new_empty(len(image), vertical.length, horizontal.length) if out is None else out
     for plane, made in zip(image, result, strict=True):
         for outputs, inputs, weights in vertical.blocks:
             torch.mm(weights, plane[inputs], out=between[outputs])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import log10
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -92,7 +93,9 @@ def _torchvision_gray(images: Tensor) -> Tensor:
 def _levels_peaks(levels: Ragged) -> Tensor:
     """Return the least powers of two (B, 1, 1, 1) not below the numbers of different 8-bit levels in the images."""
     if levels.one_by_one:
-        seen = torch.stack([torch.bincount(image.flatten(), minlength=256).sign() for image in levels.images()])
+        planes = [image.flatten(0, 1).numpy() for image in levels.images()]
+        counts = np.stack([cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel() for plane in planes])
+        seen = torch.from_numpy(counts).sign()
     else:
         # Counted by marking, since unique and bincount make the host wait for the device.
         marks = levels.data.long()

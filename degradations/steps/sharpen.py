@@ -1,6 +1,6 @@
 """Sharpening by an unsharp mask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,31 +29,30 @@ def usm(images: Ragged, weight: float = 0.5, radius: int = 50, threshold: float 
     # A row is applied separably: for 51 taps that is 25 times less work than the square that the sources use.
     row = gaussian_row(side, 0.3 * ((side - 1) / 2 - 1) + 0.8)
     limit = threshold / 255
-    if not images.one_by_one:
-        rows = [row] * len(images.sizes)
-        return images.map(
-            lambda data: _sharpen(data, lambda part: convolve(Ragged(part, images.sizes), rows).data, weight, limit)
-        )
-    return images.per_image(lambda image, _: _sharpen_one(image, row, weight, limit))
+    if images.one_by_one:
+        return images.per_image(lambda image, _: _sharpen_one(image, row, weight, limit))
+    rows, data = [row] * len(images.sizes), images.data
+    residual = data - convolve(images, rows).data
+    mask = residual.abs().gt_(limit)  # numbers at once: to make them of bools is slow
+    soft = convolve(Ragged(mask, images.sizes), rows).data
+    return Ragged(_mixed(data, residual, soft, weight), images.sizes)
 
 
 def _sharpen_one(image: Tensor, row: np.ndarray, weight: float, limit: float) -> Tensor:
-    """Sharpen (C, H, W) plane by plane, so that what is between stays in the cache of a CPU."""
+    """Sharpen (C, H, W) plane by plane, in memory that is used again and again and so stays in the cache of a CPU."""
     axes, result = row_bands(row, (image.shape[1], image.shape[2])), torch.empty_like(image)
-    for plane, made in zip(image.split(1), result.split(1), strict=True):
-        _sharpen(plane, lambda part: map_axes(part, *axes), weight, limit, out=made)
+    residual, mask = image.new_empty(2, 1, *image.shape[1:])
+    for plane, soft in zip(image.split(1), result.split(1), strict=True):
+        torch.sub(plane, map_axes(plane, *axes, out=residual), out=residual)
+        torch.abs(residual, out=mask).gt_(limit)
+        _mixed(plane, residual, map_axes(mask, *axes, out=soft), weight)
     return result
 
 
-def _sharpen(
-    data: Tensor, blur: Callable[[Tensor], Tensor], weight: float, limit: float, out: Tensor | None = None
-) -> Tensor:
-    blurred = blur(data)
-    residual = torch.sub(data, blurred, out=blurred)
-    soft = blur(residual.abs().gt_(limit))  # numbers at once: to make them of bools is slow
-    # soft · sharp + (1 - soft) · data, with one product less
+def _mixed(data: Tensor, residual: Tensor, soft: Tensor, weight: float) -> Tensor:
+    """Return soft · sharp + (1 - soft) · data, in the place of `soft`; `residual` is overwritten."""
     gain = torch.add(data, residual, alpha=weight, out=residual).clamp_(0, 1).sub_(data)
-    return torch.addcmul(data, gain, soft, out=out)
+    return torch.addcmul(data, gain, soft, out=soft)
 
 
 @STEPS.register("sharpen")
