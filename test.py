@@ -401,7 +401,8 @@ def run_benchmark(plan: BenchmarkPlan, processes: Processes, console: Console) -
     if processes.is_main:
         facts = {name: {"network": g.options, "file": g.path} for name, g in plan.generators.items()}
         report = write_results(folder, options.name, results, plan.measure, facts)
-        images = " and the images" * plan.outputs.images + ", figures in figures/" * bool(plan.outputs.crops)
+        images = " and the images" if plan.outputs.images else ""
+        images += ", figures in figures/" if plan.outputs.crops else ""
         if plan.page:
             from models.ablating.page import write_page  # these load SciPy's statistics
             from models.ablating.report import report_of_results
@@ -506,8 +507,10 @@ def run_restoration(plan: RestorationPlan, processes: Processes, console: Consol
             progress.update()
     counts = distributed.gather_objects((len(mine), failed, skipped))
     total, failed, skipped = (sum(of_one) for of_one in zip(*counts, strict=True))
-    notes = [f"{skipped} were there already"] * bool(skipped) + [f"{failed} failed, see above"] * bool(failed)
-    console.info("; ".join([f"{total - failed - skipped} of {total} images restored, in {plan.out}", *notes]))
+    notes = [f"{total - failed - skipped} of {total} images restored, in {plan.out}"]
+    notes += [f"{skipped} were there already"] if skipped else []
+    notes += [f"{failed} failed, see above"] if failed else []
+    console.info("; ".join(notes))
     return 1 if failed else 0
 
 

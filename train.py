@@ -226,19 +226,25 @@ class Trainer:
             views=self.stage.views,
             positive=self.stage.positive,
         )
-        accumulate = self.settings.accumulate
-        start, ranks = self.iteration + 1, (self.processes.rank, self.processes.world_size)
-        pool = (data.pair_pool, self.experiment.seed, self.name)
-        sampler = LookingAhead(
-            StepSampler(self.batch_size, start, total, *ranks, accumulate, *pool), max(1, data.workers)
+        numbers = StepSampler(
+            self.batch_size,
+            first_step=self.iteration + 1,
+            last_step=total,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+            accumulate=self.settings.accumulate,
+            pool=data.pair_pool,
+            seed=self.experiment.seed,
+            stage=self.name,
         )
+        sampler = LookingAhead(numbers, max(1, data.workers))
         with warnings.catch_warnings(record=True) as said:  # it says so now and when it starts
             warnings.filterwarnings("always", "This DataLoader will create")
             loader = DataLoader(dataset, batch_sampler=sampler, **loader_options(data.workers, self.device))
         if said:
             self.console.warn(f"data.workers: {data.workers} are more than this machine has cores for", once="workers")
             warnings.filterwarnings("ignore", "This DataLoader will create")
-        steps = grouped(loader, accumulate)
+        steps = grouped(loader, self.settings.accumulate)
         prefetches = self.experiment.performance.prefetches(self.device)
         yield from ahead(steps, self.mix.degradations, self.device) if prefetches else steps
 

@@ -11,6 +11,7 @@ import numpy as np
 from data.cache import ImageCache
 from degradations import Degradation
 from utils.images.files import changes, headers
+from utils.images.header import Header
 from utils.logging import counted
 from utils.options.components import Registry, Spec
 from utils.options.fields import Positive, PositiveInt, TwoOrMore
@@ -60,13 +61,11 @@ class Source:
         """Say which files are left out and what reading changes in the images, for the log at the start of a run."""
         step = -(-len(self) // _LOOKED_AT) or 1
         paths = [path for index in range(0, len(self), step) if (path := self.path(index)) is not None]
-        sampled, found = f"looked at every {step}th: " * (step > 1), list(headers(paths))
+        found = list(headers(paths))
         said = changes(found)
         if self.cache is not None:
-            sizes = [
-                3 * h * w * (1 + (header.highest > 255)) for _, header in found for h, w in [header.size or (0, 0)]
-            ]
-            said.append(self.cache.remark(step * sum(sizes)))
+            said.append(self.cache.remark(step * sum(decoded_bytes(header) for _, header in found)))
+        sampled = f"looked at every {step}th: " if step > 1 else ""
         return [sampled + remark for remark in said]
 
     def read_lq(self, index: int) -> np.ndarray:
@@ -97,6 +96,12 @@ class SourceEntry:
     multiple: PositiveInt = 1
     repeats: PositiveInt = 1
     embedding: TwoOrMore | None = None
+
+
+def decoded_bytes(header: Header) -> int:
+    """Return how many bytes an image takes as (H, W, 3), as far as its header tells its size."""
+    height, width = header.size or (0, 0)
+    return 3 * height * width * (2 if header.highest > 255 else 1)
 
 
 def remarks_on_cut(count: int, scale: int) -> list[str]:

@@ -74,7 +74,8 @@ def convert(job: Job, source: Path, out: Path, strip: str, workers: int, console
         remarked.setdefault(entry["remark"], []).append(str(names[entry["name"]]))
     remarked.pop("", None)
     for remark, (first, *others) in list(remarked.items())[:_SHOWN]:
-        console.info(f"{first}{f' and {len(others)} more' * bool(others)}: {remark}")
+        more = f" and {len(others)} more" if others else ""
+        console.info(f"{first}{more}: {remark}")
     if rest := sum(map(len, list(remarked.values())[_SHOWN:])):
         console.info(f"and the like of {rest} images of other sizes; {out / RECORD} names them")
     total = sum(len(entry["written"]) for entry in entries)

@@ -185,11 +185,12 @@ class Restorer:
             sr = way(part)
             return sr if self.back_projection is None else self.back_projection(sr.float(), part.to(sr.device))
 
+        image = lq
+        if isinstance(lq, Tensor):
+            image = mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad)
         bands = restored_bands(
             apply,
-            mirrored(lq.transpose(0, 1) if single else lq, self.pre_pad, self.pre_pad)
-            if isinstance(lq, Tensor)
-            else lq,
+            image,
             way.call.scale,
             tiling,
             # an image that is not cut is padded as it is turned

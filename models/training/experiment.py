@@ -300,9 +300,10 @@ def build_generator(experiment: Experiment) -> Network:
     network = experiment.network_g.build(scale=experiment.scale)
     if network.scale != experiment.scale:
         name = experiment.network_g.name
-        silent = type(network).scale is Network.scale and "scale" not in vars(network)
-        remedy = f"; if it has another, `{name}` must take `scale` in its constructor and set `self.scale = scale`"
-        raise OptionError(f"network_g: `{name}` has scale {network.scale}, not {experiment.scale}{remedy * silent}")
+        remedy = ""
+        if type(network).scale is Network.scale and "scale" not in vars(network):  # it says nothing of its scale
+            remedy = f"; if it has another, `{name}` must take `scale` in its constructor and set `self.scale = scale`"
+        raise OptionError(f"network_g: `{name}` has scale {network.scale}, not {experiment.scale}{remedy}")
     if next(network.parameters(), None) is None:
         raise OptionError(f"network_g: `{experiment.network_g.name}` has no weights, so there is nothing to train")
     if (found := getattr(network, "channels", 3)) != 3:
