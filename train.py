@@ -57,6 +57,7 @@ from utils.processes import distributed
 from utils.processes.distributed import AgreedError, Agreement, Processes
 from utils.processes.signals import handled
 from utils.storage.checkpoint import Checkpoints, LoadedCheckpoint
+from utils.storage.files import replace_text
 from utils.storage.lock import RunLock
 from utils.storage.mirror import Mirror
 from utils.storage.places import Place, is_url
@@ -123,7 +124,7 @@ class Trainer:
             return
         with distributed.together():
             if self.processes.is_main:  # not before, since it is to say what was done
-                (self.folder / "options.yml").write_text(option_files.dump(self.tree), encoding="utf-8")
+                replace_text(self.folder / "options.yml", option_files.dump(self.tree))
         for name in names[1:]:
             rehearse(self.experiment, name, self.processes)
         for name in names:

@@ -25,6 +25,7 @@ from utils.processes.distributed import agree, gather_objects, together
 from utils.processes.distributed import world_size as process_count
 from utils.storage import checkpoint
 from utils.storage.checkpoint import all_finite
+from utils.storage.files import replace_text
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def final_report(
         path = folder / (f"samples_{valid.name}.png" if len(sets) > 1 else "samples.png")
         write_image(path, sheet(strips))
         paragraphs.append(f"sample sheet: {path}")
-    (folder / "results.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    replace_text(folder / "results.md", "\n\n".join(paragraphs) + "\n")
     console.info("\n" + "\n\n".join(paragraphs))
 
 
