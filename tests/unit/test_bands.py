@@ -194,7 +194,7 @@ def test_damaged_pixels_leave_no_file(tmp_path: Path, small_bands: Any, name: st
     assert "damaged below row" in "".join(capfd.readouterr()) and not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4), (1, 1, 3)])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 2), (5, 7, 3), (5, 7, 4), (1, 1, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_bands_of_any_height_are_written(tmp_path: Path, shape: Any, dtype: type, suffix: str) -> None:  # noqa: ANN401

@@ -194,7 +194,7 @@ def tiffs() -> Iterator[tuple[str, File]]:
     lab, buffer = ImageCms.profileToProfile(Image.fromarray(RGB8), *profiles, outputMode="LAB"), BytesIO()
     assert lab is not None
     lab.save(buffer, "TIFF")
-    yield "tiff_lab.tif", File(buffer.getvalue(), RGB8, within=20)
+    yield "tiff_lab.tif", File(buffer.getvalue(), RGB8, within=8)
     cmyk = Image.fromarray(RGB8).convert("CMYK")
     yield "tiff_cmyk.tif", File(saved(cmyk, "TIFF"), RGB8, within=1)
 
@@ -455,6 +455,15 @@ def as_cielab(rgb: np.ndarray) -> np.ndarray:
     return signed.astype(np.int16).view(np.uint16).astype(np.uint8)
 
 
+STUDIO_RANGE = (532, "2I", 6, (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1), True)  # ReferenceBlackWhite
+
+
+def as_video(rgb: np.ndarray) -> np.ndarray:
+    """YCbCr of studio range."""
+    full = np.asarray(Image.fromarray(rgb).convert("YCbCr")) - np.array([0.0, 128, 128])
+    return np.rint(full * [219 / 255, 224 / 255, 224 / 255] + [16, 128, 128]).astype(np.uint8)
+
+
 def found_by_looking() -> Iterator[tuple[str, File]]:
     """Kinds that were read wrong once."""
     raster, head = RGB16[..., 0].astype(">u2").tobytes(), f"P5 # a 7\n{SIZE[1]}# b 8\n{SIZE[0]} 65535"
@@ -489,6 +498,11 @@ def found_by_looking() -> Iterator[tuple[str, File]]:
     data = imagecodecs.jpeg2k_encode(np.rint(ycc * 4095).astype(np.uint16), level=0, bitspersample=12, mct=False)
     enumerated = bytes(data).replace(b"colr\1\0\0\0\0\0\x10", b"colr\1\0\0\0\0\0\x12")  # sRGB, sYCC
     yield "jp2_sycc12.jp2", File(enumerated, whole(deep, 12), within=60)
+    studio = by_tifffile(as_video(RGB8), photometric="ycbcr", subsampling=(1, 1), extratags=[STUDIO_RANGE])
+    yield "tiff_studio.tif", File(studio, RGB8, within=5)
+    table = np.random.default_rng(0).integers(0, 256, (3, 256), dtype=np.uint16)
+    data = by_tifffile(GRAY8, photometric="palette", colormap=table)
+    yield "tiff_colours_of_8_bits.tif", File(data, table.T[GRAY8].astype(np.uint8))
     yield "png_no_profile.png", File(with_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"junk" * 50)), RGB8)
 
 
@@ -664,6 +678,10 @@ REFUSED = {
     "a.cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(50), "a camera's raw file is not read here"),
     "a.raf": (b"FUJIFILMCCD-RAW 0201", "a camera's raw file is not read here"),
     "a.svg": (b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not read here"),
+    "planes_of_lab.tif": (
+        by_tifffile(np.moveaxis(RGB8, 2, 0), photometric="cielab", planarconfig="separate"),
+        "has the colours LAB, 8 bits, in a form",
+    ),
     "cut.pgm": (b"P5 9 9 255\n" + bytes(80), "has fewer values than it should"),
     "cut.gif": (saved(Image.fromarray(RGB8).quantize(32), "GIF")[:300], "GIF file is not read"),
 }
@@ -696,6 +714,16 @@ def test_a_palette_of_a_tiff_keeps_its_alpha() -> None:
     picture = decode_picture(bytes(data), "a")
     np.testing.assert_array_equal(picture.pixels, (np.moveaxis(table, 0, -1)[index] >> 8).astype(np.uint8))
     np.testing.assert_array_equal(picture.alpha, alpha)
+
+
+def test_a_thumbnail_is_no_page_of_a_jpeg() -> None:
+    """Cameras write large ones behind the picture (CIPA DC-007, 5.2.3.3.1)."""
+    data = animated("MPO", quality=98)
+    place = data.index(b"MPF\0") + 54  # of the pictures' entries, of 16 bytes each
+    assert [parse_header(data[: place + 16] + kind + data[place + 20 :]).pages for kind in KINDS] == [3, 2, 3]
+
+
+KINDS = [b"\0\0\0\0", b"\1\0\1\0", b"\2\0\2\0"]  # unsaid, a thumbnail, a disparity
 
 
 def test_a_huge_gif_is_refused_before_it_is_allocated() -> None:

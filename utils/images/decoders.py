@@ -4,12 +4,14 @@ from io import BytesIO
 
 import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from utils.images import netpbm
 from utils.images.header import BY_PILLOW, Header
 
 _CODECS = {"png": "png", "jpeg": "jpeg8", "webp": "webp", "avif": "avif", "jpeg2000": "jpeg2k"}  # of imagecodecs
+
+TiffImagePlugin.READ_LIBTIFF = True  # Pillow's own way takes YCbCr to be of full range and without subsampling
 
 
 def decoded(data: bytes, header: Header) -> np.ndarray:
@@ -70,7 +72,9 @@ def _by_tifffile(data: bytes, header: Header) -> np.ndarray:
     array = array.reshape(*array.shape[:2], -1).astype(np.uint8 if array.dtype == bool else array.dtype, copy=False)
     colour, alpha = np.split(array, [3 if header.mode == "RGB" else 1], 2)
     if header.mode == "palette" and page.colormap is not None:
-        colour = (np.moveaxis(page.colormap, 0, -1)[colour[..., 0]] >> 8).astype(np.uint8)
+        table = np.moveaxis(page.colormap, 0, -1)
+        eight_bits = table if table.max() < 256 else table >> 8  # as libtiff does: some writers take it for 8 bits
+        colour = eight_bits.astype(np.uint8)[colour[..., 0]]
     elif page.photometric == 0:
         colour = header.highest - colour
     if page.extrasamples and int(page.extrasamples[0]) == 1:  # colours are multiplied by alpha; opaque ones stay exact

@@ -248,7 +248,8 @@ def _why_no_picture(page: TiffPage, mode: str, pages: int) -> str | None:
         return f"has the colours {page.photometric!s}, {bits} bits, which are not converted; save it as RGB"
     if page.dtype is None or page.dtype.kind not in "bu" or page.dtype.itemsize > 2:
         return f"holds {page.dtype} values, and 8 and 16 bit images are supported; save it as one of them"
-    if mode in BY_PILLOW and (bits, channels) != (8, 4 if mode == "CMYK" else 3):
+    planes_of_lab = mode == "LAB" and page.planarconfig == 2  # which Pillow misreads
+    if mode in BY_PILLOW and ((bits, channels) != (8, 4 if mode == "CMYK" else 3) or planes_of_lab):
         return f"has the colours {mode}, {bits} bits, in a form that is not converted; save it as RGB"
     if channels - _LIGHT.get(mode, channels) not in (0, 1) or layers > 1:
         return f"has {channels} channels{f' in {layers} layers' * (layers > 1)}; gray, RGB and RGBA are supported"
