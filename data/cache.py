@@ -4,13 +4,14 @@ import hashlib
 import os
 import shutil
 from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
-import cv2
 import numpy as np
-import PIL
 
+from utils.images import decoders
 from utils.images.files import read_image
 from utils.options.fields import OptionError
 from utils.storage.files import DAMAGED_ARRAY, is_abandoned
@@ -65,13 +66,17 @@ def _gb(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
+@cache
+def _decoders() -> tuple[str, ...]:
+    """Return the versions of all that turns a file into pixels."""
+    return str(decoders.VERSION), *(version(library) for library in ("imagecodecs", "pillow", "tifffile"))
+
+
 def _stamp(path: str) -> bytes:
     """Return 32 bytes that tell this state of a file, and who decodes it, from others. Raises OSError."""
     with open(path, "rb") as file:
         state, head = os.fstat(file.fileno()), file.read(_HEAD)
-    return hashlib.sha256(
-        repr((state.st_size, state.st_mtime_ns, cv2.__version__, PIL.__version__)).encode() + head
-    ).digest()
+    return hashlib.sha256(repr((state.st_size, state.st_mtime_ns, *_decoders())).encode() + head).digest()
 
 
 def _mapped(kept: Path, stamp: bytes) -> np.ndarray:

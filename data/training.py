@@ -307,7 +307,7 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
 
 def as_float(image: Tensor) -> Tensor:
     """Return float32 in [0, 1] from uint8 or float."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image
+    return image / 255 if image.dtype == torch.uint8 else image
 
 
 @torch.no_grad()

@@ -49,6 +49,15 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_other_decoders_make_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, cache = write(tmp_path / "a.png", 0), ImageCache(tmp_path / "cache")
+    cache.read(str(tmp_path / "a.png"))
+    monkeypatch.setattr("data.cache.read_image", lambda path: image + 1)
+    np.testing.assert_array_equal(cache.read(str(tmp_path / "a.png")), image)
+    monkeypatch.setattr("data.cache._decoders", lambda: ("another",))
+    np.testing.assert_array_equal(cache.read(str(tmp_path / "a.png")), image + 1)
+
+
 def test_samples_are_the_same_with_and_without(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, kept = training_set(photos, None), training_set(photos, photos / "cache")
     filling = kept.__getitems__(range(24))

@@ -11,6 +11,9 @@ from utils.images.header import BY_PILLOW, Header
 
 _CODECS = {"png": "png", "jpeg": "jpeg8", "webp": "webp", "avif": "avif", "jpeg2000": "jpeg2k"}  # of imagecodecs
 
+VERSION = 1
+"""Counts up when a file of some kind is read to other pixels than before, which makes `data.cache` anew."""
+
 TiffImagePlugin.READ_LIBTIFF = True  # Pillow's own way takes YCbCr to be of full range and without subsampling
 
 
