@@ -627,6 +627,10 @@ REFUSED = {
         by_tifffile(CMYK8.astype(np.uint16) * 257, photometric="separated"),
         "has the colours CMYK, 16 bits",
     ),
+    "cmyk_jpeg2000.tif": (
+        by_tifffile(CMYK8, photometric="separated", compression="jpeg2000"),
+        "stored in a way that Pillow does not know",
+    ),
     "cmyka.tif": (
         by_tifffile(np.dstack([CMYK8, GRAY8]), photometric="separated", extrasamples=["unassalpha"]),
         "has the colours CMYK, 8 bits, in a form",

@@ -4,7 +4,7 @@ from io import BytesIO
 
 import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from utils.images import netpbm
 from utils.images.header import BY_PILLOW, Header
@@ -87,7 +87,11 @@ def _by_tifffile(data: bytes, header: Header) -> np.ndarray:
 
 
 def _by_pillow(data: bytes, header: Header) -> np.ndarray:
-    with Image.open(BytesIO(data)) as image:
+    try:
+        opened = Image.open(BytesIO(data))
+    except UnidentifiedImageError:  # whose words name an object in memory
+        raise ValueError("it is stored in a way that Pillow does not know") from None
+    with opened as image:
         profile = image.info.get("icc_profile") or b""
         if image.mode == "LAB" or (image.mode == "CMYK" and profile):
             source = ImageCms.createProfile("LAB") if image.mode == "LAB" else BytesIO(profile)
