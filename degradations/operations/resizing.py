@@ -119,8 +119,9 @@ def resize_batched(
     for old, new, mode, factor in zip(images.sizes, sizes, modes, factors, strict=True):
         # OpenCV averages areas only when neither axis grows
         kinds.append("area_up" if mode == "area" and (new[0] > old[0] or new[1] > old[1]) else mode)
-        # PyTorch copies an image of the same size whatever the factor, when linear
-        steps.append(None if factor is None or (mode == "linear" and tuple(new) == tuple(old)) else 1 / factor)
+        # OpenCV's areas know no factor; PyTorch copies an image of the same size whatever the factor, when linear
+        by_size = mode == "area" or (mode == "linear" and tuple(new) == tuple(old))
+        steps.append(None if factor is None or by_size else 1 / factor)
     rows, columns = (
         resize_weights([s[axis] for s in images.sizes], [s[axis] for s in sizes], kinds, steps, images.data.device)
         for axis in (0, 1)

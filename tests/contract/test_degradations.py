@@ -289,6 +289,14 @@ def test_resize_by_factor_and_pooling_equal_pytorch(mode: Interpolation) -> None
         assert (without[3] - expected[3]).abs().max() > 1e-3
 
 
+def test_averaging_areas_knows_no_factor() -> None:
+    packed, sizes = Ragged.pack([picture(37, 29), picture(16, 8)]), [(22, 17), (22, 11)]
+    expected = resize(packed, sizes, ["area"] * 2).images()
+    for operation in (resize, resize_batched):
+        for one, other in zip(operation(packed, sizes, ["area"] * 2, [0.613, 1.4]).images(), expected, strict=True):
+            assert (one - other).abs().max() < 2e-5
+
+
 def test_switching_a_step_off_leaves_the_others_as_they_were() -> None:
     """The basis of every ablation."""
     full = DEGRADATIONS.build("bsrgan", scale=2)
