@@ -730,6 +730,14 @@ def test_a_thumbnail_is_no_page_of_a_jpeg() -> None:
 KINDS = [b"\0\0\0\0", b"\1\0\1\0", b"\2\0\2\0"]  # unsaid, a thumbnail, a disparity
 
 
+def test_a_broken_list_of_views_says_nothing_about_the_picture() -> None:
+    data = bytearray(animated("MPO", quality=98))
+    place = data.index(b"\x02\xb0\7\0", data.index(b"MPF\0")) + 4  # how many bytes the entries have
+    data[place : place + 4] = struct.pack("<I", 20)
+    header = parse_header(bytes(data))
+    assert header.damage is None and header.pages == 1
+
+
 def test_a_huge_gif_is_refused_before_it_is_allocated() -> None:
     """Pillow allocates the picture of a GIF to tell its frames."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -329,7 +329,9 @@ def _exif_orientation(block: bytes) -> int:
 
 def _mpf_pages(block: bytes) -> int:
     """Count the pictures of a JPEG that says so (CIPA DC-007): other views and gain maps, but no thumbnails."""
-    order, entries = ">" if block.startswith(b"MM") else "<", _tags(block).get(0xB002, b"")
+    order, entries = ">" if block.startswith(b"MM") else "<", _tags(block).get(0xB002)
+    if not isinstance(entries, bytes) or len(entries) % 16:  # broken, which says nothing about the pixels
+        return 1
     kinds = [attribute >> 16 & 0xFF for (attribute,) in struct.iter_unpack(f"{order}I12x", entries)]
     return max(1, len(kinds) - kinds.count(1))
 
