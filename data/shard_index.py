@@ -102,10 +102,8 @@ def scan(tar: str, opened: IO[bytes], size: int, made_of: str = "") -> TarIndex:
             for member in members:
                 if member.isdir():
                     continue
-                wanted, in_one_piece = (
-                    is_image_name(member.name.rpartition("/")[2]),
-                    member.isreg() and not member.issparse(),
-                )
+                wanted = is_image_name(member.name.rpartition("/")[2])
+                in_one_piece = member.isreg() and not member.issparse()
                 file = members.extractfile(member) if wanted and in_one_piece else None
                 if file is not None:
                     reason = index.add(member.name, member.offset_data, file.read())

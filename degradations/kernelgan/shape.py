@@ -62,7 +62,7 @@ def flaws(kernel: np.ndarray, scale: int) -> list[str]:
     mostly prove right.
     """
     size = kernel.shape[0]
-    if not np.isfinite(kernel).all() or kernel.sum() <= 0:
+    if not _is_kernel(kernel):
         return ["spread", "split", "off_centre"]
     middle = size // 2 + (scale - 1) / 2
     central = np.abs(np.arange(size) - middle) <= 0.3 * size
@@ -85,13 +85,18 @@ def irregularity(kernel: np.ndarray) -> float:
     What estimation gets wrong gives a kernel bumps and tails; of all that an estimate shows it tells failures best
     (tests/benchmarks/SCIENCE.md). Shapes that are found badly, such as shake, are irregular themselves.
     """
-    if not np.isfinite(kernel).all() or kernel.sum() <= 0:
+    if not _is_kernel(kernel):
         return math.inf
     size, mass = kernel.shape[0], np.maximum(kernel, 0) / np.maximum(kernel, 0).sum()
     places = np.indices((size, size)) - centre_of_mass(mass)[:, None, None]
     covariance = np.einsum("iyx,jyx,yx->ij", places, places, mass) + 1e-3 * np.eye(2)
     gaussian = np.exp(-0.5 * np.einsum("iyx,ij,jyx->yx", places, np.linalg.inv(covariance), places))
     return float(np.linalg.norm(mass - gaussian / gaussian.sum()) / np.linalg.norm(mass))
+
+
+def _is_kernel(kernel: np.ndarray) -> bool:
+    """Tell whether estimation gave anything: finite values with a sum above 0."""
+    return bool(np.isfinite(kernel).all() and kernel.sum() > 0)
 
 
 def outlying(losses: Sequence[float]) -> np.ndarray:

@@ -161,9 +161,17 @@ def candidates(case: Case, estimate: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def restored_by_all(
+    network: Network, kernels: dict[str, np.ndarray], case: Case, image: np.ndarray, sigma: float, photo: np.ndarray
+) -> dict[str, float]:
+    """Return what a network makes of an image when it is told each kernel, and the truth."""
+    told = {**kernels, "truth": case.kernel}
+    return {name: restored(image, kernel, sigma, photo, network) for name, kernel in told.items()}
+
+
 def measured(case: Case, image: np.ndarray, sigma: float, photo: np.ndarray, found: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return everything about a case, its estimate in `found`."""
-    kernels, network = candidates(case, found.kernel), ClosedForm(case.scale)
+    kernels = candidates(case, found.kernel)
     spectra = Spectra([image / 255])
     narrow = {
         "estimate": found.raw,
@@ -171,11 +179,10 @@ def measured(case: Case, image: np.ndarray, sigma: float, photo: np.ndarray, fou
         **{f"{s:.1f}": true_kernel(s, s, 0) for s in np.arange(0.6, 3.05, 0.2)},
     }
     by_spectrum = spectra.loss(torch.from_numpy(np.stack(list(narrow.values()))).float()).tolist()
-    told = {**kernels, "truth": case.kernel}
     return {
         **{"family": case.family, "scale": case.scale, "damage": case.damage, "photo": case.photo, "sigma": sigma},
         "error": {name: error(kernel, case.kernel) for name, kernel in kernels.items()},
-        "restored": {name: restored(image, k, sigma, photo, network) for name, k in told.items()},
+        "restored": restored_by_all(ClosedForm(case.scale), kernels, case, image, sigma, photo),
         "losses": found.losses,
         "flaws": flaws(found.kernel, case.scale),
         "share": float(spectra.share[0]),
@@ -207,8 +214,8 @@ def tell(photos: list[np.ndarray], wanted: list[Case], estimates: Path, generato
         photo = photos[case.photo]
         image, sigma = low_quality(case, photo, i)
         assert (line["family"], line["damage"], line["sigma"]) == (case.family, case.damage, sigma)
-        told = {**candidates(case, np.array(line["kernel"])), "truth": case.kernel}
-        line["restored"] = {name: restored(image, k, sigma, photo, network) for name, k in told.items()}
+        kernels = candidates(case, np.array(line["kernel"]))
+        line["restored"] = restored_by_all(network, kernels, case, image, sigma, photo)
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
