@@ -55,9 +55,12 @@ def map_axes(image: Tensor, vertical: Bands, horizontal: Bands, out: Tensor | No
     """Map both axes of an image (C, H, W) on the CPU: along its columns, then along its rows; into `out` if given."""
     between = image.new_empty(vertical.length, image.shape[2])
     result = image.new_empty(len(image), vertical.length, horizontal.length) if out is None else out
+    # Products are so small that cutting views for each plane anew would be a twentieth of the time.
+    down = [(inputs, weights, between[outputs]) for outputs, inputs, weights in vertical.blocks]
+    across = [(outputs, between[:, inputs], weights.T) for outputs, inputs, weights in horizontal.blocks]
     for plane, made in zip(image, result, strict=True):
-        for outputs, inputs, weights in vertical.blocks:
-            torch.mm(weights, plane[inputs], out=between[outputs])
-        for outputs, inputs, weights in horizontal.blocks:
-            torch.mm(between[:, inputs], weights.T, out=made[:, outputs])
+        for inputs, weights, rows in down:
+            torch.mm(weights, plane[inputs], out=rows)
+        for outputs, columns, weights in across:
+            torch.mm(columns, weights, out=made[:, outputs])
     return result
