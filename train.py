@@ -41,6 +41,7 @@ from models.training.building import (
     make_ready,
     rehearse,
     stand_ins,
+    try_building,
 )
 from models.training.experiment import Experiment, load_experiment, network_options, validation_sets
 from models.training.rehearsal import try_out
@@ -464,8 +465,7 @@ def main() -> int:
         for dtype in {experiment.settings(name).dtype(processes.device) for name in names}:
             if (warning := slow_half(dtype, processes.device)) is not None:
                 console.warn(warning)
-        for name in names:
-            build_stage(experiment, name, processes)  # what only constructors see is said before hours of preparation
+        try_building(experiment, names, processes)
         if args.dry_run:
             with stand_ins(experiment, tree, processes, console) as (tried, its_tree):
                 try_run(tried, its_tree, processes, console, args)

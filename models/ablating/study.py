@@ -22,7 +22,7 @@ from models.benchmarking.benchmark import (
     check_measurable,
     metric_specs,
 )
-from models.training.building import build_stage
+from models.training.building import try_building
 from models.training.experiment import Experiment, check_experiment
 from models.training.resume import MAY_CHANGE
 from utils.metrics import Metric
@@ -383,8 +383,7 @@ def _check_built(experiments: Mapping[str, Experiment], tests: Mapping[str, Test
         try:
             default = experiment.degradation.build(scale=experiment.scale)
             mix = Mix.build(experiment.data.train, default, experiment.scale)
-            for stage in experiment.stages:
-                build_stage(experiment, stage, alone)
+            try_building(experiment, list(experiment.stages), alone)
             for set_name, spec in experiment.data.validation.items():
                 ValidationSet(set_name, spec.build(scale=experiment.scale), default, seed=0, scale=experiment.scale)
         except OptionError as error:
@@ -418,8 +417,8 @@ def _refuse_other_options(study: Study) -> None:
     for run in study.runs():
         stored = run.folder / "options.yml"
         if stored.is_file():
-            different = option_files.differences(option_files.load(stored), run.tree)
-            told += [f"{run.folder}: {text}" for text in different if not text.startswith(MAY_CHANGE)]
+            different = option_files.differences(option_files.load(stored), run.tree, apart_from=MAY_CHANGE)
+            told += [f"{run.folder}: {text}" for text in different]
     if told:
         raise OptionError(
             f"{len(told)} options of runs that are there have changed:\n  "

@@ -1,7 +1,7 @@
 """Building a stage: fresh networks, what it takes over from elsewhere, and how its networks are called."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
@@ -93,6 +93,25 @@ def build_stage(experiment: Experiment, name: str, processes: Processes) -> Stag
         return experiment.stages[name].build(network_g=network_g, scale=experiment.scale)
 
 
+def try_building(experiment: Experiment, names: Sequence[str], processes: Processes) -> None:
+    """Build each of these stages once, so that what only constructors see is said before hours of preparation.
+
+    Raises AgreedError for what `build_stage` refuses, and for a `carry` of what its stage or the earlier one lacks.
+    """
+    has: dict[str, set[str]] = {}
+    for name in names:
+        has[name] = set(build_stage(experiment, name, processes).networks)
+        start = experiment.settings(name).init_from
+        if start is None or start.stage is None:
+            continue
+        for stage in (name, start.stage):
+            if stage in has and (lacking := set(start.carry) - has[stage] - {"optimizer"}):
+                raise AgreedError(
+                    f"stages.{name}.init_from.carry: stage {stage} has no {' and no '.join(sorted(lacking))}, "
+                    f"only {', '.join(sorted(has[stage]))}"
+                )
+
+
 def rehearse(experiment: Experiment, name: str, processes: Processes) -> None:
     """Fill a stage to come once from the files it starts from, so that what is wrong is said now and not after days."""
     start = experiment.settings(name).init_from
@@ -153,13 +172,13 @@ def take_stage(stage: Stage, start: Handover, checkpoints: Checkpoints) -> None:
         raise AgreedError(f": stage {start.stage} is not finished in {checkpoints.folder}")
     earlier = checkpoint.load(folder)
     for carried in start.carry:
-        if carried in stage.networks:
-            key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
-            if key not in earlier.networks:
-                raise AgreedError(f".carry: stage {start.stage} has no {carried}")
-            load_network(stage.networks[carried], earlier.networks[key], f".carry: {carried} of stage {start.stage}")
-    if "optimizer" in start.carry:
-        load_optimizers(stage, earlier.state["optimizers"], f".carry: the optimizer of stage {start.stage}")
+        if carried == "optimizer":
+            load_optimizers(stage, earlier.state["optimizers"], f".carry: the optimizer of stage {start.stage}")
+            continue
+        key = carried + "_ema" if carried == "network_g" and start.weights == "ema" else carried
+        if key not in earlier.networks:
+            raise AgreedError(f".carry: stage {start.stage} has no {carried}")
+        load_network(stage.networks[carried], earlier.networks[key], f".carry: {carried} of stage {start.stage}")
 
 
 def load_network(network: nn.Module, weights: Mapping[str, Tensor], whose: str) -> None:

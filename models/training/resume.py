@@ -156,8 +156,8 @@ def _refuse_differences(
         if how.only in (None, name)
         and (before["stages"].get(name) or {}).get("iterations", math.inf) < experiment.settings(name).iterations
     }
-    may_change = (*MAY_CHANGE, *(f"stages.{name}.iterations:" for name in longer), *_moved(saved, experiment, tree))
-    different = [line for line in option_files.differences(before, tree) if not line.startswith(may_change)]
+    may_change = (*MAY_CHANGE, *(f"stages.{name}.iterations" for name in longer), *_moved(saved, experiment, tree))
+    different = option_files.differences(before, tree, apart_from=may_change)
     if different and not how.anyway:
         raise OptionError(
             f"{saved.folder} was trained with other options:\n  "

@@ -12,8 +12,10 @@ from models.stages.contrastive import ContrastiveStage
 from models.stages.gan import GanStage
 from models.stages.psnr import PsnrStage
 from models.stages.stage import Handover
-from models.training.building import hand_over
-from utils.processes.distributed import AgreedError
+from models.training.building import hand_over, try_building
+from models.training.experiment import check_experiment
+from tests.run.tiny import option_tree, pictures
+from utils.processes.distributed import AgreedError, Processes
 from utils.storage.checkpoint import Checkpoints
 
 CHECKPOINTS = Checkpoints(Path("nowhere"))
@@ -116,3 +118,15 @@ def test_a_stage_with_another_discriminator_does_not_take_it_over(tmp_path: Path
         AgreedError, match=r"stages\.gan\.init_from\.carry: network_d of stage first has the weights of"
     ):
         hand_over(second, "gan", start, checkpoints)
+
+
+@pytest.mark.parametrize(("by", "refused"), [("first", "stage second has no network_d"), ("second", "stage first has")])
+def test_to_carry_what_a_stage_lacks_is_refused_before_anything_runs(tmp_path: Path, by: str, refused: str) -> None:
+    """Whether it is the stage that would take it over or the one before."""
+    tree = option_tree(pictures(tmp_path / "images", 1))
+    gan, psnr = tree["stages"]["gan"], tree["stages"]["psnr"]
+    first, second = ({**gan, "init_from": None}, psnr) if by == "first" else (psnr, gan)
+    carried = {"stage": "first", "carry": ["network_g", "network_d", "optimizer"]}
+    experiment = check_experiment({**tree, "stages": {"first": first, "second": {**second, "init_from": carried}}})
+    with pytest.raises(AgreedError, match=rf"stages\.second\.init_from\.carry: {refused}"):
+        try_building(experiment, ["first", "second"], Processes(0, 1, 0, torch.device("cpu")))

@@ -212,6 +212,9 @@ def test_differences_name_both_values() -> None:
         "new: was None, is 2",
     ]
     assert differences(old, dict(old)) == []
+    assert differences(old, new, apart_from=["data.crop_size", "new"]) == ["gone: was 1, is None"]
+    # A path stands for all below it, not for whatever begins alike.
+    assert differences(old, new, apart_from=["data", "go", "n"]) == ["gone: was 1, is None", "new: was None, is 2"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +163,17 @@ def dump(options: Mapping[str, Any]) -> str:
     return yaml.dump(json.loads(json.dumps(options)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:  # noqa: ANN401
-    """Return the dotted paths at which two option trees differ, each with both values."""
+def differences(old: Any, new: Any, where: str = "", apart_from: Collection[str] = ()) -> list[str]:  # noqa: ANN401
+    """Return the dotted paths at which two option trees differ, each with both values.
+
+    Options whose paths are in `apart_from`, with all below them, do not count.
+    """
+    if where in apart_from:
+        return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
         for key in [*old, *(k for k in new if k not in old)]:
-            found += differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+            found += differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key), apart_from)
         return found
     return [] if old == new else [f"{where}: was {old!r}, is {new!r}"]
 
