@@ -77,7 +77,11 @@ class EncoderNetwork(Network):
         return self.E["encoder_q"]
 
     def forward(
-        self, lq: Tensor, embedding: Tensor | None = None, task: Literal["restore", "encode", "both"] = "restore"
+        self,
+        lq: Tensor,
+        embedding: Tensor | None = None,
+        task: Literal["restore", "encode", "both"] = "restore",
+        others: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Restore `lq`, or do what a contrastive loss needs within one pass, as DistributedDataParallel wants it.
 
@@ -85,13 +89,14 @@ class EncoderNetwork(Network):
             lq: (B, 3, h, w) RGB in [0, 1].
             embedding: (B, d), in place of the encoder's, with `restore`.
             task: what is returned: `sr` (restore), the projection (encode), or `sr` and projection (both).
+            others: (B', 3, h, w), encoded in one batch with `lq` and not restored; their projections follow.
         """
         if embedding is not None:
             return self._restored(lq, embedding)
-        own, projection = self.encoder(lq)
+        own, projection = self.encoder(lq if others is None else torch.cat((lq, others)))
         if task == "encode":
             return projection
-        sr = self._restored(lq, own)
+        sr = self._restored(lq, own[: len(lq)])
         return sr if task == "restore" else (sr, projection)
 
     def _restored(self, lq: Tensor, embedding: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from utils.options.fields import PositiveInt
 
 PATCH = 12
 Attend = Literal["released", "paper"]
-Pixels = Literal["image", "detail"]
+Pixels = Literal["image", "detail", "relative_detail"]
+HALF_LEVEL = 0.5 / 255
 
 
 class ConvUnit(nn.Module):
@@ -67,7 +68,8 @@ class PatchEncoder(nn.Module):
 
     def forward(self, lq: Tensor) -> tuple[Tensor, Tensor]:
         height, width = lq.shape[-2:]
-        pixels, patches = self.seen_pixels(lq), mirrored(lq, max(PATCH - height, 0), max(PATCH - width, 0))
+        pixels, patches = self.given(lq)
+        patches = mirrored(patches, max(PATCH - height, 0), max(PATCH - width, 0))
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.conv6):
             pixels = layer(pixels)
         for layer in (self.pconv1, self.pconv2, self.pconv3, self.pconv4):
@@ -76,11 +78,16 @@ class PatchEncoder(nn.Module):
         embedding = self.code_weights(self.mlp1(seen)) @ self.feature_bank.weight
         return embedding, self.mlp(embedding)
 
-    def seen_pixels(self, lq: Tensor) -> Tensor:
-        """Return what the branch of pixels is given of images (B, 3, h, w), as large."""
+    def given(self, lq: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the branches of pixels and of patches are given of images (B, 3, h, w), as large."""
         if self.pixels == "image":
-            return lq
-        return lq - F.avg_pool2d(lq, 3, 1, 1, count_include_pad=False)
+            return lq, lq
+        detail = lq - F.avg_pool2d(lq, 3, 1, 1, count_include_pad=False)
+        if self.pixels == "detail":
+            return detail, lq
+        # The half level keeps an image of one colour at nought.
+        relative = detail / detail.square().mean((1, 2, 3), keepdim=True).add(HALF_LEVEL**2).sqrt()
+        return relative, relative
 
     def code_weights(self, seen: Tensor) -> Tensor:
         """Return the share (B, num_code) of each codebook row in the embedding (CSC), from features (B, dimension)."""
@@ -185,7 +192,8 @@ class CDSR(EncoderNetwork):
             as its figure of the DQA shows). They are the same at the start of training, where `gamma` is 0.
         pixels: what the encoder's first branch is given: the `image` (released), or its `detail`, what each pixel is
             above the mean of 3x3. Content is nearly all of an image, and noise and sharpness are most of its detail:
-            short trainings learn degradations from this, and content or one row of the codebook from images
+            short trainings learn degradations from this, and content or one row of the codebook from images.
+            `relative_detail` gives both branches that over its root mean square in the image, which tells kernels best
             (tests/benchmarks/SCIENCE.md).
         batch_norm: whether the encoder's statistics are each process's own (`local`) or those of the whole batch
             (`global`).

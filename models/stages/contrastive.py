@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from degradations import Batch
 from losses import LossTerm
-from losses.contrastive import contrastive_logits, contrastive_loss
+from losses.contrastive import batch_logits, contrastive_logits, contrastive_loss
 from models.stages.stage import STAGES, Memo, Nets, Phase, Stage, colour_drift, weighted
 from utils.optim import Optim
 from utils.options.fields import NonNegative, OptionError, Positive, PositiveInt, Prob
-from utils.processes.distributed import AgreedError, all_gather
+from utils.processes.distributed import AgreedError, all_gather, all_gather_differentiable, rank
 from utils.seeding import torch_generator
 
+Negatives = Literal["queue", "batch"]
 Positives = Literal["same_image_same_degradation", "other_image_same_degradation", "same_image_other_degradation"]
 
 
@@ -77,11 +78,16 @@ class ContrastiveStage(Stage):
         losses: between the output and the first view's target.
         optim_g: over encoder and super-resolution network alike.
         weight: of the contrastive loss.
-        temperature, momentum, queue_size: MoCo's.
+        temperature: by which cosines are divided.
+        negatives: what a query is told from: the `queue` of earlier keys, which a slowly following encoder made (MoCo;
+            as released), or the other keys of its `batch`, which the encoder itself makes and learns from (SimCLR).
+            Short trainings learn kernels from a batch, with a temperature of 0.2, and hardly from a queue
+            (tests/benchmarks/SCIENCE.md). A batch is that of all ranks, but of one micro-batch.
+        momentum, queue_size: MoCo's.
         positive: what a query and its key have in common. They are two views of a sample: two crops of one image
             degraded alike but for the noise; or crops of two images degraded alike; or one image, degraded anew.
-        key_statistics: whether the key encoder normalises by its `own` batches (released), or by running statistics
-            that follow the encoder's as its weights do (`momentum`).
+        key_statistics: whether the key encoder of a queue normalises by its `own` batches (released), or by running
+            statistics that follow the encoder's as its weights do (`momentum`).
         freeze_encoder_at: the iteration after which the encoder's parameters stay, whatever `losses` want. It goes on
             to normalise by batches and to fill the queue, as released.
 
@@ -99,6 +105,7 @@ class ContrastiveStage(Stage):
         optim_g: Optim = Optim(),  # noqa: B008 - frozen
         weight: NonNegative = 1.0,
         temperature: Positive = 0.07,
+        negatives: Negatives = "queue",
         momentum: Prob = 0.999,
         queue_size: PositiveInt = 8192,
         positive: Positives = "same_image_same_degradation",
@@ -108,9 +115,12 @@ class ContrastiveStage(Stage):
         encoder: Any = getattr(network_g, "encoder", None)
         if encoder is None:
             raise OptionError(f"{type(network_g).__name__} has no encoder to train; choose network_g dasr or cdsr")
-        self.keys = KeyEncoder(encoder, encoder.dimension, queue_size)
-        self.keys.encoder.train(key_statistics == "own")
-        super().__init__({"network_g": network_g, "contrastive": self.keys}, losses)
+        networks = {"network_g": network_g}
+        self.keys: KeyEncoder | None = None
+        if negatives == "queue":
+            self.keys = networks["contrastive"] = KeyEncoder(encoder, encoder.dimension, queue_size)
+            self.keys.encoder.train(key_statistics == "own")
+        super().__init__(networks, losses)
         self.encoder = encoder
         self.optimizer = optim_g.build(network_g.parameters())
         self.weight, self.temperature, self.momentum, self.positive = weight, temperature, momentum, positive
@@ -127,46 +137,71 @@ class ContrastiveStage(Stage):
         return [Phase("g", ("network_g",), self.optimizer, self._loss)]
 
     def _loss(self, batch: Batch, memo: Memo, nets: Nets, step: int) -> dict[str, Tensor]:
-        queries, network = batch.view(0), nets["network_g"]
+        queries, positives, network = batch.view(0), batch.view(1).lq, nets["network_g"]
+        others = positives if self.keys is None else None
         learning = self.freeze_encoder_at is None or step <= self.freeze_encoder_at
         due = any(step % term.every == 0 for term in self.losses.values())
         sr = None
         if not learning:
             with torch.no_grad():
-                embedding, projection = self.encoder(queries.lq)
-            sr = network(queries.lq, embedding=embedding) if due else None
+                lq = queries.lq if others is None else torch.cat((queries.lq, others))
+                embedding, projection = self.encoder(lq)
+            sr = network(queries.lq, embedding=embedding[: len(queries.lq)]) if due else None
         elif due:
-            sr, projection = network(queries.lq, task="both")
+            sr, projection = network(queries.lq, task="both", others=others)
         else:
-            projection = network(queries.lq, task="encode")
+            projection = network(queries.lq, task="encode", others=others)
         result = {}
         if sr is not None:
             result = weighted(self.losses, sr, queries.targets, step, **self.extras(self.losses, queries, step))
             result["_colour_drift"] = colour_drift(sr, queries.lq)
-        keys = self._keys(batch.view(1).lq, step)
+        number = len(queries.lq)
+        keys = projection[number:] if self.keys is None else self._keys(self.keys, positives, step)
         with torch.autocast(keys.device.type, enabled=False):
-            logits = contrastive_logits(projection.to(keys), keys, self.keys.queue, self.temperature)
-            result["contrastive" if learning else "_contrastive"] = self.weight * contrastive_loss(logits)
-        result["_contrastive_accuracy"] = (logits.detach().argmax(1) == 0).float().mean()
+            logits, right = self._compared(projection[:number], keys)
+            result["contrastive" if learning else "_contrastive"] = self.weight * contrastive_loss(logits, right)
+        result["_contrastive_accuracy"] = (logits.detach().argmax(1) == right).float().mean()
         return result
 
+    def _compared(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K), and which column is right in each row (B,), of queries and their own keys, (B, D).
+
+        Raises AgreedError for a batch of one sample, which has no other keys.
+        """
+        if self.keys is not None:
+            logits = contrastive_logits(queries.to(keys), keys, self.keys.queue, self.temperature)
+            return logits, logits.new_zeros(len(logits), dtype=torch.long)
+        dtype = torch.promote_types(keys.dtype, torch.float32)
+        keys = all_gather_differentiable(keys.to(dtype))
+        if len(keys) < 2:
+            raise AgreedError("negatives: found one sample in a micro-batch, expected two or more for `batch`")
+        own_columns = rank() * len(queries) + torch.arange(len(queries), device=keys.device)
+        return batch_logits(queries.to(dtype), keys, self.temperature), own_columns
+
     @torch.no_grad()
-    def _keys(self, positives: Tensor, step: int) -> Tensor:
+    def _keys(self, encoder: KeyEncoder, positives: Tensor, step: int) -> Tensor:
         if not self._new_keys:  # once per iteration, not per micro-batch
             # Weights may have been loaded after construction; a new key encoder starts as their copy.
-            momentum = self.momentum if step > 1 or self.keys.loaded else 0.0
-            self.keys.follow(self.encoder, momentum, statistics=self.key_statistics == "momentum")
-        keys = self.keys(positives)
+            momentum = self.momentum if step > 1 or encoder.loaded else 0.0
+            encoder.follow(self.encoder, momentum, statistics=self.key_statistics == "momentum")
+        keys = encoder(positives)
         self._new_keys.append(keys)
         return keys
 
     def after_step(self) -> None:
-        self.keys.enqueue(all_gather(torch.cat(self._new_keys)))
-        self._new_keys = []
+        if self.keys is not None:
+            self.keys.enqueue(all_gather(torch.cat(self._new_keys)))
+            self._new_keys = []
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> list[tuple[str, str]]:
         problems = super().problems(values)
         if not values.get("losses") and values.get("freeze_encoder_at") is not None:
             problems.append(("freeze_encoder_at", "nothing else is trained here: there are no `losses`"))
+        if values.get("negatives") == "batch":
+            problems += [
+                (option, "is of the queue, which `negatives: batch` has not; take it out")
+                for option in ("momentum", "queue_size", "key_statistics")
+                if option in values
+            ]
         return problems

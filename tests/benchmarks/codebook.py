@@ -1,10 +1,10 @@
 """How many rows of CDSR's codebook are used, and what its embedding tells, while its encoder learns by contrast alone.
 
     python -m tests.benchmarks.codebook PHOTOS HELD_OUT [--iterations 100] [--seeds 0 1 2]
-        [--variants released detail relative_detail dasr]
+        [--variants released detail relative_detail dasr] [--negatives batch --temperature 0.2 --pairs 32]
 
 Queries and keys are crops of two photographs degraded alike (options/dasr/small_x2.yml's degradation), 48 pixels of
-low quality, 16 pairs an iteration. Row use is a perplexity, the exponential of an entropy, from 1 (one row) to the
+low quality. Row use is a perplexity, the exponential of an entropy, from 1 (one row) to the
 number of rows: of the mean share of each row over 64 images (`used`), and of one image's (`of an image`). `apart`
 is by how much the embeddings of images differ, relative to their size; `logit` the standard deviation over rows of what
 goes into the softmax. `probe` and R2 are those of `python -m models.embedding`: its 24 degradations of 20 photographs
@@ -17,7 +17,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from data.sources.folder import Folder
 from degradations import load_degradation
-from losses.contrastive import contrastive_logits, contrastive_loss
+from losses.contrastive import batch_logits, contrastive_logits, contrastive_loss
 from models.embedding.__main__ import grid_plans
 from models.embedding.probes import explained, probe_accuracy
 from models.embedding.report import MAX_IMAGES, Samples, crops, embeddings
-from models.networks.cdsr import PatchEncoder
+from models.networks.cdsr import PatchEncoder, Pixels
 from models.networks.dasr import Encoder
 from models.stages.contrastive import KeyEncoder
 from utils.images.files import image_files, read_image, to_tensor
@@ -43,22 +43,15 @@ STEPS = {
     "downsample": {"border": "replicate"},
     "noise": {"level_range": [0, 15], "clean_prob": 0.5},
 }
-CROP, BATCH, HALF_LEVEL = 96, 16, 0.5 / 255
+CROP = 96
 PROBE = 7
 """Which number of a line is the probe's accuracy."""
 
 
 class Variant(PatchEncoder):
-    """The encoder with other logits: `released`, `scaled` by the root of the dimension, or `cosine` at 0.1; or one that
-    sees `detail` of pixels, or that over its root mean square in the image (`relative_detail`)."""
+    """The encoder with other logits: `released`, `scaled` by the root of the dimension, or `cosine` at 0.1."""
 
     how = "released"
-
-    def seen_pixels(self, lq: Tensor) -> Tensor:
-        seen = super().seen_pixels(lq)
-        if self.how != "relative_detail":
-            return seen
-        return seen / seen.square().mean((1, 2, 3), keepdim=True).add(HALF_LEVEL**2).sqrt()
 
     def logits(self, seen: Tensor) -> Tensor:
         queries, keys = self.fc_q(seen), self.fc_k(self.feature_bank.weight)
@@ -123,7 +116,7 @@ def learned(how: str, seed: int, data: Tensor, held_out: Samples, options: argpa
     if how == "dasr":
         encoder = Encoder(16, "local")
     else:
-        encoder = Variant(16, options.rows, "local", "detail" if "detail" in how else "image")
+        encoder = Variant(16, options.rows, "local", cast(Pixels, how) if "detail" in how else "image")
         encoder.how = how
     settled(encoder, held_out)
     keys = KeyEncoder(encoder, encoder.dimension, options.queue)
@@ -143,17 +136,22 @@ def learned(how: str, seed: int, data: Tensor, held_out: Samples, options: argpa
                         float(encoder.last.std(1).mean()),
                     ]
             yield [how, seed, iteration, *use, apart, *told(encoder, held_out)]
-        batch = data[torch.from_numpy(order.integers(64, len(data), BATCH))]
+        batch = data[torch.from_numpy(order.integers(64, len(data), options.pairs))]
         for group in optimizer.param_groups:
             group["lr"] = options.rate * min(1.0, (iteration + 1) / 50)
-        with torch.no_grad():
-            key = keys(batch[:, 1])
-        loss = contrastive_loss(contrastive_logits(encoder(batch[:, 0])[1], key, keys.queue, 0.07))
+        if options.negatives == "batch":
+            queries, key = encoder(batch.transpose(0, 1).flatten(0, 1))[1].chunk(2)
+            loss = contrastive_loss(batch_logits(queries, key, options.temperature), torch.arange(options.pairs))
+        else:
+            with torch.no_grad():
+                key = keys(batch[:, 1])
+            loss = contrastive_loss(contrastive_logits(encoder(batch[:, 0])[1], key, keys.queue, options.temperature))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        keys.follow(encoder, 0.99, False)
-        keys.enqueue(key)
+        if options.negatives == "queue":
+            keys.follow(encoder, 0.99, False)
+            keys.enqueue(key)
 
 
 def interval(values: list[float]) -> str:
@@ -174,6 +172,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--same-image", action="store_true", help="crops of one photograph, as released")
     parser.add_argument("--queue", type=int, default=2048, help="keys; at first they are random directions")
+    parser.add_argument("--negatives", choices=["queue", "batch"], default="queue")
+    parser.add_argument("--temperature", type=float, default=0.07)
+    parser.add_argument("--pairs", type=int, default=16, help="in an iteration")
     parser.add_argument("--variants", nargs="+", default=["released", "detail", "dasr"])
     options = parser.parse_args()
     torch.set_num_threads(1)

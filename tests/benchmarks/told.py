@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from degradations import load_degradation
-from losses.contrastive import contrastive_logits, contrastive_loss
+from losses.contrastive import batch_logits, contrastive_logits, contrastive_loss
 from models.network import NETWORKS
 from models.networks.dasr import DIV2K_MEAN
 from models.stages.contrastive import KeyEncoder
@@ -54,6 +54,7 @@ NETWORKS_OF = {
     },
 }
 NETWORKS_OF["cdsr_image"] = {**NETWORKS_OF["cdsr"], "pixels": "image"}
+NETWORKS_OF["cdsr_relative"] = {**NETWORKS_OF["cdsr"], "pixels": "relative_detail", "num_feat": 32}
 NETWORKS_OF["cdsr_wide"] = {**NETWORKS_OF["cdsr"], "num_feat": 32}
 COMPONENTS = 15
 """Of kernels, by principal component analysis, that the oracle is told, beside the noise level."""
@@ -61,12 +62,14 @@ COMPONENTS = 15
 
 @dataclass(frozen=True)
 class Arm:
-    """Which network, what its embedding is, the weight of contrast in training it, and the highest learning rate."""
+    """Which network, what its embedding is, the weight of contrast in training it, the highest learning rate, and
+    whether negatives are of a `queue` or the `batch`."""
 
     network: str
     embedding: str = "learned"
     contrast: float = 0.1
     rate: float = 1e-3
+    negatives: str = "queue"
 
 
 ARMS = {
@@ -81,6 +84,8 @@ ARMS = {
     "cdsr_one": Arm("cdsr", "one", 0),
     "dasr_tuned": Arm("dasr", rate=3e-3),
     "cdsr_tuned": Arm("cdsr_wide", rate=3e-3),
+    "dasr_batch": Arm("dasr", contrast=3, rate=3e-3, negatives="batch"),
+    "cdsr_batch": Arm("cdsr_relative", contrast=3, rate=3e-3, negatives="batch"),
 }
 
 
@@ -146,9 +151,10 @@ def run(arm: Arm, seed: int, train: Pool, test: Pool, iterations: int | None, se
         bicubic = F.interpolate(lq, scale_factor=SCALE, mode="bicubic")
         return bicubic + network(lq, embedding=embedding) - (average if arm.network == "dasr" else 0)
 
-    def embedded(lq: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    def embedded(lq: Tensor, told: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if arm.embedding == "learned":
-            return network.encoder(lq)
+            embedding, projection = network.encoder(lq if others is None else torch.cat((lq, others)))
+            return embedding[: len(lq)], projection
         fixed = torch.full((len(lq), size), float(arm.embedding == "one"))
         return (oracle(told) if arm.embedding == "oracle" else fixed), fixed
 
@@ -161,14 +167,17 @@ def run(arm: Arm, seed: int, train: Pool, test: Pool, iterations: int | None, se
         gt, lq, key, told = next(source)
         rate = arm.rate * min(1, step / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
         optimizer.param_groups[0]["lr"] = rate
-        embedding, projection = embedded(lq, told)
+        by_batch = arm.contrast and arm.negatives == "batch"
+        embedding, projection = embedded(lq, told, key if by_batch else None)
         loss = 255 * F.l1_loss(restored(lq, embedding), gt)
-        if arm.contrast:
+        found = None
+        if by_batch:
+            logits = batch_logits(*projection.chunk(2), 0.2)
+            loss = loss + arm.contrast * contrastive_loss(logits, torch.arange(len(lq)))
+        elif arm.contrast:
             with torch.no_grad():
                 found = keys(key)
             loss = loss + arm.contrast * contrastive_loss(contrastive_logits(projection, found, keys.queue, 0.07))
-        else:
-            found = None
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], 20)

@@ -75,6 +75,7 @@ VARIANTS = [
     *[(name, {"batch_norm": "global"}) for name in ("dasr", "cdsr")],
     ("cdsr", {"attend": "paper"}),
     ("cdsr", {"pixels": "detail"}),
+    ("cdsr", {"pixels": "relative_detail"}),
     ("closed_form", {"scale": 4, "start": "bicubic", "prior": "flat"}),
     ("closed_form", {"scale": 3, "start": "nearest"}),
 ]

@@ -60,7 +60,10 @@ def case_of(name: str) -> Case:
 
 
 def check(name: str, **options: Any) -> Spec[Stage]:  # noqa: ANN401
-    return STAGES.check({"type": name, "iterations": 100, **case_of(name).options, **options}, scale=SCALE)
+    chosen = case_of(name).options | options  # None takes one back
+    return STAGES.check(
+        {"type": name, "iterations": 100, **{k: v for k, v in chosen.items() if v is not None}}, scale=SCALE
+    )
 
 
 def build(name: str, seed: int = 0, **options: Any) -> Stage:  # noqa: ANN401

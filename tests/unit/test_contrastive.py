@@ -26,10 +26,14 @@ from utils.seeding import torch_generator
 from utils.storage.checkpoint import Checkpoints
 
 
-def contrastive(seed: int = 0, **options: Any) -> ContrastiveStage:  # noqa: ANN401
+def contrastive(seed: int = 0, **options: Any) -> Any:  # noqa: ANN401 - its key encoder is one of a queue alone
     stage = build("contrastive", seed, **options)
     assert isinstance(stage, ContrastiveStage)
     return stage
+
+
+BATCH = {"negatives": "batch", "queue_size": None, "momentum": None, "key_statistics": None}
+"""Options for negatives of the batch, which take those of a queue back."""
 
 
 def steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
@@ -120,6 +124,46 @@ def test_a_batch_with_nan_does_not_stay_in_the_queue() -> None:
     [log] = steps(trainer, 1)
     assert torch.isfinite(torch.tensor(list(log.values()))).all() and stage.keys.queue.isfinite().all()
     assert changed(stage.encoder.E[0], before)  # type: ignore[index]
+
+
+# --- negatives of the batch ------------------------------------------------------------------------------------------
+
+
+def test_negatives_of_the_batch_are_its_other_keys_from_which_the_encoder_learns() -> None:
+    """Both views go through the encoder as one batch; there is no other encoder, and nothing is kept."""
+    stage = contrastive(losses={}, **BATCH, temperature=0.2, weight=2.0)
+    batch = samples(stage)
+    views = torch.cat((batch.view(0).lq, batch.view(1).lq))
+    projections = F.normalize(stage.encoder(views)[1], dim=1)
+    expected = F.cross_entropy(projections[:2] @ projections[2:].T / 0.2, torch.arange(2))
+    assert list(stage.networks) == ["network_g"]
+    gradients = torch.autograd.grad(expected, list(stage.encoder.parameters()))
+    fresh = contrastive(losses={}, **BATCH, temperature=0.2, weight=2.0)
+    [log] = steps(trainer_of(fresh), 1)
+    assert log["contrastive"] == pytest.approx(2 * float(expected.detach()), rel=1e-5)
+    for found, wanted in zip(fresh.encoder.parameters(), gradients, strict=True):
+        torch.testing.assert_close(found.grad, 2 * wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_jointly_with_negatives_of_the_batch_only_queries_are_restored() -> None:
+    stage = contrastive(**BATCH, freeze_encoder_at=2)
+    network: Any = stage.networks["network_g"]
+    restored: list[int] = []
+    network.G.register_forward_hook(lambda module, given, _: restored.append(len(given[0])))
+    logs = steps(trainer_of(stage), 3)
+    assert restored == [2, 2, 2] and "contrastive" in logs[1] and "_contrastive" in logs[2]
+
+
+def test_one_sample_has_no_negatives() -> None:
+    stage = contrastive(**BATCH)
+    with pytest.raises(AgreedError, match="negatives: found one sample in a micro-batch, expected two or more"):
+        trainer_of(stage, StageSettings(iterations=9, accumulate=2)).train_step(halves(samples(stage)))
+
+
+def test_options_of_a_queue_are_refused_where_there_is_none() -> None:
+    tree = {"type": "contrastive", "iterations": 1, "negatives": "batch", "momentum": 0.9, "queue_size": 8}
+    values = STAGES.check(tree, scale=SCALE).values
+    assert [option for option, _ in ContrastiveStage.problems(values)] == ["momentum", "queue_size"]
 
 
 # --- what learns when ----------------------------------------------------------------------------------------------
@@ -243,6 +287,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "global, joint": JOINT,
     "local": {},
     "local, joint": {**JOINT, "freeze_encoder_at": None},
+    "global, batch": BATCH,
+    "global, joint, batch": JOINT | BATCH,
 }
 
 
@@ -260,17 +306,22 @@ def observed(run: str, processes: Processes) -> dict[str, Tensor]:
         options = {**CASES["contrastive"].network_g, "batch_norm": run.split(",")[0]}
         network = NETWORKS.build(options, scale=SCALE).double()
     tree = {"type": "contrastive", "iterations": 9, "queue_size": 6, "momentum": 0.9, "optim_g": {"lr": 1e-3}}
-    stage: Any = STAGES.check({**tree, **RUNS[run]}, scale=SCALE).component(network_g=network, scale=SCALE)
-    stage.keys.double()
+    chosen = {key: value for key, value in {**tree, **RUNS[run]}.items() if value is not None}
+    stage: Any = STAGES.check(chosen, scale=SCALE).component(network_g=network, scale=SCALE)
+    queued = stage.keys is not None
+    if queued:
+        stage.keys.double()
     trainer = trainer_of(stage)
     trainer.ddp = {n: distribute(net, processes, stage) for n, net in stage.networks.items()}
     found: dict[str, Tensor] = {}
     for step in range(6):
         log = trainer.train_step([share(processes.rank, processes.world_size)])
         found |= {f"{step} {name}": distributed.all_mean(log[name]) for name in log if name.endswith("contrastive")}
-        found[f"{step} queue"] = stage.keys.queue.clone()
         gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
         found |= {f"{step} gradient of {n}": g.clone() for n, g in gradients.items()}
+        if not queued:
+            continue
+        found[f"{step} queue"] = stage.keys.queue.clone()
         found |= {f"{step} key {n}": v.clone() for n, v in stage.keys.encoder.named_parameters()}
         if stage.key_statistics == "momentum":
             found |= {f"{step} key {n}": v.clone() for n, v in stage.keys.encoder.named_buffers()}
@@ -297,7 +348,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
 def test_two_ranks_are_one_with_global_statistics(ranks: list[dict[str, dict[str, Tensor]]]) -> None:
     """Loss, gradients, queue and key encoder, in float64; image losses are float32, hence the coarser bound."""
     alone = Processes(0, 1, 0, torch.device("cpu"))
-    for run, bound in (("global", 1e-9), ("global, joint", 1e-5)):
+    runs = {run: 1e-5 if "joint" in run else 1e-9 for run in RUNS if run.startswith("global")}
+    for run, bound in runs.items():
         expected = observed(run, alone)
         for found in ranks:
             assert found[run].keys() == expected.keys()

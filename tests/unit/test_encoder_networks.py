@@ -53,6 +53,17 @@ def test_cdsr_patches_ignore_what_no_whole_tile_covers() -> None:
     assert patches[0].shape == (2, 16, 2, 2) and torch.equal(*patches)
 
 
+def test_cdsr_may_see_detail_relative_to_its_size_in_both_branches() -> None:
+    """So contrast and brightness of an image do not count, and one colour is nothing."""
+    encoder, lq = small("cdsr", pixels="relative_detail").encoder, image(20, 25)
+    with torch.no_grad():
+        for given in encoder.given(lq):
+            torch.testing.assert_close(given.square().mean((1, 2, 3)), torch.ones(len(lq)), rtol=1e-3, atol=0)
+        torch.testing.assert_close(encoder(lq)[0], encoder(0.5 * lq + 0.3)[0], rtol=1e-3, atol=1e-4)
+        assert not any(given.any() for given in encoder.given(torch.full((1, 3, 20, 25), 0.5)))
+        assert encoder(lq[..., :5, :7])[0].isfinite().all()
+
+
 def test_cdsr_may_see_the_detail_of_pixels_alone() -> None:
     encoder, lq = small("cdsr", pixels="detail").encoder, image(20, 25)
     seen: list[Tensor] = []

@@ -154,6 +154,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return the number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 class _AllMean(torch.autograd.Function):
     """Mean over ranks. Of the sum of all ranks' losses, whose gradients DDP then averages, its derivative is itself."""
 
@@ -215,6 +220,15 @@ def all_gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts)
+
+
+def all_gather_differentiable(x: Tensor) -> Tensor:
+    """Do as `all_gather`, and let gradients of all ranks' losses flow back to the rank that the values came from."""
+    if world_size() == 1:
+        return x
+    places = x.new_zeros(world_size(), *x.shape)
+    places[rank()] = x
+    return (all_mean(places) * world_size()).flatten(0, 1)
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
