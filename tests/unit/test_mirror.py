@@ -50,6 +50,28 @@ def test_another_machine_goes_on_from_the_newest(tmp_path: Path) -> None:
     assert said == []
 
 
+def test_a_run_that_goes_on_here_sends_only_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of a week are not sent again because a machine was started anew."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    sent, _ = mirror(here, there)
+    for iteration in (1, 2, 3):
+        save(here, iteration, keep=3)
+    sent.push()
+    (there / "checkpoints/psnr_00000001/network_g.safetensors").write_bytes(b"cut off")
+    (there / "checkpoints/psnr_00000003/manifest.json").write_bytes(b"of another save")
+    upload, names = Place.upload, list[str]()
+    monkeypatch.setattr(Place, "upload", lambda self, file, name: (names.append(name), upload(self, file, name)))
+    again, said = mirror(here, there)
+    assert again.fetch() == [] and said == []
+    again.push()
+    whole = {name for name in names if name.startswith("checkpoints/psnr")}
+    assert "checkpoints/psnr_00000001/network_g.safetensors" in whole
+    assert {name.split("/")[1] for name in whole - {"checkpoints/psnr_00000001/network_g.safetensors"}} == {
+        "psnr_00000003"
+    }
+    assert files(there) == files(here)
+
+
 def test_what_is_not_whole_is_passed_over(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     sent, _ = mirror(here, there)

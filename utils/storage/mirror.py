@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Mirror:
         Raises:
             PlaceError: the place cannot be read.
         """
-        there = sorted(self.place.names())
+        there = dict(sorted(self.place.names().items()))
         saves = [name.split("/")[1] for name in there if name.startswith("checkpoints/") and name.endswith(_MANIFEST)]
         brought = [save for save in saves if self._fetch_checkpoint(save, there)]
         if brought:
@@ -49,15 +49,19 @@ class Mirror:
                     self._sent[name] = _stamp(self.folder / name)
         return brought
 
-    def _fetch_checkpoint(self, save: str, there: list[str]) -> bool:
-        target = self.folder / "checkpoints" / save
+    def _fetch_checkpoint(self, save: str, there: Mapping[str, int]) -> bool:
+        """Bring a checkpoint that is not here, and return whether it is whole. Of one that is, note what is there."""
+        target, names = self.folder / "checkpoints" / save, [n for n in there if n.startswith(f"checkpoints/{save}/")]
         if target.exists():
+            manifest = target / _MANIFEST
+            if manifest.is_file() and self.place.read(f"checkpoints/{save}/{_MANIFEST}") == manifest.read_bytes():
+                here = {f"checkpoints/{save}/{path.name}": _stamp(path) for path in target.iterdir()}
+                self._sent |= {name: stamp for name, stamp in here.items() if there.get(name) == stamp[0]}
             return False
         aside = target.with_name(f".tmp-{uuid.uuid4().hex}")
         try:
-            for name in there:
-                if name.startswith(f"checkpoints/{save}/"):
-                    self._fetch_file(name, aside / name.rpartition("/")[2])
+            for name in names:
+                self._fetch_file(name, aside / name.rpartition("/")[2])
             if (problem := find_damage(aside)) is not None:
                 self.warn(f"{self.place.at(f'checkpoints/{save}')} is passed over: {problem}")
                 return False
