@@ -14,6 +14,7 @@ from data.validation import ValidationSet
 from degradations import Degradation
 from degradations.plan import MissingPoolError
 from models.network import Network
+from models.networks.blocks import EncoderNetwork
 from models.stages.stage import Stage, StageSettings, channels
 from models.training.performance import Performance
 from utils.metrics import Metric
@@ -169,6 +170,7 @@ def _cross_check(experiment: Experiment) -> list[Problem]:
     for where, spec in _own_degradations(experiment).items():
         own = spec.build(scale=experiment.scale)
         problems += _check_degradation(experiment, where, own, default, spec.name)
+    problems += _check_embedding(experiment)
     earlier: list[str] = []
     for name, spec in experiment.stages.items():
         problems += _check_stage(experiment, name, spec, default, earlier)
@@ -190,6 +192,23 @@ def _check_channels(experiment: Experiment) -> list[Problem]:
         for name, spec in experiment.stages.items()
         if (network_d := spec.values.get("network_d")) is not None and (judged := channels(network_d)) != made
     ]
+
+
+def _check_embedding(experiment: Experiment) -> list[Problem]:
+    problems, factory = [], experiment.network_g.factory
+    for name, spec in experiment.data.validation.items():
+        if spec.wrapper["embedding"] is None:
+            continue
+        if not (isinstance(factory, type) and issubclass(factory, EncoderNetwork)):
+            text = f"`{experiment.network_g.name}` has no encoder; choose network_g dasr or cdsr, or remove this option"
+            problems.append(Problem(f"data.validation.{name}.embedding", text))
+        from models.embedding.report import MIN_CROP  # it draws figures, and few runs want them
+
+        least = MIN_CROP * experiment.scale
+        if (crop := spec.wrapper["crop"]) is not None and crop < least:
+            text = f"found {crop}, expected {least} or more beside `embedding`, whose power spectrum needs them"
+            problems.append(Problem(f"data.validation.{name}.crop", text))
+    return problems
 
 
 def _own_degradations(experiment: Experiment) -> dict[str, Spec[Degradation]]:

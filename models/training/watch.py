@@ -21,7 +21,6 @@ from utils.boards import Board, TensorBoard, WeightsAndBiases
 from utils.images.sheet import sheet
 from utils.logging import Console, MetricsLog, Progress, memory_mb
 from utils.metrics.evaluate import mean_scores
-from utils.options.fields import OptionError
 from utils.processes import distributed
 from utils.processes.distributed import Processes
 
@@ -138,12 +137,7 @@ class Watcher:
     ) -> None:
         from models.embedding.report import validation_report  # it draws figures, and few runs want them
 
-        if not isinstance(network, EncoderNetwork):
-            kind = type(network).__name__
-            raise OptionError(
-                f"data.validation.{valid.name}.embedding: {kind} has no encoder; choose network_g dasr or cdsr, or "
-                "remove this option"
-            )
+        assert isinstance(network, EncoderNetwork), "the options were checked"
         if self.processes.is_main:
             with self.despite_full_disk():
                 folder = self.folder / "embedding" / f"{valid.name}_{stage}_{iteration:08d}"

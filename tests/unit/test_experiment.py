@@ -135,6 +135,19 @@ SINGLE: dict[str, tuple[dict[str, Any], str, str]] = {
         "stages.gan.accumulate",
         "2 does not divide the batch of 5",
     ),
+    "an embedding of a network that has none": (
+        {"data": {"validation": {"pictures": {"embedding": 8}}}},
+        "data.validation.pictures.embedding",
+        "`srvgg` has no encoder; choose network_g dasr or cdsr",
+    ),
+    "an embedding of crops too small for a spectrum": (
+        {
+            "network_g": {"type": "dasr", "num_feat": 8, "num_group": 1, "num_block": 1},
+            "data": {"validation": {"pictures": {"embedding": 8, "crop": 48}}},
+        },
+        "data.validation.pictures.crop",
+        "found 48, expected 64 or more",
+    ),
     "scale said twice": ({"network_g": {"scale": 4}}, "network_g.scale", "found 4, but scale is 2 elsewhere"),
     "scale said twice in the degradation": ({"degradation": {"scale": 3}}, "degradation.scale", "scale is 2 elsewhere"),
     "no scale": ({"scale": None}, "scale", "is missing"),
