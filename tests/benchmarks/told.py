@@ -54,6 +54,7 @@ NETWORKS_OF = {
     },
 }
 NETWORKS_OF["cdsr_image"] = {**NETWORKS_OF["cdsr"], "pixels": "image"}
+NETWORKS_OF["dasr_wide"] = {**NETWORKS_OF["dasr"], "num_feat": 32}
 NETWORKS_OF["cdsr_relative"] = {**NETWORKS_OF["cdsr"], "pixels": "relative_detail", "num_feat": 32}
 NETWORKS_OF["cdsr_wide"] = {**NETWORKS_OF["cdsr"], "num_feat": 32}
 COMPONENTS = 15
@@ -84,6 +85,7 @@ ARMS = {
     "cdsr_one": Arm("cdsr", "one", 0),
     "dasr_tuned": Arm("dasr", rate=3e-3),
     "cdsr_tuned": Arm("cdsr_wide", rate=3e-3),
+    "dasr_wide": Arm("dasr_wide", rate=3e-3),
     "dasr_batch": Arm("dasr", contrast=3, rate=3e-3, negatives="batch"),
     "cdsr_batch": Arm("cdsr_relative", contrast=3, rate=3e-3, negatives="batch"),
 }
