@@ -86,6 +86,7 @@ ARMS = {
     "dasr_tuned": Arm("dasr", rate=3e-3),
     "cdsr_tuned": Arm("cdsr_wide", rate=3e-3),
     "dasr_wide": Arm("dasr_wide", rate=3e-3),
+    "dasr_wide_slow": Arm("dasr_wide"),
     "dasr_batch": Arm("dasr", contrast=3, rate=3e-3, negatives="batch"),
     "cdsr_batch": Arm("cdsr_relative", contrast=3, rate=3e-3, negatives="batch"),
 }
