@@ -175,7 +175,7 @@ def run(arm: Arm, seed: int, train: Pool, test: Pool, iterations: int | None, se
         loss = 255 * F.l1_loss(restored(lq, embedding), gt)
         found = None
         if by_batch:
-            logits = batch_logits(*projection.chunk(2), 0.2)
+            logits = batch_logits(projection[: len(lq)], projection[len(lq) :], 0.2)
             loss = loss + arm.contrast * contrastive_loss(logits, torch.arange(len(lq)))
         elif arm.contrast:
             with torch.no_grad():
