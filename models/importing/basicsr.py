@@ -3,10 +3,9 @@
 from typing import Any
 
 from losses.perceptual import DEFAULT_LAYERS
-from models.importing.conversion import Conversion, at
+from models.importing.conversion import NUMBER, Conversion, at
 from utils.optim import SCHEDULES
 
-NUMBER = (int, float)
 MODELS = {
     "RealESRNetModel": "psnr",
     "SRModel": "psnr",
@@ -152,7 +151,8 @@ def high_order(c: Conversion) -> None:
         ("final.jpeg.quality_range", "jpeg_range2"),
         ("final.sinc.sinc_prob", "final_sinc_prob"),
     ):
-        c.put(f"degradation.{path}", c.need(c.find(key), list if key == "jpeg_range2" else NUMBER, 0), c.find(key))
+        kind, default = (list, [30, 95]) if key == "jpeg_range2" else (NUMBER, 0)
+        c.put(f"degradation.{path}", c.need(c.find(key), kind, default), c.find(key))
     _pool(c)
 
 
@@ -313,8 +313,8 @@ def validation(c: Conversion) -> None:
             c.put(f"{path}.degradation", "none")
         c.drop(f"{where}.name", f"the set is called by its key, {name}")
         c.same(f"{where}.type", f"{where}.io_backend", what="the set's type")
-    if (every := c.get("val.val_freq")) is not None:
-        c.put("logger.validate_every", round(every), "val.val_freq")
+    if c.get("val.val_freq") is not None:
+        c.put("logger.validate_every", round(c.need("val.val_freq", NUMBER, 1)), "val.val_freq")
 
 
 # --- optimisation -----------------------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def weights(c: Conversion) -> None:
 def logging(c: Conversion) -> None:
     """Convert when to print and save."""
     for foreign, own in (("print_freq", "print_every"), ("save_checkpoint_freq", "save_every")):
-        if (value := c.get(f"logger.{foreign}")) is not None:
-            c.put(f"logger.{own}", round(value), f"logger.{foreign}")
+        if c.get(f"logger.{foreign}") is not None:
+            c.put(f"logger.{own}", round(c.need(f"logger.{foreign}", NUMBER, 1)), f"logger.{foreign}")
     if c.get("logger.use_tb_logger") is not None:
         c.put("logger.tensorboard", c.get("logger.use_tb_logger"), "logger.use_tb_logger")

@@ -12,6 +12,7 @@ from utils.options.fields import OptionError
 from utils.options.files import merge, override
 
 MISSING = object()
+NUMBER = (int, float)
 ANY_POOL = {"source": ".", "out": "."}
 """Pools of kernels and noise may still have to be made; with this, as `prepare`, an option file passes without them."""
 
@@ -73,7 +74,10 @@ class Conversion:
     problems: list[str] = field(default_factory=list)
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Return the foreign value at a dotted key; `default` where it is missing or null."""
+        """Return the foreign value at a dotted key; `default` where it is missing or null.
+
+        A value that cannot be reckoned with, as a default that is a number or a list can, is noted as a problem.
+        """
         value: Any = self.foreign
         for part in key.split("."):
             if isinstance(value, Mapping):
@@ -82,16 +86,28 @@ class Conversion:
                 value = value[int(part)]
             else:
                 return default
-        return default if value is MISSING or value is None else value
+        if value is MISSING or value is None:
+            return default
+        if (expected := _unlike(value, default)) is not None:
+            self.note(f"{key}: found {value!r}, expected {expected}")
+            return default
+        return value
+
+    def note(self, problem: str) -> None:
+        """Note a problem, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def need(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:  # noqa: ANN401
         """Return the value at a key that the foreign framework cannot do without. Where it is missing or of another
         type, that is noted as a problem and `default` stands in, so that all problems are found."""
         value = self.get(key)
         if value is None:
-            self.problems.append(f"{key}: is missing, and the framework that this file is for has no default for it")
+            self.note(f"{key}: is missing, and the framework that this file is for has no default for it")
         elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self.problems.append(f"{key}: found {value!r}, expected {_words(kind)}")
+            self.note(f"{key}: found {value!r}, expected {_words(kind)}")
+        elif (expected := _unlike(value, default)) is not None:
+            self.note(f"{key}: found {value!r}, expected {expected}")
         else:
             return value
         return default
@@ -191,6 +207,17 @@ class Conversion:
     def _explained(self, problem: Problem) -> str:
         origin = next((key for path, key in self.origins.items() if path and problem.where.startswith(path)), None)
         return f"{problem}" + (f" (from {origin})" if origin else "")
+
+
+def _unlike(value: Any, default: Any) -> str | None:  # noqa: ANN401
+    """Say what was expected of a value that cannot be reckoned with as its default can."""
+    if isinstance(default, list):
+        if not isinstance(value, list):
+            return "a list"
+        numbers = default and all(isinstance(item, NUMBER) for item in default)
+        return "a list of numbers" if numbers and not all(isinstance(item, NUMBER) for item in value) else None
+    number = isinstance(default, NUMBER) and not isinstance(default, bool)
+    return "a number" if number and not isinstance(value, NUMBER) else None
 
 
 def _words(kind: type | tuple[type, ...]) -> str:

@@ -3,9 +3,8 @@
 from typing import Any
 
 from losses.perceptual import DEFAULT_LAYERS, convolutions
-from models.importing.conversion import Conversion
+from models.importing.conversion import NUMBER, Conversion
 
-NUMBER = (int, float)
 STAGES = {"plain": "psnr", "plain2": "psnr", "plain4": "psnr", "gan": "gan"}
 PIXEL = {"l1": "l1", "l2": "l2", "l2sum": "l2", "charbonnier": "charbonnier"}
 GANS = {"gan": "vanilla", "ragan": "ragan", "lsgan": "lsgan", "softplusgan": "softplus"}
@@ -138,7 +137,7 @@ def _init(c: Conversion, key: str, path: str) -> None:
 
 def _discriminator(c: Conversion) -> None:
     name, path = c.get("netD.net_type", "discriminator_patchgan"), "stages.gan.network_d"
-    if name not in DISCRIMINATORS:
+    if name not in list(DISCRIMINATORS):  # which takes what is no text, too
         c.problems.append(f"netD.net_type: found {name}, expected one of {', '.join(DISCRIMINATORS)}")
         return
     c.put(path, DISCRIMINATORS[name], "netD.net_type")
@@ -230,7 +229,7 @@ def _validation(c: Conversion, kind: str) -> None:
 
 def _optimisation(c: Conversion) -> None:
     path = f"stages.{c.stage}"
-    last = max([1, *c.get("train.G_scheduler_milestones", [])]) - c.before
+    last = max([1, *c.get("train.G_scheduler_milestones", [1])]) - c.before
     if c.told.iterations is None and last < 1:
         text = "KAIR trains until it is stopped, and its second stage goes on counting; say how long each stage is"
         c.problems.append(f"train: {text} with --iterations, such as --iterations 400000 1000000")
@@ -308,9 +307,11 @@ def _perceptual(c: Conversion, path: str) -> None:
             {f"train.{k}": "the perceptual weight is 0" for k in dict(c.foreign.get("train", {})) if k[:2] == "F_"}
         )
         return
-    numbers, shares = c.get("train.F_feature_layer", 34), c.get("train.F_weights", 1.0)
-    if isinstance(numbers, int):
-        numbers, shares = [numbers], [1.0]
+    numbers = c.get("train.F_feature_layer")
+    if numbers is None or isinstance(numbers, int):
+        numbers, shares = [34 if numbers is None else numbers], [1.0]
+    else:
+        numbers, shares = c.need("train.F_feature_layer", list, [34]), c.need("train.F_weights", list, [1.0])
     names = {number: name for name, number in convolutions("vgg19").items()}
     if len(numbers) != len(shares):
         c.contradiction(f"train.F_feature_layer names {len(numbers)} layers, train.F_weights has {len(shares)}")

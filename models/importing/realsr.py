@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from models.importing.conversion import Conversion
+from models.importing.conversion import NUMBER, Conversion
 
-NUMBER = (int, float)
 PIXEL = {"l1": "l1", "l2": "l2"}
 DISCRIMINATORS: dict[str, dict[str, Any]] = {
     "discriminator_vgg_128": {"type": "vgg_disc", "input_size": 128},
@@ -167,7 +166,7 @@ def _logging(c: Conversion) -> None:
         ("logger.save_checkpoint_freq", "save_every"),
         ("train.val_freq", "validate_every"),
     ):
-        if (value := c.get(key)) is not None:
-            c.put(f"logger.{own}", round(value), key)
+        if c.get(key) is not None:
+            c.put(f"logger.{own}", round(c.need(key, NUMBER, 1)), key)
     if c.get("use_tb_logger") is not None:
         c.put("logger.tensorboard", c.get("use_tb_logger"), "use_tb_logger")

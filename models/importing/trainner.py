@@ -3,8 +3,7 @@
 from typing import Any
 
 from models.importing import basicsr
-from models.importing.basicsr import NUMBER
-from models.importing.conversion import Conversion
+from models.importing.conversion import NUMBER, Conversion
 
 NETWORKS = {
     "esrgan": "RRDBNet",
@@ -141,9 +140,9 @@ def _degradation(c: Conversion) -> None:
 
 
 def _modes(c: Conversion, path: str, names_key: str, chances_key: str) -> None:
-    names = c.get(names_key)
-    if names is None:
+    if c.get(names_key) is None:
         return
+    names = c.need(names_key, list, ["bilinear"])
     chances = c.get(chances_key, [1 / len(names)] * len(names))
     if len(names) != len(chances):
         c.contradiction(f"{names_key} names {len(names)} modes, but {chances_key} has {len(chances)} probabilities")

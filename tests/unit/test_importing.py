@@ -1,8 +1,10 @@
 """Option files of other frameworks become ours; tests/foreign holds their keys and values."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from degradations import DEGRADATIONS
 from models.importing import dasr_cdsr, text
 from models.importing.__main__ import convert, differences, main
-from models.importing.conversion import Conversion, Told, at
+from models.importing.conversion import Conversion, ForeignFileError, Told, at, leaves
 from models.training.experiment import check_experiment
 from tests.helpers import ROOT
 from utils.options import files
@@ -364,3 +366,26 @@ def test_networks_agree_on_their_channels() -> None:
     ):
         with pytest.raises(OptionError, match=message):
             convert([(GAN, changed(GAN, {key: 1}))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.name for path in FOREIGN.iterdir()))
+def test_a_value_of_another_kind_is_converted_or_refused_in_words(name: str) -> None:
+    """Whichever key has it."""
+    wrong = cycle(("word", ["a", "b", "c"], {"x": 1}, -3))
+    for key, _ in leaves(read(name)[0]):
+        if any(part.isdigit() for part in key.split(".")):
+            continue  # inside lists
+        with suppress(OptionError):
+            convert([(name, changed(name, {key: next(wrong)}))], None, Told(iterations=10, images=100), ())
+
+
+def test_numbers_that_are_none_are_named_together() -> None:
+    changes = {"train.warmup_iter": "none", "resize_prob": [0.2, "b", 0.1], "logger.save_checkpoint_freq": "often"}
+    with pytest.raises(ForeignFileError) as caught:
+        convert([("f.yml", changed("realesrgan_x4plus.yml", changes))], None, Told(), ())
+    assert str(caught.value).splitlines()[1:] == [
+        "  resize_prob: found [0.2, 'b', 0.1], expected a list of numbers",
+        "  train.warmup_iter: found 'none', expected a number",
+        "  logger.save_checkpoint_freq: found 'often', expected a whole number or a number",
+    ]
