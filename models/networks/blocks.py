@@ -96,7 +96,8 @@ class EncoderNetwork(Network):
         own, projection = self.encoder(lq if others is None else torch.cat((lq, others)))
         if task == "encode":
             return projection
-        sr = self._restored(lq, own[: len(lq)])
+        # Cut where it must be alone: exporters take a length for a constant.
+        sr = self._restored(lq, own if others is None else own[: len(lq)])
         return sr if task == "restore" else (sr, projection)
 
     def _restored(self, lq: Tensor, embedding: Tensor) -> Tensor:
